@@ -1,0 +1,41 @@
+"""Every limit of the contract, with its unit in its name, and what depends on what.
+
+The numbers come from the wire contract (docs/protocol.md) unless a line says otherwise.
+"""
+
+from typing import Final
+
+PROTOCOL_VERSION: Final = 1
+
+# -- frames -----------------------------------------------------------------------------------
+FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
+REQUEST_ID_BYTES_MAX: Final = 64
+REQUEST_ID_UINT_MAX: Final = 2**64 - 1
+OP_BYTES_MAX: Final = 64  # no operation's name is longer; ours
+TRACEPARENT_BYTES_MAX: Final = 128  # W3C Trace Context, version 00 has 55; ours leaves room
+PRINCIPAL_BYTES_MAX: Final = 64  # ours
+BUDGET_MS_DEFAULT: Final = 25
+BUDGET_MS_MAX: Final = 600_000  # ours: ten minutes
+
+# -- values -----------------------------------------------------------------------------------
+PAYLOAD_BYTES_MAX: Final = 256 * 1024
+VALUE_DEPTH_MAX: Final = 64
+INTEGER_MIN: Final = -(2**63)
+INTEGER_MAX: Final = 2**64 - 1
+TIME_MS_MAX: Final = 2**48 - 1  # what a ULID can hold, the year 10889
+
+# -- journal ----------------------------------------------------------------------------------
+APPEND_EVENTS_MAX: Final = 1024
+READ_LIMIT_DEFAULT: Final = 100
+READ_LIMIT_MAX: Final = 1000
+RECENT_LIMIT_MAX: Final = 100
+KINDS_FILTER_MAX: Final = 64  # ours
+SUBSCRIBE_CREDIT_MAX: Final = 10_000
+SUBSCRIPTION_HEAD_SECONDS_MAX: Final = 5
+SUBSCRIPTIONS_PER_PEER_MAX: Final = 64  # ours
+
+# -- a reply must fit a frame, too: pages of large events end early (ours) ---------------------
+REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024
+
+if REPLY_PAYLOAD_BYTES_MAX + PAYLOAD_BYTES_MAX > FRAME_BYTES_MAX:
+    raise AssertionError("one page and one more payload have to fit a frame")
