@@ -1,0 +1,480 @@
+"""Requests in flight over one connection: who waits for which id, and what is sent again.
+
+    start ──▶ [room] ──▶ pending ──reply──▶ answered ──▶ result
+                           │  ▲                │ overloaded, unavailable: after retry_after_ms
+                 lost ─────┘  └──── sent again ┘ silence: after silence_s, then twice that, …
+
+No timer and no thread of its own: the thread that waits for a call is the one that sends it
+again. The connection's thread only looks whose a reply is and wakes that thread.
+
+Sending again is safe because a request's ids are fixed before it is first sent; a request that
+has none (`repeatable=False`) is sent once, and ends as NoReply when its connection is lost.
+"""
+
+import itertools
+import os
+import random
+import threading
+import time
+from dataclasses import dataclass
+from typing import Any, Final, Protocol
+
+from palyra_actors.errors import (
+    InternalFault,
+    Invalid,
+    Malformed,
+    NoReply,
+    Overloaded,
+    PalyraError,
+    StorageUnavailable,
+)
+from palyra_actors.wire import frames
+
+IN_FLIGHT_MAX: Final = 1024
+IN_FLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
+INTERNAL_ATTEMPTS_MAX: Final = 3  # a fault that comes back every time is for a person
+BACKOFF_S_FIRST: Final = 0.05
+BACKOFF_S_MAX: Final = 2.0
+TIMEOUT_S_MAX: Final = 1e8  # three years; what a lock can be waited for has an end
+JITTER_MAX: Final = 0.5  # of the pause; refused callers must not come back in step
+
+
+class UsedAfterFork(RuntimeError):
+    """This object belongs to the parent process: its threads and sockets are not in the child."""
+
+
+class Connection(Protocol):
+    """One way to an engine. What arrives is given to `Calls.deliver`, from any one thread."""
+
+    def send(self, frame: bytes) -> None:
+        """Takes one request frame, in order, without ever blocking. Called by any thread, under
+        a lock: it does not deliver before it returns."""
+        ...
+
+    def close(self) -> None:
+        """Ends it. Idempotent; nothing is delivered once it returned."""
+        ...
+
+
+class Stream(Protocol):
+    """Who hears a stream's items. Called in the connection's thread: never blocks, never raises."""
+
+    def item(self, frame: bytes, first_key: str | None) -> None: ...
+
+    def ended(self, error: PalyraError | None) -> None:
+        """By the engine, with its error or with `ok` (None)."""
+        ...
+
+    def lost(self, closed: bool) -> None:
+        """Its connection is gone; `closed`: and will not be back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class CallsStatistics:
+    """Counts since the start, but for `in_flight` and `in_flight_bytes`, which are now."""
+
+    in_flight: int
+    in_flight_bytes: int
+    started: int
+    sent_again: int
+    garbage: int
+    unmatched: int
+    connections: int
+
+
+class Call:
+    """One request on its way. `result` is called by one thread, once."""
+
+    __slots__ = (
+        "_answered",
+        "_calls",
+        "answer",
+        "answers",
+        "attempts",
+        "deadline",
+        "failure",
+        "frame",
+        "op",
+        "repeatable",
+        "request_id",
+    )
+
+    def __init__(
+        self,
+        calls: "Calls",
+        request_id: int,
+        *,
+        op: str,
+        frame: bytes,
+        deadline: float,
+        repeatable: bool,
+    ) -> None:
+        self._calls = calls
+        self._answered = threading.Event()
+        self.request_id = request_id
+        self.op = op
+        self.frame = frame
+        self.deadline = deadline
+        self.repeatable = repeatable
+        self.attempts = 0  # how often it was handed to a connection
+        self.answers = 0  # how many of those were answered
+        self.answer: bytes | None = None
+        self.failure: PalyraError | None = None
+
+    def settle(self, answer: bytes | None, failure: PalyraError | None = None) -> None:
+        """Wakes the waiting thread."""
+        self.answers += answer is not None
+        self.answer = answer
+        self.failure = failure
+        self._answered.set()
+
+    def result(self) -> dict[str, Any]:
+        """The `ok` map.
+
+        Raises:
+            PalyraError: the engine's error; NoReply where the deadline passed without one.
+        """
+        pause_s = BACKOFF_S_FIRST
+        try:
+            while True:
+                try:
+                    ok, error = frames.read_reply(self._wait())
+                except Malformed as reason:
+                    raise InternalFault(
+                        "the engine's reply cannot be read", detail={"outcome": "unknown"}
+                    ) from reason
+                if error is None:
+                    return ok
+                if error.retryable and self.attempts > self.answers:
+                    # this attempt is not stored, but another one that was sent may be
+                    error.detail["outcome"] = "unknown"
+                if not self._worth_another(error):
+                    raise error
+                asked_s = (error.retry_after_ms or 0) / 1000 or pause_s
+                pause_s = min(pause_s * 2, BACKOFF_S_MAX)
+                wait_s = asked_s * (1 + random.random() * JITTER_MAX)
+                if time.monotonic() + wait_s >= self.deadline or self._calls.pause(wait_s):
+                    raise error
+                self._answered.clear()
+                self._calls.again(self)
+        finally:
+            self._calls.forget(self)
+
+    def _worth_another(self, error: PalyraError) -> bool:
+        if not self._calls.retry or not error.retryable:
+            return False
+        if error.outcome == "unknown" and not self.repeatable:
+            return False
+        return not isinstance(error, InternalFault) or self.attempts < INTERNAL_ATTEMPTS_MAX
+
+    def _wait(self) -> bytes:
+        silence_s = self._calls.silence_s
+        while True:
+            left_s = self.deadline - time.monotonic()
+            patience_s = left_s
+            if silence_s is not None and self.repeatable:
+                patience_s = min(left_s, silence_s)
+            if self._answered.wait(max(patience_s, 0)):
+                if self.failure is not None:
+                    raise self.failure
+                assert self.answer is not None
+                return self.answer
+            if patience_s >= left_s:
+                raise self._calls.no_reply(self)
+            assert silence_s is not None
+            silence_s *= 2
+            self._calls.again(self)
+
+
+class Calls:
+    """The requests of one client. Any thread.
+
+    Args:
+        where: what to call the other side in messages, an endpoint or a path.
+        silence_s: how long an attempt may go unanswered before the request is sent again over
+            the same connection, in seconds; doubled each time. None: never, for a connection
+            that loses nothing.
+        retry: whether `overloaded`, `unavailable` and `internal` are tried again within the
+            caller's deadline; without, they are raised at once.
+    """
+
+    def __init__(
+        self,
+        where: str,
+        *,
+        silence_s: float | None = None,
+        retry: bool = True,
+        in_flight_max: int = IN_FLIGHT_MAX,
+        in_flight_bytes_max: int = IN_FLIGHT_BYTES_MAX,
+    ) -> None:
+        self.where = where
+        self.silence_s = silence_s
+        self.retry = retry
+        self._in_flight_max = in_flight_max
+        self._in_flight_bytes_max = in_flight_bytes_max
+        self._pid = os.getpid()
+        # reentrant, so that a connection that does deliver while it sends is slow and not dead
+        self._lock = threading.RLock()
+        self._room = threading.Condition(self._lock)
+        self._closing = threading.Event()
+        self._ids = itertools.count(1)
+        self._pending: dict[int, Call] = {}
+        self._streams: dict[int, tuple[Stream, bytes]] = {}
+        self._in_flight = self._in_flight_bytes = 0
+        self._started = self._sent_again = self._garbage = self._unmatched = 0
+        self._connections = 0
+        self._connection: Connection | None = None
+        self._up = False
+
+    def statistics(self) -> CallsStatistics:
+        with self._lock:
+            return CallsStatistics(
+                self._in_flight,
+                self._in_flight_bytes,
+                self._started,
+                self._sent_again,
+                self._garbage,
+                self._unmatched,
+                self._connections,
+            )
+
+    # -- for callers ------------------------------------------------------------------------
+
+    def check_usable(self) -> None:
+        """Raises UsedAfterFork in a child process, StorageUnavailable after close."""
+        if os.getpid() != self._pid:
+            raise UsedAfterFork(
+                f"this client of {self.where} was opened by process {self._pid};"
+                " open a new one after a fork"
+            )
+        if self._closing.is_set():
+            raise StorageUnavailable(
+                f"the client of {self.where} is closed", detail={"outcome": "none"}
+            )
+
+    def start(
+        self,
+        op: str,
+        body: bytes,
+        *,
+        timeout_s: float,
+        repeatable: bool = True,
+        budget_ms: int | None = None,
+        traceparent: str | None = None,
+        principal: str | None = None,
+    ) -> Call:
+        """Sends one request, as soon as there is room for it in flight.
+
+        Raises:
+            Overloaded: no room within `timeout_s`; nothing was sent.
+            TooLarge: it does not fit a frame; nothing was sent.
+        """
+        self.check_usable()
+        if timeout_s < 0:
+            raise Invalid("a timeout is not negative", field="timeout_s")
+        deadline = time.monotonic() + min(timeout_s, TIMEOUT_S_MAX)
+        request_id = next(self._ids)
+        frame = frames.encode_request(
+            request_id,
+            op,
+            body,
+            budget_ms=budget_ms,
+            traceparent=traceparent,
+            principal=principal,
+        )
+        call = Call(self, request_id, op=op, frame=frame, deadline=deadline, repeatable=repeatable)
+        with self._lock:
+            if not self._room.wait_for(
+                lambda: self._has_room_for(len(frame)), max(deadline - time.monotonic(), 0)
+            ):
+                raise Overloaded(
+                    "this client has too many requests in flight",
+                    hint="wait for some of them, or open another client",
+                    detail={"in_flight": self._in_flight, "bytes": self._in_flight_bytes},
+                )
+            self.check_usable()
+            self._in_flight += 1
+            self._in_flight_bytes += len(frame)
+            self._started += 1
+            self._pending[request_id] = call
+            self._send(call)
+        return call
+
+    def open_stream(self, op: str, body: bytes, stream: Stream, **options: Any) -> int:
+        """Sends the request that opens a stream; its id. The stream hears all that follows."""
+        self.check_usable()
+        request_id = next(self._ids)
+        frame = frames.encode_request(request_id, op, body, **options)
+        with self._lock:
+            self.check_usable()
+            self._streams[request_id] = (stream, frame)
+            if self._up and self._connection is not None:
+                self._connection.send(frame)
+        return request_id
+
+    def drop_stream(self, request_id: int) -> bool:
+        """Stops hearing it; whether it was still heard."""
+        with self._lock:
+            return self._streams.pop(request_id, None) is not None
+
+    def note(self, op: str, body: bytes, **options: Any) -> None:
+        """Sends a request nobody waits for, if there is a connection right now."""
+        frame = frames.encode_request(next(self._ids), op, body, **options)
+        with self._lock:
+            if self._up and self._connection is not None and not self._closing.is_set():
+                self._connection.send(frame)
+
+    # -- for calls --------------------------------------------------------------------------
+
+    def again(self, call: Call) -> None:
+        """Sends it once more, under the same id."""
+        with self._lock:
+            if self._closing.is_set():
+                call.settle(None, self._closed(call))
+                return
+            self._pending[call.request_id] = call
+            self._sent_again += 1
+            self._send(call)
+
+    def forget(self, call: Call) -> None:
+        """Gives its room back. A later reply to it is counted and dropped. Idempotent."""
+        with self._lock:
+            self._pending.pop(call.request_id, None)
+            if call.frame:
+                self._in_flight -= 1
+                self._in_flight_bytes -= len(call.frame)
+                call.frame = b""
+                self._room.notify()
+
+    def pause(self, seconds: float) -> bool:
+        """Waits; whether it was cut short by close."""
+        return self._closing.wait(seconds)
+
+    def no_reply(self, call: Call) -> NoReply:
+        reached = "did not answer" if call.attempts else "could not be reached"
+        return NoReply(
+            f"the engine at {self.where} {reached} in time",
+            hint="is it running? A write may have been stored: send it again with the same ids"
+            if call.attempts
+            else "is it running there? Nothing was sent",
+            detail={"op": call.op, "attempts": call.attempts},
+        )
+
+    # -- for the connection -----------------------------------------------------------------
+
+    def attach(self, connection: Connection, *, up: bool) -> None:
+        """The connection to send over; `up`: whether it takes frames already."""
+        with self._lock:
+            self._connection = connection
+        if up:
+            self.made()
+
+    def made(self) -> None:
+        """The connection takes frames from here on: everything unanswered goes first, in the
+        order it was started, so that one session's requests keep their order."""
+        with self._lock:
+            self._up = True
+            self._connections += 1
+            for request_id in sorted([*self._pending, *self._streams]):
+                call = self._pending.get(request_id)
+                if call is not None:
+                    self._sent_again += 1 if call.attempts else 0
+                    self._send(call)
+                elif self._connection is not None:
+                    self._connection.send(self._streams[request_id][1])
+
+    def lost(self) -> None:
+        """The connection is gone with whatever was on it; no frame is sent until `made`."""
+        with self._lock:
+            if not self._up:
+                return
+            self._up = False
+            for call in list(self._pending.values()):
+                if call.attempts and not call.repeatable:
+                    del self._pending[call.request_id]
+                    call.settle(None, self.no_reply(call))
+            streams = [stream for stream, _ in self._streams.values()]
+            self._streams.clear()
+        for stream in streams:
+            stream.lost(closed=False)
+
+    def deliver(self, frame: bytes) -> None:
+        """One frame that arrived. Garbage, and replies nobody waits for, are counted only."""
+        try:
+            request_id, kind, first_key = frames.peek(frame)
+        except Malformed:
+            with self._lock:
+                self._garbage += 1
+            return
+        call: Call | None = None
+        stream: Stream | None = None
+        if isinstance(request_id, int):
+            with self._lock:
+                if kind == "item":
+                    stream = self._streams.get(request_id, (None, b""))[0]
+                else:
+                    call = self._pending.pop(request_id, None)
+                    stream = self._streams.pop(request_id, (None, b""))[0]
+        if call is not None:
+            call.settle(frame)
+        elif stream is None:
+            with self._lock:
+                self._unmatched += 1
+        elif kind == "item":
+            stream.item(frame, first_key)
+        else:
+            stream.ended(_stream_end(frame))
+
+    def close(self) -> None:
+        """Fails whoever waits and closes the connection. Idempotent.
+
+        In a forked child it only forgets: the connection is the parent's.
+        """
+        if os.getpid() != self._pid:
+            self._closing = threading.Event()
+            self._closing.set()
+            return
+        with self._lock:
+            self._closing.set()
+            self._up = False
+            pending = list(self._pending.values())
+            self._pending.clear()
+            streams = [stream for stream, _ in self._streams.values()]
+            self._streams.clear()
+            self._room.notify_all()
+            connection, self._connection = self._connection, None
+        for call in pending:
+            call.settle(None, self._closed(call))
+        for stream in streams:
+            stream.lost(closed=True)
+        if connection is not None:
+            connection.close()
+
+    # -- own --------------------------------------------------------------------------------
+
+    def _send(self, call: Call) -> None:
+        if self._up and self._connection is not None:
+            call.attempts += 1
+            self._connection.send(call.frame)
+
+    def _has_room_for(self, size: int) -> bool:
+        if self._closing.is_set() or not self._in_flight:
+            return True
+        return (
+            self._in_flight < self._in_flight_max
+            and self._in_flight_bytes + size <= self._in_flight_bytes_max
+        )
+
+    def _closed(self, call: Call) -> NoReply:
+        return NoReply(
+            f"the client of {self.where} was closed before an answer came",
+            detail={"op": call.op, "attempts": call.attempts},
+        )
+
+
+def _stream_end(frame: bytes) -> PalyraError | None:
+    try:
+        return frames.read_reply(frame)[1]
+    except Malformed:
+        return StorageUnavailable("the end of a stream cannot be read")
