@@ -1,0 +1,187 @@
+"""One engine a file, through whatever name: a lock on the database's inode itself.
+
+`flock` on a descriptor of our own. It does not meet SQLite's record locks, but closing any
+descriptor of the file drops those of the whole process. So the descriptor is opened before
+SQLite opens the file and closed after SQLite has closed it, and both are enforced: `acquire`
+never opens a file that this process has open already, and `release` refuses while it is.
+
+The kernel drops the lock with the process, however that ends. A forked child shares it as long as
+it lives. Local file systems only: NFS makes a record lock of it.
+"""
+
+import contextlib
+import errno
+import fcntl
+import os
+import stat
+import threading
+from typing import Final, Self
+
+from palyra_actors.errors import InternalFault, OpenRefused
+
+_Identity = tuple[int, int]  # device, inode
+
+_held_lock = threading.Lock()
+_held: set[_Identity] = set()
+_FOLDER_MODE: Final = 0o700
+_FILE_MODE: Final = 0o600
+
+
+class DatabaseLock:
+    """The right to open one database file. Any thread may call; not reentrant.
+
+    Use `acquire`, then open connections, close them all, then `release` (or leave the `with`).
+    """
+
+    def __init__(self, path: str, descriptor: int, identity: _Identity) -> None:
+        self._path = path
+        self._descriptor: int | None = descriptor
+        self._identity = identity
+
+    @classmethod
+    def acquire(cls, path: str | os.PathLike[str]) -> Self:
+        """Lock the file at once or not at all.
+
+        A missing file is made, empty and 0600, because a lock needs an inode; missing folders are
+        made 0700. An existing file is not changed.
+
+        Raises:
+            OpenRefused: another engine has it, here or in another process (`detail.holder_pid`,
+                None if the system does not tell); or it is no file that we may write.
+        """
+        name = os.path.abspath(path)
+        try:
+            return cls._acquire(name)
+        except OSError as cause:
+            raise OpenRefused(
+                f"{name} cannot be opened: {cause.strerror}", detail={"path": name}
+            ) from cause
+
+    @classmethod
+    def _acquire(cls, name: str) -> Self:
+        _make_folders(os.path.dirname(os.path.realpath(name)))
+        with _held_lock:
+            with contextlib.suppress(FileNotFoundError):
+                found = os.stat(name)
+                if not stat.S_ISREG(found.st_mode):
+                    raise OpenRefused(f"{name} is no regular file", detail={"path": name})
+                identity = (found.st_dev, found.st_ino)
+                if identity in _held or _open_here(identity):
+                    raise _refusal(name, os.getpid())
+            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+            opened = os.fstat(descriptor)
+            identity = (opened.st_dev, opened.st_ino)
+            if identity in _held:
+                # The name was moved onto a file we hold, just now: closing would drop its locks.
+                raise _refusal(name, os.getpid())
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError as cause:
+                holder = _holder_pid(identity)
+                os.close(descriptor)
+                if cause.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
+                    raise
+                raise _refusal(name, holder) from cause
+            lock = cls(name, descriptor, identity)
+            if not lock.still_ours():
+                os.close(descriptor)
+                raise OpenRefused(
+                    f"{name} was replaced while it was being locked", detail={"path": name}
+                )
+            _held.add(identity)
+            return lock
+
+    def still_ours(self) -> bool:
+        """Whether the path still names the file that is locked. Two system calls.
+
+        False: somebody unlinked, moved or replaced it, and what is acknowledged from now on would
+        be lost with the last descriptor.
+        """
+        if self._descriptor is None:
+            return False
+        try:
+            named = os.stat(self._path)
+        except OSError:
+            return False
+        links = os.fstat(self._descriptor).st_nlink
+        return (named.st_dev, named.st_ino) == self._identity and links >= 1
+
+    def release(self) -> None:
+        """Give the file up. Does nothing the second time.
+
+        Raises:
+            InternalFault: this process still has the file open; the lock stays. Close every
+                connection first.
+        """
+        with _held_lock:
+            if self._descriptor is None:
+                return
+            if _open_here(self._identity, besides=self._descriptor):
+                raise InternalFault(
+                    f"{self._path} is still open in this process",
+                    hint="close every connection before the lock",
+                )
+            os.close(self._descriptor)
+            self._descriptor = None
+            _held.discard(self._identity)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.release()
+
+
+def _refusal(name: str, holder_pid: int | None) -> OpenRefused:
+    who = {None: "another engine", os.getpid(): "this process"}.get(
+        holder_pid, f"process {holder_pid}"
+    )
+    return OpenRefused(
+        f"{name} is in use by {who}",
+        hint="stop the other engine first",
+        detail={"path": name, "holder_pid": holder_pid},
+    )
+
+
+def _make_folders(folder: str) -> None:
+    missing: list[str] = []
+    while not os.path.isdir(folder):
+        missing.append(folder)
+        folder = os.path.dirname(folder)
+    for name in reversed(missing):
+        with contextlib.suppress(FileExistsError):
+            os.mkdir(name, _FOLDER_MODE)
+
+
+def _open_here(identity: _Identity, besides: int | None = None) -> bool:
+    """Whether a descriptor of this process, `besides` one, is of that file.
+
+    Where there is no /proc, nobody can tell and the answer is no.
+    """
+    try:
+        descriptors = os.listdir("/proc/self/fd")
+    except OSError:
+        return False
+    for descriptor in descriptors:
+        if int(descriptor) == besides:
+            continue
+        with contextlib.suppress(OSError):
+            found = os.fstat(int(descriptor))
+            if (found.st_dev, found.st_ino) == identity:
+                return True
+    return False
+
+
+def _holder_pid(identity: _Identity) -> int | None:
+    """Who holds the lock, from /proc/locks; None where that does not say (another container)."""
+    device, inode = identity
+    wanted = f"{os.major(device):02x}:{os.minor(device):02x}:{inode}"
+    try:
+        with open("/proc/locks", encoding="ascii") as locks:
+            for line in locks:
+                fields = line.split()
+                if len(fields) >= 6 and fields[1] == "FLOCK" and fields[5] == wanted:
+                    return int(fields[4]) if int(fields[4]) > 0 else None
+    except (OSError, ValueError):
+        pass
+    return None

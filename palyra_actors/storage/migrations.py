@@ -1,0 +1,177 @@
+"""The schema's history: `sql/NNNN_name.sql`, each applied once, in order, in one transaction.
+
+The file's `user_version` is the number of the last one applied and changes in the same
+transaction: a crash leaves the version before or after, with the schema that belongs to it. A file
+that holds data already is copied before the first step. `sql/schema.sql` is the sum of them all,
+for reading; a test proves that it is equal. Written anew with
+`python -m palyra_actors.storage.migrations > palyra_actors/storage/sql/schema.sql`.
+"""
+
+import contextlib
+import functools
+import os
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from typing import Final
+
+import apsw
+
+from palyra_actors.errors import OpenRefused, StorageUnavailable
+
+_FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
+_BACKUP_PAGES: Final = 1024  # a step of the copy: 4 MiB
+
+
+@dataclass(frozen=True, slots=True)
+class Migration:
+    """One step: the version it leads to (1, 2, 3 …), the name of its file, its statements."""
+
+    version: int
+    name: str
+    sql: str
+
+
+@dataclass(frozen=True, slots=True)
+class Migrated:
+    """From which version to which; where the copy lies, None if none was needed."""
+
+    from_version: int
+    to_version: int
+    backup: str | None
+
+
+@functools.cache
+def migrations() -> tuple[Migration, ...]:
+    """All steps in order.
+
+    Raises:
+        ValueError: the numbers in the file names are not 1, 2, 3 …
+    """
+    found = []
+    for file in resources.files("palyra_actors.storage").joinpath("sql").iterdir():
+        if match := _FILE_NAME.fullmatch(file.name):
+            found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
+    found.sort(key=lambda step: step.version)
+    if [step.version for step in found] != list(range(1, len(found) + 1)):
+        raise ValueError(f"migrations are not numbered 1, 2, 3: {[step.name for step in found]}")
+    return tuple(found)
+
+
+def latest_version() -> int:
+    """The schema version this engine writes."""
+    return len(migrations())
+
+
+def migrate(
+    connection: apsw.Connection,
+    path: str | os.PathLike[str],
+    steps: Sequence[Migration] | None = None,
+) -> Migrated:
+    """Bring the schema up to date; nothing to do is the common case.
+
+    Args:
+        connection: the writer's, outside a transaction.
+        path: of the database; the copy lies beside it as `<path>.v<version>.backup`, 0600.
+        steps: the history, `migrations()` unless a test brings its own.
+
+    Raises:
+        OpenRefused: the file is newer than the history, or a step failed; the file is at the
+            version before that step, which `detail.version` names.
+        StorageUnavailable: the disk failed or is full; the same holds.
+    """
+    history = migrations() if steps is None else steps
+    version = schema_version(connection)
+    start = version
+    if version > len(history):
+        raise OpenRefused(
+            f"schema version {version} is newer than {len(history)}, the last this engine knows",
+            detail={"found": version, "supported": len(history)},
+        )
+    pending = history[version:]
+    backup: str | None = None
+    try:
+        if pending and version > 0:
+            backup = _back_up(connection, os.path.realpath(path), version)
+        for step in pending:
+            _apply(connection, step)
+            version = step.version
+    except (apsw.IOError, apsw.FullError, apsw.BusyError, apsw.NoMemError) as cause:
+        raise StorageUnavailable(
+            f"the schema stays at version {version}: {cause}",
+            detail={"outcome": "none", "version": version},
+        ) from cause
+    except (apsw.Error, OSError) as cause:
+        raise OpenRefused(
+            f"the schema stays at version {version}: {cause}", detail={"version": version}
+        ) from cause
+    return Migrated(start, version, backup)
+
+
+def schema_version(connection: apsw.Connection) -> int:
+    """The file's version; 0 is a database without a table."""
+    return int(str(connection.execute("PRAGMA user_version").fetchall()[0][0]))
+
+
+def schema_text(connection: apsw.Connection) -> str:
+    """The schema as SQLite keeps it: tables first, by name, each statement with its semicolon."""
+    rows = connection.execute(
+        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+        " ORDER BY type = 'table' DESC, type, name"
+    ).fetchall()
+    statements = [f"PRAGMA user_version = {schema_version(connection)};"]
+    statements += [f"{sql};" for (sql,) in rows]
+    return "\n\n".join(statements) + "\n"
+
+
+def _apply(connection: apsw.Connection, step: Migration) -> None:
+    connection.execute("BEGIN IMMEDIATE").fetchall()
+    try:
+        connection.execute(step.sql).fetchall()
+        if not connection.in_transaction:
+            raise OpenRefused(f"migration {step.name} ends its own transaction")
+        connection.execute(f"PRAGMA user_version = {step.version}").fetchall()
+        connection.execute("COMMIT").fetchall()
+    except BaseException:
+        # After some errors SQLite has rolled back already; what a failed COMMIT left is undone too.
+        with contextlib.suppress(apsw.Error):
+            if connection.in_transaction:
+                connection.execute("ROLLBACK").fetchall()
+        raise
+
+
+def _back_up(connection: apsw.Connection, file: str, version: int) -> str:
+    """A page for page copy beside the file, whole or not there at all."""
+    final = f"{file}.v{version:04d}.backup"
+    partial = final + ".partial"
+    with contextlib.suppress(FileNotFoundError):
+        os.unlink(partial)
+    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
+    copy = apsw.Connection(partial, vfs=connection.open_vfs)
+    try:
+        with copy.backup("main", connection, "main") as backup:
+            while not backup.done:
+                backup.step(_BACKUP_PAGES)
+    finally:
+        copy.close()
+    os.replace(partial, final)
+    folder = os.open(os.path.dirname(file), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+    return final
+
+
+def main() -> None:
+    """Print the schema that all migrations together make."""
+    connection = apsw.Connection(":memory:")
+    migrate(connection, "")
+    sys.stdout.write(schema_text(connection))
+    connection.close()
+
+
+if __name__ == "__main__":
+    main()
