@@ -94,7 +94,9 @@ def _refuse_strayed_wal(file: str, found: os.stat_result) -> None:
     """
     if found.st_nlink == 1 or size_bytes(file + "-wal") > 0:
         return
-    for entry in os.scandir(os.path.dirname(file)):
+    with os.scandir(os.path.dirname(file)) as folder:
+        entries = list(folder)
+    for entry in entries:
         if entry.inode() == found.st_ino and size_bytes(entry.path + "-wal") > 0:
             raise OpenRefused(
                 f"{file} is a hard link of {entry.path}, which has the WAL",

@@ -151,11 +151,18 @@ def _back_up(connection: apsw.Connection, file: str, version: int) -> str:
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     copy = apsw.Connection(partial, vfs=connection.open_vfs)
     try:
-        with copy.backup("main", connection, "main") as backup:
+        backup = copy.backup("main", connection, "main")
+        try:
             while not backup.done:
                 backup.step(_BACKUP_PAGES)
-    finally:
-        copy.close()
+        except BaseException:
+            backup.close(True)  # its own complaint would hide the cause
+            raise
+        backup.finish()
+    except BaseException:
+        copy.close(True)
+        raise
+    copy.close()
     os.replace(partial, final)
     folder = os.open(os.path.dirname(file), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

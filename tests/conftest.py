@@ -1,0 +1,45 @@
+"""What all tests share: the flag for long campaigns, the shared folder, a path, a clock."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from palyra_actors.testing.clock import ManualClock
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--campaign",
+        action="store_true",
+        default=os.environ.get("PALYRA_CAMPAIGN") == "full",
+        help="thousands of simulated power cuts instead of hundreds (also PALYRA_CAMPAIGN=full)",
+    )
+
+
+@pytest.fixture
+def campaign(request: pytest.FixtureRequest) -> bool:
+    """Whether the long campaigns were asked for."""
+    return bool(request.config.getoption("--campaign"))
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of shared test vectors; skips where there is none."""
+    default = Path(__file__).resolve().parents[2] / "shared"
+    folder = Path(os.environ.get("PALYRA_SHARED", default))
+    if not folder.is_dir():
+        pytest.skip(f"no folder {folder}: set PALYRA_SHARED")
+    return folder
+
+
+@pytest.fixture
+def database(tmp_path: Path) -> Path:
+    """Where a test's database goes; nothing is there yet."""
+    return tmp_path / "data" / "journal.db"
+
+
+@pytest.fixture
+def clock() -> ManualClock:
+    """A clock that only the test turns."""
+    return ManualClock()
