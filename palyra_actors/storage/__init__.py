@@ -1,0 +1,1 @@
+"""The only place with SQL. `port` is what the actors see, `journal` is SQLite behind it."""

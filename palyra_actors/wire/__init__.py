@@ -1,0 +1,1 @@
+"""Bytes ⇄ envelopes. Whatever comes in, what goes out is an envelope or a typed refusal."""

@@ -1,0 +1,79 @@
+"""The thread that moves pages from the WAL into the database, beside the writer."""
+
+import logging
+import threading
+from collections.abc import Callable
+from typing import Final, Protocol
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.02
+"""How often it looks whether a checkpoint is due; a look takes a microsecond."""
+
+AFTER_FAILURE_S: Final = 1.0
+
+
+class Report(Protocol):
+    """What the checkpointer needs to know of one checkpoint."""
+
+    @property
+    def wants_finish(self) -> bool: ...
+    @property
+    def over_limit(self) -> bool: ...
+
+
+class Steps(Protocol):
+    """`storage.upkeep.Checkpointer`, as far as it is used here."""
+
+    def step(self) -> Report | None: ...
+    def close(self) -> None: ...
+
+
+class Checkpoints:
+    """Steps when due until stopped. `wants_tidy` is called when the writer should move the rest."""
+
+    def __init__(self, steps: Callable[[], Steps], wants_tidy: Callable[[], None]) -> None:
+        self._open = steps
+        self._wants_tidy = wants_tidy
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="palyra-checkpoints", daemon=True)
+        self.over_limit = False
+        self.failure: str | None = None
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, wait_s_max: float) -> bool:
+        """False: a checkpoint did not end within `wait_s_max`."""
+        self._leave.set()
+        if self._thread.ident is not None:
+            self._thread.join(wait_s_max)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        steps: Steps | None = None
+        pause_s = LOOK_S
+        while not self._leave.wait(pause_s):
+            try:
+                if steps is None:
+                    steps = self._open()
+                report = steps.step()
+            except Exception as error:  # noqa: BLE001 - the WAL still holds everything
+                log.warning("a checkpoint failed: %s", error)
+                self.failure = str(error)
+                self._drop(steps)
+                steps, pause_s = None, AFTER_FAILURE_S
+                continue
+            self.failure, pause_s = None, LOOK_S
+            if report is not None:
+                self.over_limit = report.over_limit
+                if report.wants_finish:
+                    self._wants_tidy()
+        self._drop(steps)
+
+    def _drop(self, steps: Steps | None) -> None:
+        if steps is not None:
+            try:
+                steps.close()
+            except Exception as error:  # noqa: BLE001 - it is dropped either way
+                log.warning("the checkpoints' connection did not close: %s", error)

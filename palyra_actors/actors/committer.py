@@ -1,0 +1,72 @@
+"""The thread that waits for the disk on the writer's behalf, so that the loop goes on meanwhile."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable
+from typing import NamedTuple
+
+from palyra_actors.clock import Clock
+from palyra_actors.storage.port import CommitUnknown, WriteSide
+
+log = logging.getLogger(__name__)
+
+
+class Committed(NamedTuple):
+    """How a COMMIT ended. `error` None: durable. Times are monotonic, in seconds."""
+
+    error: BaseException | None
+    ended: float
+
+
+class Committer:
+    """One COMMIT at a time; `done` is called in this thread and must only pass the result on."""
+
+    def __init__(self, clock: Clock, done: Callable[[Committed], None]) -> None:
+        self._clock = clock
+        self._done = done
+        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._run, name="palyra-committer", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def commit(self, storage: WriteSide) -> None:
+        """Commit what is staged. The caller keeps its hands off the storage until `done`."""
+        self._work.put(lambda: self._done(self.commit_here(storage)))
+
+    def tidy(self, storage: WriteSide, done: Callable[[], None]) -> None:
+        """Move the WAL's rest between two transactions; `done` is called in this thread."""
+
+        def work() -> None:
+            try:
+                storage.tidy()
+            finally:
+                done()
+
+        self._work.put(work)
+
+    def stop(self, wait_s_max: float) -> bool:
+        """Leave once the last COMMIT is through. False: it is not, after `wait_s_max`."""
+        self._work.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(wait_s_max)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        while (work := self._work.get()) is not None:
+            try:
+                work()
+            except BaseException:
+                log.critical("the committer failed", exc_info=True)
+
+    def commit_here(self, storage: WriteSide) -> Committed:
+        """Commit in the calling thread."""
+        error: BaseException | None = None
+        try:
+            storage.commit()
+        except CommitUnknown as failure:
+            error = failure
+        except BaseException as failure:  # noqa: BLE001 - whatever it is, the outcome is unknown
+            error = CommitUnknown(f"{type(failure).__name__}: {failure}")
+        return Committed(error, self._clock.monotonic())

@@ -1,0 +1,373 @@
+"""Where frames become work: decode, check, and hand to whoever does it.
+
+Door and embedded callers bring their frames here, on the loop's thread. What can be answered from
+memory is answered at once; reads go to the readers, writes to the entities.
+"""
+
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final
+
+from palyra_actors.actors.directory import Directory
+from palyra_actors.actors.feed import Feed, Subscription
+from palyra_actors.actors.reader import CatchUp, ReadPage, Verify
+from palyra_actors.actors.views import event_view, head_view
+from palyra_actors.actors.work import Peer, Portion, Request, Tally, Unit, stopping
+from palyra_actors.domain.catalog import ACTOR_NAMES, ACTOR_NUMBERS, kind_from_client, kind_name
+from palyra_actors.domain.payload import Sealer, same_content
+from palyra_actors.domain.session import Append, Draft
+from palyra_actors.errors import (
+    Denied,
+    IdReused,
+    InternalFault,
+    Invalid,
+    Overloaded,
+    PalyraError,
+    TooLarge,
+    UnknownOp,
+)
+from palyra_actors.ids import parse_ulid
+from palyra_actors.limits import APPEND_EVENTS_MAX, KINDS_FILTER_MAX
+from palyra_actors.runtime.actor import Ref
+from palyra_actors.runtime.mailbox import MailboxFull
+from palyra_actors.storage.port import Head, Selection
+from palyra_actors.wire import codec
+from palyra_actors.wire.messages import (
+    AppendBody,
+    CreditBody,
+    EventIn,
+    NoBody,
+    ReadBody,
+    RecentBody,
+    SubscribeBody,
+    UnsubscribeBody,
+    VerifyBody,
+)
+
+log = logging.getLogger(__name__)
+
+RETRY_AFTER_MS: Final = 25
+
+
+@dataclass(slots=True)
+class Office:
+    """What the desk works with. `hello`, `health` and `stats` are answered by the engine."""
+
+    tally: Tally
+    directory: Directory
+    feed: Feed
+    readers: list[Ref[Any]]
+    head: Callable[[], Head]
+    monotonic: Callable[[], float]
+    hello: Callable[[Request], Mapping[str, Any]]
+    health: Callable[[], Mapping[str, Any]]
+    stats: Callable[[], Mapping[str, Any]]
+    requests_max: int
+
+
+class Desk:
+    """Serves requests. Lives in the loop's thread; not an actor, but the front of all of them."""
+
+    def __init__(self, office: Office) -> None:
+        self._office = office
+        self._sealer = Sealer()
+        self._next_reader = 0
+        self.stopping = False
+        self._operations: dict[str, Callable[[Request, Any], None]] = {
+            "journal.append": self._append,
+            "journal.read": self._read,
+            "journal.recent": self._recent,
+            "journal.head": self._head,
+            "journal.verify": self._verify,
+            "journal.subscribe": self._subscribe,
+            "journal.credit": self._credit,
+            "journal.unsubscribe": self._unsubscribe,
+            "engine.hello": self._hello,
+            "engine.health": self._health,
+            "engine.stats": self._stats,
+        }
+
+    @property
+    def tally(self) -> Tally:
+        return self._office.tally
+
+    def serve(self, peer: Peer, frame: bytes) -> None:
+        """Answer one frame, now or later, with exactly one `ok` or `err`."""
+        office = self._office
+        tally = office.tally
+        tally.received += 1
+        now = office.monotonic()
+        try:
+            message = codec.decode(frame)
+        except codec.Unusable as unusable:
+            Request(peer, unusable.request_id, now, tally).fail(unusable.error)
+            return
+        request = Request(peer, message.id, now, tally)
+        try:
+            if message.principal is not None:
+                self._act_for(request, message.principal)
+            request.budget_ms = message.budget_ms
+            request.traceparent = message.traceparent
+            if self.stopping:
+                raise stopping()
+            under_way = tally.received - tally.ok - tally.refused - tally.unknown - tally.closed
+            if under_way > office.requests_max:
+                raise Overloaded(
+                    f"{office.requests_max} requests are under way",
+                    retry_after_ms=RETRY_AFTER_MS,
+                    detail={"limit": office.requests_max},
+                )
+            operation = self._operations.get(codec.op_of(message))
+            if operation is None:
+                raise UnknownOp("there is no such operation", field="op")
+            operation(request, message.body)
+        except PalyraError as refusal:
+            request.fail(refusal)
+        except BaseException as error:
+            log.exception("a request could not be served")
+            request.fail(
+                InternalFault(
+                    f"the request could not be served: {type(error).__name__}",
+                    hint="nothing was stored; the engine's log has the details",
+                    detail={"outcome": "none"},
+                )
+            )
+
+    def _act_for(self, request: Request, principal: str) -> None:
+        if principal == request.principal:
+            return
+        if not request.admin:
+            raise Denied("only an admin acts for another principal", field="principal")
+        request.principal = principal
+        request.admin = False
+
+    # -- engine -----------------------------------------------------------------------------------
+
+    def _hello(self, request: Request, body: NoBody) -> None:
+        del body
+        request.ok(self._office.hello(request))
+
+    def _health(self, request: Request, body: NoBody) -> None:
+        del body
+        request.ok(self._office.health())
+
+    def _stats(self, request: Request, body: NoBody) -> None:
+        del body
+        request.ok(self._office.stats())
+
+    # -- journal: writing -------------------------------------------------------------------------
+
+    def _append(self, request: Request, body: AppendBody) -> None:
+        events = body.events
+        if not 1 <= len(events) <= APPEND_EVENTS_MAX:
+            raise _wrong_count(len(events))
+        sealed = self._sealer.seal(
+            [bytes(event.payload) for event in events], [event.kind for event in events]
+        )
+        drafts: list[Draft] = []
+        run_ids: dict[str, bytes] = {}
+        first_session = events[0].session_id
+        one_session = True
+        payload_bytes = 0
+        for index, (event, (payload, redacted)) in enumerate(zip(events, sealed, strict=True)):
+            kind = kind_from_client(event.kind)
+            actor = ACTOR_NUMBERS.get(event.actor)
+            if kind is None or actor is None:
+                raise _wrong_name(index, event, kind is None)
+            run_text = event.run_id
+            run_id = None
+            if run_text is not None:
+                run_id = run_ids.get(run_text)
+                if run_id is None:
+                    run_id = run_ids[run_text] = parse_ulid(run_text, f"events[{index}].run_id")
+            try:
+                event_id = parse_ulid(event.event_id)
+            except PalyraError as refusal:
+                refusal.field = f"events[{index}].event_id"
+                raise
+            if event.session_id != first_session:
+                one_session = False
+            payload_bytes += len(payload)
+            drafts.append(Draft(event_id, run_id, kind, actor, event.ts_ms, payload, redacted))
+        unit = Unit(request, [event.event_id for event in events], payload_bytes)
+        indices: list[int] | range = range(len(events))
+        if len({draft.event_id for draft in drafts}) < len(drafts):
+            indices = _first_places(unit, events, drafts)
+        expected = body.expected_session_seq
+        if one_session:
+            shares = {first_session: list(indices)}
+        elif expected is None:
+            shares = {}
+            for index in indices:
+                shares.setdefault(events[index].session_id, []).append(index)
+        else:
+            raise Invalid(
+                "expected_session_seq needs all events in one session",
+                field="expected_session_seq",
+                hint="leave it out, or send one request a session",
+            )
+        self._hand_out(unit, shares, drafts, expected)
+
+    def _hand_out(
+        self,
+        unit: Unit,
+        shares: Mapping[str, list[int]],
+        drafts: list[Draft],
+        expected: int | None,
+    ) -> None:
+        """Give each session its share, in one go: what comes later comes after it everywhere."""
+        directory = self._office.directory
+        for session_id, places in shares.items():
+            session = directory.session(session_id, f"events[{places[0]}].session_id")
+            own = drafts if len(places) == len(drafts) else [drafts[place] for place in places]
+            unit.portions.append(
+                Portion(unit, session, session.stream_id, Append(own, expected), places)
+            )
+        unit.left = len(unit.portions)
+        try:
+            for portion in unit.portions:
+                portion.entity.actor_ref.tell(portion)
+        except MailboxFull as full:
+            unit.settled = True
+            raise Overloaded(
+                f"the session is behind: {full}", retry_after_ms=RETRY_AFTER_MS
+            ) from full
+
+    # -- journal: reading -------------------------------------------------------------------------
+
+    def _read(self, request: Request, body: ReadBody) -> None:
+        selection = Selection(
+            body.after_seq,
+            None,
+            None if body.run_id is None else parse_ulid(body.run_id, "run_id"),
+            _stored_kinds(body.kinds),
+            None if request.admin else request.principal,
+        )
+        session_id = None if body.session_id is None else parse_ulid(body.session_id, "session_id")
+        self._to_reader(ReadPage(request, selection, session_id, body.limit, body.raw))
+
+    def _recent(self, request: Request, body: RecentBody) -> None:
+        principal = None if request.admin else request.principal
+        events = self._office.feed.recent(body.limit, principal)
+        request.ok({"events": [event_view(event) for event in events]})
+
+    def _head(self, request: Request, body: NoBody) -> None:
+        del body
+        request.ok(head_view(self._office.head()))
+
+    def _verify(self, request: Request, body: VerifyBody) -> None:
+        from_seq = body.from_seq or 1
+        if body.to_seq is not None and body.to_seq < from_seq - 1:
+            raise Invalid("to_seq lies before from_seq", field="to_seq")
+        expect = None if body.expect is None else Head(body.expect.seq, body.expect.hash)
+        self._to_reader(Verify(request, from_seq, body.to_seq, expect))
+
+    def to_reader(self, message: CatchUp) -> None:
+        """Pass a subscription's page to a reader. Raises Overloaded."""
+        self._to_reader(message)
+
+    def _to_reader(self, message: Any) -> None:
+        readers = self._office.readers
+        for _ in readers:
+            self._next_reader = (self._next_reader + 1) % len(readers)
+            try:
+                readers[self._next_reader].tell(message)
+            except MailboxFull:
+                continue
+            return
+        raise Overloaded("too many reads are waiting", retry_after_ms=RETRY_AFTER_MS)
+
+    # -- journal: following -----------------------------------------------------------------------
+
+    def _subscribe(self, request: Request, body: SubscribeBody) -> None:
+        after_seq = self._office.head().seq if body.after_seq is None else body.after_seq
+        stored_kinds = _stored_kinds(body.kinds)
+        self._office.feed.subscribe(
+            Subscription(
+                request,
+                after_seq,
+                None if body.session_id is None else parse_ulid(body.session_id, "session_id"),
+                None if stored_kinds is None else frozenset(map(kind_name, stored_kinds)),
+                stored_kinds,
+                body.credit,
+            )
+        )
+
+    def _credit(self, request: Request, body: CreditBody) -> None:
+        self._office.feed.add_credit(request.peer, body.sub, body.credit)
+        request.ok({})
+
+    def _unsubscribe(self, request: Request, body: UnsubscribeBody) -> None:
+        self._office.feed.unsubscribe(request.peer, body.sub)
+        request.ok({})
+
+
+def _stored_kinds(kinds: list[str] | None) -> frozenset[int | str] | None:
+    if kinds is None:
+        return None
+    if len(kinds) > KINDS_FILTER_MAX:
+        raise TooLarge(
+            f"at most {KINDS_FILTER_MAX} kinds",
+            field="kinds",
+            detail={"limit": KINDS_FILTER_MAX, "actual": len(kinds)},
+        )
+    stored: set[int | str] = set()
+    for index, name in enumerate(kinds):
+        kind = kind_from_client(name)
+        if kind is None:
+            raise Invalid(
+                f"{name[:64]!r} is no kind",
+                field=f"kinds[{index}]",
+                hint="a kind of the contract, or a name of your own: x.…",
+            )
+        stored.add(kind)
+    return frozenset(stored)
+
+
+def _wrong_count(count: int) -> PalyraError:
+    if count == 0:
+        return Invalid("an append needs at least one event", field="events")
+    return TooLarge(
+        f"an append takes at most {APPEND_EVENTS_MAX} events",
+        field="events",
+        hint="split it; each request is atomic by itself",
+        detail={"limit": APPEND_EVENTS_MAX, "actual": count},
+    )
+
+
+def _wrong_name(index: int, event: EventIn, kind_is_wrong: bool) -> Invalid:
+    if kind_is_wrong:
+        return Invalid(
+            f"{event.kind[:64]!r} is no kind that a client may write",
+            field=f"events[{index}].kind",
+            hint="message_received, model_token, tool_proposed, tool_executed, a2ui_updated, "
+            r"run_completed, run_failed, or a name of your own: x\.[a-z0-9_.]{1,62}",
+        )
+    return Invalid(
+        f"{event.actor[:64]!r} is no actor",
+        field=f"events[{index}].actor",
+        hint=f"one of {', '.join(ACTOR_NAMES.values())}",
+    )
+
+
+def _first_places(unit: Unit, events: list[EventIn], drafts: list[Draft]) -> list[int]:
+    """The places of all events but those that say one again. Raises IdReused: they differ."""
+    first: dict[bytes, int] = {}
+    for index, draft in enumerate(drafts):
+        earlier = first.setdefault(draft.event_id, index)
+        if earlier == index:
+            continue
+        before = drafts[earlier]
+        if (
+            events[index].session_id != events[earlier].session_id
+            or draft._replace(payload=b"") != before._replace(payload=b"")
+            or not same_content(draft.payload, before.payload)
+        ):
+            raise IdReused(
+                f"events[{earlier}] has the same id and other content",
+                field=f"events[{index}].event_id",
+                hint="give every event an id of its own",
+            )
+        unit.repeats[index] = earlier
+    return [index for index in range(len(drafts)) if index not in unit.repeats]

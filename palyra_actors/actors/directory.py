@@ -1,0 +1,96 @@
+"""Who is awake. Wakes entities on demand and lets idle ones go, the longest unused first."""
+
+from collections import OrderedDict
+from typing import Final
+
+from palyra_actors.actors.entity import House
+from palyra_actors.actors.session import SessionActor
+from palyra_actors.errors import Overloaded
+from palyra_actors.ids import parse_ulid
+
+SWEEP_S: Final = 1.0
+SWEEP_ENTITIES_MAX: Final = 256
+"""Entities looked at in one sweep: at most a few hundred microseconds of the loop."""
+
+RETRY_AFTER_MS: Final = 50
+
+
+class Directory:
+    """Sessions by id. Not an actor: it lives in the loop's thread, with those it serves.
+
+    At most `resident_max` are awake. One that was unused for `idle_s` seconds and has nothing
+    under way is let go; the file knows all about it.
+    """
+
+    def __init__(
+        self, house: House, *, resident_max: int, idle_s: float, mailbox_messages_max: int
+    ) -> None:
+        self._house = house
+        self._resident_max = resident_max
+        self._idle_s = idle_s
+        self._mailbox_messages_max = mailbox_messages_max
+        self._sessions: OrderedDict[str, SessionActor] = OrderedDict()
+        self.passivated = 0
+        house.loop.call_later(SWEEP_S, self._sweep)
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def session(self, session_id: str, field: str) -> SessionActor:
+        """The session of that id, awake.
+
+        Raises:
+            InvalidId: it is no ULID.
+            Overloaded: all that may be awake are, and busy.
+        """
+        sessions = self._sessions
+        actor = sessions.get(session_id)
+        if actor is not None:
+            sessions.move_to_end(session_id)
+            actor.used_at = self._house.loop.clock.monotonic()
+            return actor
+        stream_id = parse_ulid(session_id, field)
+        if len(sessions) >= self._resident_max and not self._make_room():
+            raise Overloaded(
+                f"{self._resident_max} sessions are busy",
+                retry_after_ms=RETRY_AFTER_MS,
+                hint="come back, or raise actors.resident_max",
+                detail={"limit": self._resident_max},
+            )
+        actor = SessionActor.launch(
+            self._house, stream_id, messages_max=self._mailbox_messages_max
+        )
+        sessions[session_id] = actor
+        actor.used_at = self._house.loop.clock.monotonic()
+        return actor
+
+    def let_go_of_all(self) -> None:
+        """Stop every entity. Only once nothing is under way."""
+        for actor in self._sessions.values():
+            actor.actor_stopped.set()
+        self._sessions.clear()
+
+    def _make_room(self) -> bool:
+        for session_id, actor in self._oldest(SWEEP_ENTITIES_MAX):
+            if actor.idle:
+                self._let_go(session_id)
+                return True
+        return False
+
+    def _sweep(self) -> None:
+        oldest_kept = self._house.loop.clock.monotonic() - self._idle_s
+        for session_id, actor in self._oldest(SWEEP_ENTITIES_MAX):
+            if actor.used_at > oldest_kept:
+                break
+            if actor.idle:
+                self._let_go(session_id)
+        self._house.loop.call_later(SWEEP_S, self._sweep)
+
+    def _oldest(self, count: int) -> list[tuple[str, SessionActor]]:
+        items = iter(self._sessions.items())
+        return [item for _, item in zip(range(count), items, strict=False)]
+
+    def _let_go(self, session_id: str) -> None:
+        actor = self._sessions.pop(session_id)
+        actor.actor_stopped.set()
+        self.passivated += 1

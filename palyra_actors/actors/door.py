@@ -1,0 +1,318 @@
+"""The front door: a ZeroMQ ROUTER in the loop's thread.
+
+    frames ──▶ peers ──▶ desk          replies ──▶ outbox ──▶ socket
+                                                      └─ pipe full ──▶ backlog ──over its cap──▶ cut
+
+Nothing is dropped in silence. The socket is MANDATORY, so that a reply that does not fit a peer's
+pipe comes back; it waits in the peer's backlog, and a peer whose backlog outgrows its cap is cut:
+its connection is shut down and what it was owed is forgotten. Other peers never notice.
+"""
+
+import ipaddress
+import logging
+import os
+from collections import OrderedDict, deque
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Final
+
+import zmq
+
+from palyra_actors.actors.desk import Desk
+from palyra_actors.actors.feed import Feed
+from palyra_actors.errors import ConfigInvalid, Malformed
+from palyra_actors.limits import FRAME_BYTES_MAX
+from palyra_actors.runtime.dispatcher import Loop
+from palyra_actors.runtime.wakeup import Wakeup
+from palyra_actors.wire import codec
+
+log = logging.getLogger(__name__)
+
+ROUND_FRAMES_MAX: Final = 256
+ROUND_BYTES_MAX: Final = FRAME_BYTES_MAX
+SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
+"""Above this libzmq closes the connection; between the contract's limit and this one the peer
+gets its `too_large`."""
+
+RECEIVE_FRAMES: Final = 1_000  # per peer, in libzmq; beyond it the peer waits
+SEND_FRAMES: Final = 1_000  # per peer, in libzmq; beyond it replies go to the backlog
+BACKLOG_RETRY_S: Final = 0.005
+LINGER_MS: Final = 1_000
+HEARTBEAT_MS: Final = 5_000
+HEARTBEAT_TIMEOUT_MS: Final = 20_000
+
+
+@dataclass(frozen=True, slots=True)
+class DoorStatistics:
+    """Counts since the start; `peers` and `backlog_bytes` are of now."""
+
+    peers: int
+    received: int
+    sent: int
+    cut: int
+    gone: int
+    backlog_bytes: int
+
+
+class DoorPeer:
+    """One connection, by its routing id; `delimited` mirrors the empty frame that REQ sends."""
+
+    __slots__ = (
+        "backlog", "backlog_bytes", "cut", "delimited", "descriptor", "door", "identity",
+        "principal", "remote", "role",
+    )  # fmt: skip
+
+    def __init__(self, door: "Door", identity: bytes, delimited: bool) -> None:
+        self.door = door
+        self.identity = identity
+        self.delimited = delimited
+        self.principal = "local"
+        self.role = "admin"
+        self.backlog: deque[bytes] = deque()
+        self.backlog_bytes = 0
+        self.cut = False
+        self.descriptor = -1
+        self.remote: Any = None
+
+    def send(self, frame: bytes) -> None:
+        """Queue a reply. Any thread."""
+        self.door.queue(self, frame)
+
+
+class Door:
+    """A source of the loop. `open` binds; everything else runs in the loop's thread."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        desk: Desk,
+        feed: Feed,
+        *,
+        peers_max: int,
+        peer_reply_bytes_max: int,
+    ) -> None:
+        self._loop = loop
+        self._desk = desk
+        self._feed = feed
+        self._peers_max = peers_max
+        self._peer_reply_bytes_max = peer_reply_bytes_max
+        self._context = zmq.Context(io_threads=1)
+        self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
+        self._poller = zmq.Poller()
+        self._polled: Wakeup | None = None
+        self._peers: OrderedDict[tuple[bytes, bool], DoorPeer] = OrderedDict()
+        self._outbox: deque[tuple[DoorPeer, bytes]] = deque()
+        self._behind: dict[DoorPeer, None] = {}
+        self._retrying = False
+        self._received = self._sent = self._cut = self._gone = 0
+        self._accepting = True
+        self._ipc_path: str | None = None
+
+    # -- before the loop knows it, and after ------------------------------------------------------
+
+    def open(self, endpoint: str) -> str:
+        """Bind; the endpoint with its real port.
+
+        Raises:
+            ConfigInvalid: it is no endpoint, is taken, or would let strangers in.
+        """
+        _refuse_strangers(endpoint)
+        options = {
+            zmq.ROUTER_MANDATORY: 1,
+            zmq.RCVHWM: RECEIVE_FRAMES,
+            zmq.SNDHWM: SEND_FRAMES,
+            zmq.MAXMSGSIZE: SOCKET_FRAME_BYTES_MAX,
+            zmq.LINGER: LINGER_MS,
+            zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
+            zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+            zmq.TCP_KEEPALIVE: 1,
+        }
+        for option, value in options.items():
+            self._socket.setsockopt(option, value)
+        try:
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as error:
+            self.close()
+            raise ConfigInvalid(
+                f"cannot bind {endpoint}: {error.strerror}",
+                field="door.endpoint",
+                hint="is another engine there? Choose another port or path",
+            ) from error
+        bound = self._socket.getsockopt(zmq.LAST_ENDPOINT)
+        assert isinstance(bound, bytes)
+        if endpoint.startswith("ipc://"):
+            self._ipc_path = endpoint.removeprefix("ipc://")
+            if not self._ipc_path.startswith("@"):
+                os.chmod(self._ipc_path, 0o600)
+        return bound.rstrip(b"\0").decode()
+
+    def close(self) -> None:
+        """After the loop let go of it. Frames that are queued get a second to leave."""
+        self._socket.close()
+        self._context.term()
+        if self._ipc_path is not None and not self._ipc_path.startswith("@"):
+            with suppress(OSError):
+                os.unlink(self._ipc_path)
+
+    def statistics(self) -> DoorStatistics:
+        backlog_bytes = sum(peer.backlog_bytes for peer in self._behind)
+        return DoorStatistics(
+            len(self._peers), self._received, self._sent, self._cut, self._gone, backlog_bytes
+        )
+
+    # -- the loop's source ------------------------------------------------------------------------
+
+    def wait(self, wakeup: Wakeup, wait_ms_max: int) -> None:
+        if self._polled is not wakeup:
+            self._polled = wakeup
+            self._poller.register(wakeup.fileno(), zmq.POLLIN)
+            self._poller.register(self._socket, zmq.POLLIN)
+        for ready, _ in self._poller.poll(wait_ms_max):
+            if ready == wakeup.fileno():
+                wakeup.clear()
+
+    def receive(self) -> None:
+        """One round of frames."""
+        receive, serve, peers = self._socket.recv, self._desk.serve, self._peers
+        again, more_parts = zmq.DONTWAIT, zmq.RCVMORE
+        left = ROUND_BYTES_MAX
+        for _ in range(ROUND_FRAMES_MAX):
+            try:
+                identity = receive(again)
+            except zmq.Again:
+                return
+            self._received += 1
+            payload = receive(again)
+            delimited = False
+            more = self._socket.getsockopt(more_parts)
+            if more and payload == b"":
+                delimited = True
+                payload = receive(again)
+                more = self._socket.getsockopt(more_parts)
+            peer = peers.get((identity, delimited))
+            if peer is None:
+                peer = self._meet(identity, delimited)
+            if more:
+                self._discard_parts()
+                self._answer_junk(peer)
+            elif not peer.cut:
+                serve(peer, payload)
+            left -= len(payload)
+            if left <= 0:
+                return
+
+    def _discard_parts(self) -> None:
+        while self._socket.getsockopt(zmq.RCVMORE):
+            self._socket.recv(zmq.DONTWAIT)
+
+    def _answer_junk(self, peer: DoorPeer) -> None:
+        tally = self._desk.tally
+        tally.received += 1
+        tally.refused += 1
+        error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")
+        peer.send(codec.encode_err(None, error))
+
+    def _meet(self, identity: bytes, delimited: bool) -> DoorPeer:
+        peer = DoorPeer(self, identity, delimited)
+        if len(self._peers) >= self._peers_max:
+            _, stalest = self._peers.popitem(last=False)
+            self._feed.drop_peer(stalest)
+        self._peers[identity, delimited] = peer
+        return peer
+
+    # -- replies ----------------------------------------------------------------------------------
+
+    def queue(self, peer: DoorPeer, frame: bytes) -> None:
+        """Queue a reply; it leaves at the end of the loop's round. Any thread."""
+        self._outbox.append((peer, frame))
+        self._loop.poke()
+
+    def flush(self) -> None:
+        """Send what is queued. The loop calls it at the end of each round."""
+        outbox = self._outbox
+        for _ in range(len(outbox)):
+            peer, frame = outbox.popleft()
+            if peer.cut:
+                continue
+            if peer.backlog or not self._send(peer, frame):
+                self._put_aside(peer, frame)
+
+    def _send(self, peer: DoorPeer, frame: bytes) -> bool:
+        """False: the peer's pipe is full. A peer that is gone is forgotten."""
+        send, flags = self._socket.send, zmq.SNDMORE | zmq.DONTWAIT
+        try:
+            send(peer.identity, flags)
+            if peer.delimited:
+                send(b"", flags)
+            send(frame, zmq.DONTWAIT)
+        except zmq.Again:
+            return False
+        except zmq.ZMQError as error:
+            if error.errno != zmq.EHOSTUNREACH:
+                log.warning("a reply could not be sent: %s", error)
+            self._gone += 1
+            self._forget(peer)
+            return True
+        self._sent += 1
+        return True
+
+    def _put_aside(self, peer: DoorPeer, frame: bytes) -> None:
+        peer.backlog.append(frame)
+        peer.backlog_bytes += len(frame)
+        self._behind[peer] = None
+        if peer.backlog_bytes > self._peer_reply_bytes_max:
+            self._cut_off(peer)
+        elif not self._retrying:
+            self._retrying = True
+            self._loop.call_later(BACKLOG_RETRY_S, self._retry)
+
+    def _retry(self) -> None:
+        self._retrying = False
+        for peer in list(self._behind):
+            while peer.backlog and self._send(peer, peer.backlog[0]):
+                if not peer.backlog:
+                    break  # it is gone, and forgotten
+                peer.backlog_bytes -= len(peer.backlog.popleft())
+            if not peer.backlog:
+                self._behind.pop(peer, None)
+        if self._behind and not self._retrying:
+            self._retrying = True
+            self._loop.call_later(BACKLOG_RETRY_S, self._retry)
+
+    def _cut_off(self, peer: DoorPeer) -> None:
+        """A peer that does not read: forget what it is owed and shut its connection."""
+        self._cut += 1
+        log.warning("a peer that does not read its replies is cut off")
+        self._forget(peer)
+        peer.cut = True
+
+    def _forget(self, peer: DoorPeer) -> None:
+        peer.backlog.clear()
+        peer.backlog_bytes = 0
+        self._behind.pop(peer, None)
+        self._feed.drop_peer(peer)
+        if not peer.cut:
+            self._peers.pop((peer.identity, peer.delimited), None)
+
+
+def _refuse_strangers(endpoint: str) -> None:
+    """Without CURVE anyone who reaches the door is an admin: loopback and ipc only."""
+    if endpoint.startswith("ipc://"):
+        return
+    host, colon, _ = endpoint.removeprefix("tcp://").rpartition(":")
+    if not endpoint.startswith("tcp://") or not colon:
+        raise ConfigInvalid(
+            f"{endpoint!r} is no endpoint",
+            field="door.endpoint",
+            hint="tcp://127.0.0.1:7447 or ipc:///some/path",
+        )
+    with suppress(ValueError):
+        if ipaddress.ip_address(host.strip("[]")).is_loopback:
+            return
+    if host == "localhost":
+        return
+    raise ConfigInvalid(
+        f"{host!r} is no loopback address, and whoever reaches this door is an admin",
+        field="door.endpoint",
+        hint="bind tcp://127.0.0.1:PORT or ipc://PATH",
+    )

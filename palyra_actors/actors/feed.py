@@ -1,0 +1,266 @@
+"""What was just written, from memory: the recent events, and subscriptions.
+
+    behind ──page──▶ behind … ──reached the window──▶ live
+       ▲                                              │
+       └── credit again ── paused ◀── no credit ──────┘
+
+A subscription holds a position and nothing else. Live, it is fed from each durable group; without
+credit it stops where it is; behind, it reads pages of the file until what is left lies in the
+window of groups that are kept in memory. All of that happens in the loop's thread, so that
+nothing can be written between the last page and the first live event.
+"""
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import Enum
+from typing import Any, Final
+
+import msgspec
+
+from palyra_actors.actors.group import Group, stored_events
+from palyra_actors.actors.reader import CatchUp
+from palyra_actors.actors.views import event_view, head_view
+from palyra_actors.actors.work import Peer, Request
+from palyra_actors.domain.chain import Stored
+from palyra_actors.errors import Invalid, LimitReached, NotFound, PalyraError
+from palyra_actors.limits import (
+    RECENT_LIMIT_MAX,
+    SUBSCRIBE_CREDIT_MAX,
+    SUBSCRIPTION_HEAD_SECONDS_MAX,
+    SUBSCRIPTIONS_PER_PEER_MAX,
+)
+from palyra_actors.runtime.dispatcher import Loop
+from palyra_actors.storage.port import EventPage, Head, Selection
+from palyra_actors.wire.codec import RequestId
+
+WINDOW_EVENTS_MAX: Final = 8_192
+WINDOW_BYTES_MAX: Final = 8 * 1024 * 1024
+PAGE_EVENTS: Final = 500
+HEAD_EVERY_S: Final = SUBSCRIPTION_HEAD_SECONDS_MAX - 1.0
+
+_encode = msgspec.msgpack.Encoder().encode
+
+
+class Mode(Enum):
+    BEHIND = "behind"
+    LIVE = "live"
+    PAUSED = "paused"
+
+
+@dataclass(slots=True, eq=False)
+class Subscription:
+    """`position`: everything up to this seq was sent or does not match."""
+
+    request: Request
+    position: int
+    session_id: bytes | None
+    kinds: frozenset[str] | None
+    stored_kinds: frozenset[int | str] | None
+    credit: int
+    mode: Mode = Mode.BEHIND
+    ended: bool = False
+
+    def wants(self, event: Stored) -> bool:
+        return (
+            (self.session_id is None or event.session_id == self.session_id)
+            and (self.kinds is None or event.kind in self.kinds)
+            and (self.request.admin or event.principal == self.request.principal)
+        )
+
+
+class Feed:
+    """Lives in the loop's thread. `read` passes a `CatchUp` to a reader, or raises if it cannot."""
+
+    def __init__(
+        self, loop: Loop, recent: Iterable[Stored], head: Head, read: Callable[[CatchUp], None]
+    ) -> None:
+        self._loop = loop
+        self._head = head
+        self._read = read
+        self._at_start = list(recent)
+        self._window: deque[Group] = deque()
+        self._window_events = 0
+        self._window_bytes = 0
+        self._window_after = head.seq
+        self._subscriptions: dict[tuple[Peer, RequestId], Subscription] = {}
+        self._per_peer: dict[Peer, int] = {}
+        loop.call_later(HEAD_EVERY_S, self._tell_heads)
+
+    def __len__(self) -> int:
+        return len(self._subscriptions)
+
+    # -- what was written -------------------------------------------------------------------------
+
+    def publish(self, group: Group) -> None:
+        """A group is durable: keep it for a while and send it to whoever is live."""
+        self._head = group.after
+        self._window.append(group)
+        self._window_events += len(group.batch.events)
+        self._window_bytes += sum(unit.payload_bytes for unit in group.units)
+        while len(self._window) > 1 and (
+            self._window_events - len(self._window[0].batch.events) >= RECENT_LIMIT_MAX
+            and (self._window_events > WINDOW_EVENTS_MAX or self._window_bytes > WINDOW_BYTES_MAX)
+        ):
+            oldest = self._window.popleft()
+            self._window_events -= len(oldest.batch.events)
+            self._window_bytes -= sum(unit.payload_bytes for unit in oldest.units)
+            self._window_after = oldest.after.seq
+        live = [s for s in self._subscriptions.values() if s.mode is Mode.LIVE]
+        if live:
+            events = stored_events(group)
+            encoded: dict[int, msgspec.Raw] = {}
+            for subscription in live:
+                self._send(subscription, events, encoded)
+
+    def recent(self, limit: int, principal: str | None) -> list[Stored]:
+        """The last `limit` events, newest last; only that principal's if one is given."""
+        newest_first: list[Stored] = []
+        for group in reversed(self._window):
+            newest_first += reversed(stored_events(group, last=limit))
+            if len(newest_first) >= limit:
+                break
+        newest_first += reversed(self._at_start)
+        seen = [e for e in newest_first[:RECENT_LIMIT_MAX] if principal in (None, e.principal)]
+        return seen[:limit][::-1]
+
+    # -- subscriptions ----------------------------------------------------------------------------
+
+    def subscribe(self, subscription: Subscription) -> None:
+        """Begin. Items go out from now on, until `unsubscribe` or the peer is gone.
+
+        Raises:
+            Invalid: the peer has a subscription of that id.
+            LimitReached: the peer has as many as it may.
+        """
+        peer, request_id = subscription.request.peer, subscription.request.id
+        if (peer, request_id) in self._subscriptions:
+            raise Invalid(
+                "this connection has a subscription of that id", field="id", hint="use another id"
+            )
+        if self._per_peer.get(peer, 0) >= SUBSCRIPTIONS_PER_PEER_MAX:
+            raise LimitReached(
+                f"a connection holds at most {SUBSCRIPTIONS_PER_PEER_MAX} subscriptions",
+                hint="unsubscribe from one, or open another connection",
+                detail={"limit": SUBSCRIPTIONS_PER_PEER_MAX},
+            )
+        self._subscriptions[peer, request_id] = subscription
+        self._per_peer[peer] = self._per_peer.get(peer, 0) + 1
+        self._advance(subscription)
+
+    def add_credit(self, peer: Peer, request_id: RequestId, credit: int) -> None:
+        """Let a subscription send that many events more. Raises NotFound, Invalid."""
+        subscription = self._get(peer, request_id)
+        if subscription.credit + credit > SUBSCRIBE_CREDIT_MAX:
+            raise Invalid(
+                f"a subscription holds at most {SUBSCRIBE_CREDIT_MAX} credit",
+                field="credit",
+                hint="give credit back as events are taken",
+                detail={"actual": subscription.credit},
+            )
+        subscription.credit += credit
+        if subscription.mode is Mode.PAUSED:
+            subscription.mode = Mode.BEHIND
+            self._advance(subscription)
+
+    def unsubscribe(self, peer: Peer, request_id: RequestId) -> None:
+        """End one: its request gets its `ok`. Raises NotFound."""
+        subscription = self._get(peer, request_id)
+        self._forget(subscription)
+        subscription.request.ok({})
+
+    def drop_peer(self, peer: Peer) -> None:
+        """The peer is gone; nobody is answered."""
+        for subscription in [s for s in self._subscriptions.values() if s.request.peer is peer]:
+            self._forget(subscription)
+
+    def end_all(self, error: PalyraError) -> None:
+        """End every subscription with an error."""
+        for subscription in list(self._subscriptions.values()):
+            self._forget(subscription)
+            subscription.request.fail(error)
+
+    def _get(self, peer: Peer, request_id: RequestId) -> Subscription:
+        subscription = self._subscriptions.get((peer, request_id))
+        if subscription is None:
+            raise NotFound("this connection has no such subscription", field="sub")
+        return subscription
+
+    def _forget(self, subscription: Subscription) -> None:
+        peer = subscription.request.peer
+        subscription.ended = True
+        del self._subscriptions[peer, subscription.request.id]
+        self._per_peer[peer] -= 1
+        if not self._per_peer[peer]:
+            del self._per_peer[peer]
+
+    # -- catching up ------------------------------------------------------------------------------
+
+    def _advance(self, subscription: Subscription) -> None:
+        """From memory if what is missing lies there, else a page of the file."""
+        if subscription.ended:
+            return
+        if subscription.credit == 0:
+            subscription.mode = Mode.PAUSED
+            return
+        if subscription.position >= self._window_after:
+            subscription.mode = Mode.LIVE
+            for group in list(self._window):
+                if group.after.seq > subscription.position:
+                    self._send(subscription, stored_events(group), {})
+            return
+        subscription.mode = Mode.BEHIND
+        principal = None if subscription.request.admin else subscription.request.principal
+        selection = Selection(
+            subscription.position, None, None, subscription.stored_kinds, principal
+        )
+        limit = min(subscription.credit, PAGE_EVENTS)
+        try:
+            self._read(
+                CatchUp(
+                    selection,
+                    subscription.session_id,
+                    limit,
+                    lambda page: self._loop.call_soon(lambda: self._caught(subscription, page)),
+                )
+            )
+        except PalyraError:  # the readers are that far behind; look again soon
+            self._loop.call_later(0.05, lambda: self._advance(subscription))
+
+    def _caught(self, subscription: Subscription, page: EventPage | PalyraError) -> None:
+        if subscription.ended:
+            return
+        if isinstance(page, PalyraError):
+            self._forget(subscription)
+            subscription.request.fail(page)
+            return
+        self._send(subscription, page.events, {})
+        if subscription.credit or not page.events:
+            subscription.position = max(subscription.position, page.next_after_seq)
+        self._advance(subscription)
+
+    def _send(
+        self,
+        subscription: Subscription,
+        events: Iterable[Stored],
+        encoded: dict[int, msgspec.Raw],
+    ) -> None:
+        for event in events:
+            if event.seq <= subscription.position or subscription.mode is Mode.PAUSED:
+                continue
+            if subscription.wants(event):
+                if subscription.credit == 0:
+                    subscription.mode = Mode.PAUSED
+                    return
+                view = encoded.get(event.seq)
+                if view is None:
+                    view = encoded[event.seq] = msgspec.Raw(_encode(event_view(event)))
+                subscription.credit -= 1
+                subscription.request.item({"event": view})
+            subscription.position = event.seq
+
+    def _tell_heads(self) -> None:
+        item: dict[str, Any] = {"head": head_view(self._head)}
+        for subscription in self._subscriptions.values():
+            subscription.request.item(item)
+        self._loop.call_later(HEAD_EVERY_S, self._tell_heads)

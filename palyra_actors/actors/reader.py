@@ -1,0 +1,205 @@
+"""Reading, on threads of its own: each reader has a connection that sees every commit.
+
+Long work goes in slices: a reader that verifies a million events tells itself to go on after each
+few thousand, so that others get their turn and no read transaction grows old.
+"""
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Final
+
+from palyra_actors.actors.views import event_view, head_view
+from palyra_actors.actors.work import Request
+from palyra_actors.domain.catalog import SESSION
+from palyra_actors.domain.chain import GENESIS
+from palyra_actors.errors import InternalFault, NotFound, PalyraError, StorageUnavailable
+from palyra_actors.limits import REPLY_PAYLOAD_BYTES_MAX
+from palyra_actors.runtime.actor import PooledActor
+from palyra_actors.runtime.dispatcher import Pool
+from palyra_actors.storage.port import EventPage, Head, ReadSide, Selection
+
+log = logging.getLogger(__name__)
+
+SLICE_EVENTS: Final = 4_000
+
+
+@dataclass(frozen=True, slots=True)
+class ReadPage:
+    """Answer the request with a page. `session_id` is resolved here, in the reader's thread."""
+
+    request: Request
+    selection: Selection
+    session_id: bytes | None
+    limit: int
+    raw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class CatchUp:
+    """Fetch a page for a subscription; `done` gets it, or None if there is no such stream yet."""
+
+    selection: Selection
+    session_id: bytes | None
+    limit: int
+    done: Callable[[EventPage | PalyraError], None]
+
+
+@dataclass(slots=True)
+class Verify:
+    """Check the chain from `next_seq` to `to_seq`, then answer."""
+
+    request: Request
+    from_seq: int
+    to_seq: int | None
+    expect: Head | None
+    head: Head | None = None
+    next_seq: int = 0
+    prev_hash: bytes | None = None
+    checked: int = 0
+    erased: int = 0
+    first_bad_seq: int | None = None
+    done: bool = field(default=False)
+
+
+class Reader(PooledActor):
+    """One connection, one message at a time."""
+
+    def __init__(self, pool: Pool, connect: Callable[[], ReadSide], *, messages_max: int) -> None:
+        super().__init__(pool, messages_max=messages_max)
+        self._connect = connect
+        self._connection: ReadSide | None = None
+
+    def on_receive(self, message: Any) -> None:
+        match message:
+            case ReadPage():
+                self._serve(message.request, lambda: self._read_page(message))
+            case CatchUp():
+                self._catch_up(message)
+            case Verify():
+                self._serve(message.request, lambda: self._verify(message))
+
+    def close(self) -> None:
+        """After the pool has stopped."""
+        if self._connection is not None:
+            self._connection.close()
+            self._connection = None
+
+    # -- what it is asked -------------------------------------------------------------------------
+
+    def _read_page(self, message: ReadPage) -> None:
+        selection = self._resolve(message.selection, message.session_id)
+        page = self._open().page(selection, message.limit, REPLY_PAYLOAD_BYTES_MAX)
+        message.request.ok(
+            {
+                "events": [event_view(event, message.raw) for event in page.events],
+                "next_after_seq": page.next_after_seq,
+                "end": page.end,
+            }
+        )
+
+    def _catch_up(self, message: CatchUp) -> None:
+        head_seq = 0
+        try:
+            head_seq = self._open().head().seq  # before the look for the stream, not after it
+            selection = self._resolve(message.selection, message.session_id)
+            page = self._open().page(selection, message.limit, REPLY_PAYLOAD_BYTES_MAX)
+        except NotFound:  # no such stream yet: nothing to catch up with
+            page = EventPage([], max(head_seq, message.selection.after_seq), True)
+        except Exception as error:  # noqa: BLE001 - the subscription ends with it
+            self._forget()
+            message.done(_as_unavailable(error))
+            return
+        message.done(page)
+
+    def _verify(self, verify: Verify) -> None:
+        reader = self._open()
+        if verify.head is None:
+            self._begin(verify, reader)
+        assert verify.head is not None
+        last = verify.head.seq if verify.to_seq is None else min(verify.to_seq, verify.head.seq)
+        if not verify.done and verify.next_seq <= last:
+            upto = min(verify.next_seq + SLICE_EVENTS - 1, last)
+            part = reader.check(verify.next_seq, upto, verify.prev_hash)
+            verify.checked += part.checked
+            verify.erased += part.erased
+            verify.prev_hash = part.head.hash
+            verify.next_seq = upto + 1
+            if part.first_bad_seq is not None:
+                verify.first_bad_seq = part.first_bad_seq
+            elif verify.next_seq <= last:
+                self.actor_ref.tell(verify)
+                return
+        verify.request.ok(
+            {
+                "valid": verify.first_bad_seq is None,
+                "checked": verify.checked,
+                "erased": verify.erased,
+                "head": head_view(verify.head),
+                "first_bad_seq": verify.first_bad_seq,
+            }
+        )
+
+    def _begin(self, verify: Verify, reader: ReadSide) -> None:
+        verify.head = reader.head()
+        verify.next_seq = verify.from_seq
+        expect = verify.expect
+        if expect is None:
+            return
+        if expect.seq > verify.head.seq:  # the tail that somebody saw is not there any more
+            verify.first_bad_seq, verify.done = verify.head.seq + 1, True
+        elif (GENESIS if expect.seq == 0 else reader.hash_at(expect.seq)) != expect.hash:
+            verify.first_bad_seq, verify.done = max(expect.seq, 1), True
+
+    # -- its connection ---------------------------------------------------------------------------
+
+    def _open(self) -> ReadSide:
+        if self._connection is None:
+            self._connection = self._connect()
+        return self._connection
+
+    def _forget(self) -> None:
+        """After a failure a new connection: the old one may hold what is broken."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                connection.close()
+            except Exception as error:  # noqa: BLE001 - it is dropped either way
+                log.warning("a reading connection did not close: %s", error)
+
+    def _resolve(self, selection: Selection, session_id: bytes | None) -> Selection:
+        if session_id is not None:
+            row = self._open().stream(SESSION, session_id)
+            if row is None or selection.principal not in (None, row.principal):
+                raise NotFound("there is no such session", field="session_id")
+            selection = selection._replace(stream=row.stream)
+        if selection.run_id is not None:
+            run = self._open().run(selection.run_id)
+            if run is None or selection.stream not in (None, run.stream):
+                raise NotFound("there is no such run", field="run_id")
+            selection = selection._replace(stream=run.stream)
+        return selection
+
+    def _serve(self, request: Request, work: Callable[[], None]) -> None:
+        try:
+            work()
+        except PalyraError as refusal:
+            request.fail(refusal)
+        except Exception as error:
+            self._forget()
+            log.exception("a read failed")
+            request.fail(_as_unavailable(error))
+        except BaseException as error:
+            self._forget()
+            request.fail(InternalFault(f"the reader failed: {type(error).__name__}"))
+            raise
+
+
+def _as_unavailable(error: Exception) -> PalyraError:
+    if isinstance(error, PalyraError):
+        return error
+    return StorageUnavailable(
+        f"the database could not be read: {error}",
+        hint="try again later",
+        detail={"outcome": "none"},
+    )

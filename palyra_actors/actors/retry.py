@@ -1,0 +1,125 @@
+"""Idempotency for ever: what a clash with the journal means for each unit of a group.
+
+An id that is stored with the same content is a retry and gets the first answer again; with other
+content it is refused. Where only some of a request's events are stored, the rest is written.
+"""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from palyra_actors.actors.work import Portion, Unit
+from palyra_actors.domain.catalog import ACTOR_NAMES, kind_name
+from palyra_actors.domain.chain import Stored, payload_digest
+from palyra_actors.domain.payload import same_content
+from palyra_actors.domain.session import Append, Draft
+from palyra_actors.errors import IdReused, Invalid, PalyraError
+from palyra_actors.storage.port import WriteSide
+from palyra_actors.wire.messages import EventResult
+
+
+class Verdict(NamedTuple):
+    """Refused with an error, answered with results, or (neither) to be decided anew."""
+
+    error: PalyraError | None = None
+    answer: list[EventResult] | None = None
+
+
+def judge_refused(storage: WriteSide, unit: Unit) -> Verdict:
+    """A unit that an entity refused. Its refusal stands unless all of it is stored."""
+    drafts = unit.drafts()
+    known = storage.known([draft.event_id for _, _, _, draft in drafts])
+    if not known:
+        return Verdict(unit.error)
+    error = _compare(unit, known)
+    if error is not None:
+        return Verdict(error)
+    return Verdict(unit.error) if len(known) < len(drafts) else Verdict(answer=_answer(unit))
+
+
+def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
+    """The units of a group that clash, each with its verdict; the others may be staged again."""
+    known = storage.known([draft.event_id for unit in units for _, _, _, draft in unit.drafts()])
+    known_runs = storage.known_runs(
+        [run_id for unit in units for p in unit.portions for run_id, _, is_new in p.runs if is_new]
+    )
+    verdicts: dict[Unit, Verdict] = {}
+    seen: set[bytes] = set()
+    for unit in units:
+        ids = [draft.event_id for _, _, _, draft in unit.drafts()]
+        if any(event_id in known for event_id in ids):
+            error = _compare(unit, known)
+            if error is not None:
+                verdicts[unit] = Verdict(error)
+            elif all(event_id in known for event_id in ids):
+                verdicts[unit] = Verdict(answer=_answer(unit))
+            else:
+                _drop_known(unit, known)
+                verdicts[unit] = Verdict()
+            continue
+        new_runs = [run_id for p in unit.portions for run_id, _, is_new in p.runs if is_new]
+        if any(run_id in known_runs for run_id in new_runs):
+            verdicts[unit] = Verdict()  # decided anew, its session finds the run in the file
+        elif seen.intersection(ids) or seen.intersection(new_runs):
+            verdicts[unit] = Verdict()  # the same id earlier in this group: after that is durable
+        elif len(set(new_runs)) < len(new_runs):
+            verdicts[unit] = Verdict(
+                Invalid(
+                    "one run cannot begin in two sessions",
+                    field="run_id",
+                    hint="a run lives in one session; give each session its own",
+                )
+            )
+        else:
+            seen.update(ids, new_runs)
+    return verdicts
+
+
+def _compare(unit: Unit, known: dict[bytes, Stored]) -> PalyraError | None:
+    """The error for the first event whose id is stored with other content. Fills `unit.echo`."""
+    for index, portion, _, draft in unit.drafts():
+        stored = known.get(draft.event_id)
+        if stored is None:
+            continue
+        if not _same(unit, portion, draft, stored):
+            return IdReused(
+                "this event id was used before with other content",
+                field=f"events[{index}].event_id",
+                hint="give every new event an id of its own",
+            )
+        unit.echo[index] = EventResult(
+            unit.event_ids[index], stored.seq, stored.stream_seq, stored.hash, True, stored.redacted
+        )
+    return None
+
+
+def _same(unit: Unit, portion: Portion, draft: Draft, stored: Stored) -> bool:
+    return (
+        stored.stream == "session"
+        and stored.stream_id == portion.stream_id
+        and stored.run_id == draft.run_id
+        and stored.kind == kind_name(draft.kind)
+        and stored.actor == ACTOR_NAMES[draft.actor]
+        and stored.ts_ms == draft.ts_ms
+        and stored.principal == unit.request.principal
+        and (
+            payload_digest(draft.payload) == stored.payload_sha256
+            if stored.payload is None
+            else same_content(draft.payload, stored.payload)
+        )
+    )
+
+
+def _answer(unit: Unit) -> list[EventResult]:
+    return unit.results(iter(()))
+
+
+def _drop_known(unit: Unit, known: dict[bytes, Stored]) -> None:
+    """Leave in the unit what is not stored yet; the rest is in `unit.echo`."""
+    for portion in unit.portions:
+        left = [
+            (index, draft)
+            for index, draft in zip(portion.indices, portion.command.drafts, strict=True)
+            if draft.event_id not in known
+        ]
+        portion.indices = [index for index, _ in left]
+        portion.command = Append([draft for _, draft in left], portion.command.expected_seq)

@@ -1,0 +1,71 @@
+"""A session as an actor: `domain.session` with the file behind it."""
+
+from collections.abc import Sequence
+from typing import ClassVar, Final
+
+from palyra_actors.actors.entity import Entity
+from palyra_actors.actors.work import Portion, Tail
+from palyra_actors.domain import session as domain
+from palyra_actors.domain.catalog import SESSION
+from palyra_actors.domain.session import Draft, Run, Session
+from palyra_actors.errors import Invalid, NotFound
+
+RUNS_RESIDENT_MAX: Final = 256
+"""Runs that an idle session remembers; others are asked of the file again."""
+
+
+class SessionActor(Entity):
+    """Appends to one session, in the order in which they were sent."""
+
+    kind: ClassVar[int] = SESSION
+
+    def _load(self, portion: Portion) -> tuple[Session, Tail]:
+        row = self._house.reader.stream(SESSION, self.stream_id)
+        if row is None:
+            principal = portion.unit.request.principal
+            stream = self._tail.stream if self._tail is not None else self._house.next_stream()
+            return Session(), Tail(stream, SESSION, self.stream_id, principal)
+        tail = Tail(row.stream, SESSION, self.stream_id, row.principal)
+        tail.created_ms = row.created_ms
+        tail.seq = row.tail_seq
+        tail.exists = True
+        return Session(last_seq=row.stream_seq), tail
+
+    def _decide(self, state: Session, portion: Portion) -> Session:
+        request, tail = portion.unit.request, self._tail
+        assert tail is not None
+        if tail.principal != request.principal:
+            if state.last_seq == 0:
+                tail.principal = request.principal  # its first writer failed; this one is first now
+            elif not request.admin:
+                raise NotFound("there is no such session", field="session_id")
+        command = portion.command
+        state = self._with_runs(state, command.drafts, tail)
+        event = domain.decide(state, command)
+        after = domain.evolve(state, event)
+        if after.runs is not state.runs:
+            portion.runs = tuple(domain.changed_runs(state, after))
+        return after
+
+    def _with_runs(self, state: Session, drafts: Sequence[Draft], tail: Tail) -> Session:
+        """The state, knowing every run that the drafts name and the file has."""
+        known, found = state.runs, {}
+        for draft in drafts:
+            run_id = draft.run_id
+            if run_id is None or run_id in known or run_id in found:
+                continue
+            row = self._house.reader.run(run_id)
+            if row is None:
+                continue
+            if row.stream != tail.stream:
+                raise Invalid(
+                    "this run belongs to another session",
+                    field="run_id",
+                    hint="a run lives in one session for ever; start another run",
+                )
+            found[run_id] = Run(row.state, row.first, row.last)
+        if not found and len(known) < RUNS_RESIDENT_MAX:
+            return state
+        if len(known) >= RUNS_RESIDENT_MAX and not self._pending:
+            known = {}
+        return Session(state.last_seq, state.status, {**known, **found})

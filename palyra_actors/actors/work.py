@@ -1,0 +1,220 @@
+"""What travels between the actors: requests, and the units of work that they become.
+
+A *request* is one frame and who is to be answered. A *unit* is the atomic change that it asks
+for; its *portions* are the shares of the entities that it touches. A unit is written when every
+portion is decided, and answered once.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from palyra_actors.domain.session import Append, Draft, Run, Session
+from palyra_actors.errors import PalyraError, StorageUnavailable
+from palyra_actors.runtime.actor import Ref
+from palyra_actors.wire import codec
+from palyra_actors.wire.messages import EventResult
+
+
+class Peer(Protocol):
+    """Whoever sent a request: a connection of the door, or a caller in this process."""
+
+    principal: str
+    role: str
+
+    def send(self, frame: bytes) -> None:
+        """Queue a frame for the peer. From any thread; never blocks, never raises."""
+        ...
+
+
+class Tally:
+    """What became of the requests: received = ok + refused + unknown + closed at rest."""
+
+    __slots__ = ("closed", "ok", "overloaded", "received", "refused", "unknown")
+
+    def __init__(self) -> None:
+        self.received = self.ok = self.refused = self.unknown = self.closed = 0
+        self.overloaded = 0  # of the refused
+
+
+class Request:
+    """One frame's envelope, and the way back to who sent it.
+
+    `arrived` is monotonic, in seconds. `ok` or `fail` is called once; later calls do nothing.
+    """
+
+    __slots__ = (
+        "admin", "answered", "arrived", "budget_ms", "id", "peer", "principal", "tally",
+        "traceparent",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        peer: Peer,
+        request_id: codec.RequestId,
+        arrived: float,
+        tally: Tally,
+    ) -> None:
+        self.peer = peer
+        self.id = request_id
+        self.arrived = arrived
+        self.tally = tally
+        self.answered = False
+        self.budget_ms: int | None = None
+        self.traceparent: str | None = None
+        self.principal = peer.principal
+        self.admin = peer.role == "admin"
+
+    def ok(self, body: Any) -> None:
+        """Answer with a body."""
+        self.reply(codec.encode_ok(self.id, body))
+
+    def reply(self, frame: bytes) -> None:
+        """Answer with an `ok` that is encoded already."""
+        if not self.answered:
+            self.answered = True
+            self.tally.ok += 1
+            self.peer.send(frame)
+
+    def fail(self, error: PalyraError) -> None:
+        """Answer with an error."""
+        if not self.answered:
+            self.answered = True
+            if error.outcome == "unknown":
+                self.tally.unknown += 1
+            else:
+                self.tally.refused += 1
+                self.tally.overloaded += error.code == "overloaded"
+            self.peer.send(codec.encode_err(self.id, error))
+
+    def item(self, body: Any) -> None:
+        """Send one item of a stream."""
+        self.peer.send(codec.encode_item(self.id, body))
+
+
+class Tail:
+    """Where a stream ends in the file. Made by the entity when it wakes, then the writer's own.
+
+    `seq` is that of the stream's last durable event, 0 where there is none. `exists`: the stream
+    has its row.
+    """
+
+    __slots__ = ("created_ms", "exists", "kind", "principal", "seq", "stream", "stream_id")
+
+    def __init__(self, stream: int, kind: int, stream_id: bytes, principal: str) -> None:
+        self.stream = stream
+        self.kind = kind
+        self.stream_id = stream_id
+        self.principal = principal
+        self.created_ms = 0
+        self.seq = 0
+        self.exists = False
+
+
+class EntityCalls(Protocol):
+    """What desk, unit and writer ask of an entity."""
+
+    @property
+    def actor_ref(self) -> Ref[Any]: ...
+
+    def rewind(self, portion: "Portion") -> None:
+        """Return to the state before the portion and take it and all later ones anew."""
+        ...
+
+    def go_on(self) -> None:
+        """The unit that you held back for is complete."""
+        ...
+
+
+class Portion:
+    """One entity's share of a unit.
+
+    Once `decided`: the drafts are numbered `first_seq`, `first_seq + 1`, … in the stream that
+    `tail` ends, `before` is the state to return to if the unit fails, and `runs` are the runs that
+    change (id, run, whether it is new).
+    """
+
+    __slots__ = (
+        "before", "command", "decided", "entity", "first_seq", "indices", "runs", "stream_id",
+        "tail", "unit",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        unit: "Unit",
+        entity: EntityCalls,
+        stream_id: bytes,
+        command: Append,
+        indices: Sequence[int],
+    ) -> None:
+        self.unit = unit
+        self.entity = entity
+        self.stream_id = stream_id
+        self.command = command
+        self.indices = indices
+        self.decided = False
+        self.first_seq = 0
+        self.before: Session | None = None
+        self.tail: Tail | None = None
+        self.runs: Sequence[tuple[bytes, Run, bool]] = ()
+
+
+class Unit:
+    """One request's atomic change.
+
+    `left` counts the portions that are not decided. `error`: it was refused, and is answered so
+    unless it turns out to be a retry of what is stored. `settled`: it was answered, its portions
+    mean nothing any more. `echo` holds the answers of events that were stored before, by their
+    place in the request; `repeats` maps the place of an event that stands twice in the request to
+    its first place.
+    """
+
+    __slots__ = (
+        "echo", "error", "event_ids", "left", "payload_bytes", "portions", "repeats", "request",
+        "settled",
+    )  # fmt: skip
+
+    def __init__(self, request: Request, event_ids: Sequence[str], payload_bytes: int = 0) -> None:
+        self.request = request
+        self.event_ids = event_ids
+        self.portions: list[Portion] = []
+        self.left = 0
+        self.error: PalyraError | None = None
+        self.settled = False
+        self.payload_bytes = payload_bytes
+        self.echo: dict[int, EventResult] = {}
+        self.repeats: dict[int, int] = {}
+
+    def drafts(self) -> list[tuple[int, Portion, int, Draft]]:
+        """Every draft with its place in the request, its portion and its place in that."""
+        rows = [
+            (index, portion, place, draft)
+            for portion in self.portions
+            for place, (index, draft) in enumerate(
+                zip(portion.indices, portion.command.drafts, strict=True)
+            )
+        ]
+        rows.sort(key=lambda row: row[0])
+        return rows
+
+    def results(self, written: Iterator[EventResult]) -> list[EventResult]:
+        """The answer, in the request's order: what was written now, before, and said twice."""
+        echo, repeats = self.echo, self.repeats
+        if not echo and not repeats:
+            return list(written)
+        results: list[EventResult] = []
+        for index in range(len(self.event_ids)):
+            first = repeats.get(index)
+            if first is not None:
+                results.append(msgspec.structs.replace(results[first], duplicate=True))
+            else:
+                results.append(echo[index] if index in echo else next(written))
+        return results
+
+
+def stopping() -> StorageUnavailable:
+    """The answer to whatever comes while the engine stops."""
+    return StorageUnavailable(
+        "the engine is stopping", hint="connect again later", detail={"outcome": "none"}
+    )

@@ -1,0 +1,430 @@
+"""The one that owns the database connection and commits groups.
+
+    ready ──units──▶ staging ──▶ committing ──▶ ready          (a group under way)
+                        │            └─ failed: unknown ──▶ failing ──reopened──▶ ready
+                        └─ clash: sift, send back, stage the rest
+
+Units come decided and numbered, in the order in which they are to be written; a group is what has
+come while the group before it was committed. Staging happens on the loop, COMMIT on the
+committer's thread, so that the disk's time is the next group's time to gather.
+
+A unit that cannot be written fails alone: its entities are sent back, with all that they decided
+after it, and the rest of the group is staged again at once.
+"""
+
+import logging
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, ClassVar, Final
+
+from palyra_actors.actors.committer import Committed, Committer
+from palyra_actors.actors.group import Group, lay_out, prepare_answers
+from palyra_actors.actors.retry import Verdict, judge_refused, sift
+from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
+from palyra_actors.errors import InternalFault, PalyraError, StorageUnavailable
+from palyra_actors.runtime.actor import PooledActor
+from palyra_actors.runtime.dispatcher import Loop
+from palyra_actors.storage.port import Clash, Head, WriteSide
+
+log = logging.getLogger(__name__)
+
+REOPEN_S: Final = 0.25
+"""How often a writer whose file cannot be opened tries again."""
+
+INLINE_COMMIT_S: Final = 0.002
+"""A lone unit is committed on the loop's thread while commits lately took no longer than this.
+
+It saves two thread switches, a third of the latency of one event in flight
+(`bench/bench_append.py`); a slower disk would stall the loop.
+"""
+
+GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
+"""Payload bytes of a group, within one request: what a commit may take to sync."""
+
+
+@dataclass(frozen=True, slots=True)
+class WriterStatistics:
+    """Counts since the start, and what is under way now."""
+
+    groups: int
+    events: int
+    events_max: int
+    waiting: int
+    failing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One group's times, monotonic seconds, and the arrival of each of its requests."""
+
+    began: float
+    staged: float
+    ended: float
+    events: int
+    arrived: list[float]
+    late: int
+
+
+class Work:
+    """There are units."""
+
+
+class Writer(PooledActor):
+    """Stages and commits. `published` gets each durable group, `measured` its times."""
+
+    late: ClassVar[bool] = True
+
+    def __init__(
+        self,
+        loop: Loop,
+        storage: WriteSide,
+        *,
+        group_events_max: int,
+        budget_ms: int,
+        published: Callable[[Group], None],
+        measured: Callable[[Measured], None],
+    ) -> None:
+        super().__init__(loop)
+        self._loop = loop
+        self._storage = storage
+        self._group_events_max = group_events_max
+        self._budget_ms = budget_ms
+        self._published = published
+        self._measured = measured
+        self._committer = Committer(loop.clock, self._pass_on)
+        self._queue: deque[Unit] = deque()
+        self._told = False
+        self._group: Group | None = None
+        self._staged_at = 0.0
+        self._commit_s = 1.0  # a running mean; pessimistic until measured
+        self._failing: str | None = None
+        self._tidy_wanted = False
+        self._tidying = False
+        self._groups = self._events = self._events_max = 0
+        self._names = storage.names()
+        self._head = storage.head()
+
+    # -- calls of others, on the loop's thread ---------------------------------------------------
+
+    def submit(self, unit: Unit) -> None:
+        """Queue a unit: all its portions are decided, or it is refused."""
+        self._queue.append(unit)
+        self._tell()
+
+    def tidy(self) -> None:
+        """Before the next group, let the WAL start anew. Any thread."""
+        self._tidy_wanted = True
+
+    def refuse(self, reason: str) -> None:
+        """Write nothing more: every unit is answered `unavailable`."""
+        self._failing = reason
+
+    @property
+    def head(self) -> Head:
+        """The last durable event."""
+        return self._head
+
+    @property
+    def busy(self) -> bool:
+        """Something is queued or under way."""
+        return bool(self._queue) or self._group is not None
+
+    def statistics(self) -> WriterStatistics:
+        return WriterStatistics(
+            self._groups, self._events, self._events_max, len(self._queue), self._failing
+        )
+
+    def close(self, wait_s_max: float) -> bool:
+        """After the loop has stopped: let the last COMMIT end and close the file."""
+        ended = self._committer.stop(wait_s_max)
+        if ended:
+            for unit in self._queue:
+                self._fail(unit, stopping())
+            self._storage.close()
+        return ended
+
+    # -- its life ---------------------------------------------------------------------------------
+
+    def on_start(self) -> None:
+        self._committer.start()
+
+    def on_receive(self, message: Any) -> None:
+        del message
+        self._told = False
+        if self._group is None:
+            self._start_groups()
+
+    def on_failed(self, message: Any, error: BaseException) -> None:
+        """A fault in the writer's own code. What is under way has an unknown outcome; the file is
+        opened anew and what it says is where the writer goes on from.
+        """
+        del message
+        self._told = False
+        group, self._group = self._group, None
+        if group is not None:
+            self._recover(group, error)
+        self._tell()
+
+    def _start_groups(self) -> None:
+        """Stage what waits, until a COMMIT is under way or nothing is left."""
+        while self._queue and self._group is None and not self._tidying:
+            if self._tidy_wanted and self._failing is None:
+                self._tidy_wanted, self._tidying = False, True
+                self._committer.tidy(self._storage, lambda: self._loop.call_soon(self._tidied))
+                return
+            units = self._take()
+            if self._failing is not None:
+                fault = self._unavailable()
+                self._eject(units, dict.fromkeys(units, fault))
+                continue
+            while units and self._group is None:
+                units = self._stage(units)
+
+    def _take(self) -> list[Unit]:
+        """The next group's units; those that are refused are answered on the way."""
+        units: list[Unit] = []
+        events = payload_bytes = 0
+        while self._queue and events < self._group_events_max and payload_bytes < GROUP_BYTES_MAX:
+            unit = self._queue.popleft()
+            if unit.settled:
+                continue
+            if unit.error is not None:
+                if units:
+                    self._queue.appendleft(unit)  # what it rests on is written first
+                    break
+                self._answer_refused(unit)
+                continue
+            units.append(unit)
+            events += len(unit.event_ids)
+            payload_bytes += unit.payload_bytes
+        return units
+
+    def _stage(self, units: list[Unit]) -> list[Unit]:
+        """Stage and commit; or the units that are left to stage after a clash."""
+        clock = self._loop.clock
+        group = Group(units, self._head, clock.monotonic(), clock.wall_ms())
+        self._group = group
+        lay_out(group, self._names)
+        try:
+            self._storage.stage(group.batch)
+        except Clash as clash:
+            self._group = None
+            return self._without_clashes(group, clash)
+        except StorageUnavailable as fault:
+            self._group = None
+            log.error("a group could not be written: %s", fault)
+            self._eject(units, dict.fromkeys(units, fault))
+            return []
+        self._staged_at = clock.monotonic()
+        if len(units) == 1 and not self._queue and self._commit_s < INLINE_COMMIT_S:
+            result = self._committer.commit_here(self._storage)
+            prepare_answers(group)
+            self._finish(result)
+            return []
+        self._committer.commit(self._storage)
+        prepare_answers(group)
+        return []
+
+    def _tidied(self) -> None:
+        self._tidying = False
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._queue and not self._told:
+            self._told = True
+            self.actor_ref.tell(Work())
+
+    def _pass_on(self, result: Committed) -> None:
+        self._loop.call_soon(lambda: self._committed(result))
+
+    def _committed(self, result: Committed) -> None:
+        try:
+            self._finish(result)
+            if self._queue and self._group is None:
+                self._start_groups()
+        except BaseException as error:  # noqa: BLE001 - outside a turn, but the actor's failure
+            self._failed(result, error)
+
+    def _finish(self, result: Committed) -> None:
+        """COMMIT returned: everything learns how it ended, once a group."""
+        group = self._group
+        assert group is not None
+        self._commit_s += (result.ended - self._staged_at - self._commit_s) / 8
+        if result.error is not None:
+            self._group = None
+            self._recover(group, result.error)
+        else:
+            self._settle(group, result.ended)
+            self._group = None
+
+    def _settle(self, group: Group, ended: float) -> None:
+        self._head = group.after
+        self._names.update(group.names)
+        for tail, seq in group.tails.items():
+            tail.seq = seq
+            tail.exists = True
+        events = len(group.batch.events)
+        self._groups += 1
+        self._events += events
+        self._events_max = max(self._events_max, events)
+        late, arrived = 0, []
+        commit_ms = (ended - group.began) * 1000
+        for unit, results in group.answers:
+            request = unit.request
+            unit.settled = True
+            total_ms = (ended - request.arrived) * 1000
+            budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
+            within = budget_ms == 0 or total_ms <= budget_ms
+            late += not within
+            arrived.append(request.arrived)
+            request.ok(
+                {
+                    "results": results,
+                    "timing": {
+                        "queued_ms": (group.began - request.arrived) * 1000,
+                        "commit_ms": commit_ms,
+                        "total_ms": total_ms,
+                        "within_budget": within,
+                    },
+                }
+            )
+        self._published(group)
+        self._measured(Measured(group.began, self._staged_at, ended, events, arrived, late))
+
+    # -- what fails -------------------------------------------------------------------------------
+
+    def _answer_refused(self, unit: Unit) -> None:
+        """A refusal, unless all of it is stored already: then it is the first answer again."""
+        assert unit.error is not None
+        try:
+            verdict = judge_refused(self._storage, unit)
+        except Exception as error:  # noqa: BLE001 - the refusal stands whatever the file says
+            log.warning("a refused request could not be looked up: %s", error)
+            verdict = Verdict(unit.error)
+        self._pronounce(unit, verdict)
+
+    def _without_clashes(self, group: Group, clash: Clash) -> list[Unit]:
+        verdicts = sift(self._storage, group.units)
+        if not verdicts:
+            log.error("a group clashed with the file and no unit of it does: %s", clash)
+            fault = InternalFault("the group contradicts the file", detail={"outcome": "none"})
+            self._eject(group.units, dict.fromkeys(group.units, fault))
+            return []
+        return self._eject(group.units, verdicts)
+
+    def _eject(self, units: list[Unit], bad: "dict[Unit, Any]") -> list[Unit]:
+        """Take units out, and all that their entities decided after them; the others remain.
+
+        `bad` maps a unit to its verdict or error. What was decided after it goes back to its
+        entities, who decide it anew. The queue is cleared of it, too.
+        """
+        tainted: dict[EntityCalls, Portion] = {}
+        keep: list[Unit] = []
+        sent_back: list[Unit] = []
+        queue, self._queue = self._queue, deque()
+        for place, unit in enumerate([*units, *queue]):
+            affected = unit in bad or any(p.entity in tainted for p in unit.portions)
+            if affected and unit.error is not None and len(unit.portions) > 1:
+                self._fail(unit, unit.error)  # refused by one of several: it stays refused
+                continue
+            if not affected:
+                if place < len(units):
+                    keep.append(unit)
+                else:
+                    self._queue.append(unit)
+                continue
+            for portion in unit.portions:
+                tainted.setdefault(portion.entity, portion)
+            sent_back.append(unit)
+        for unit in sent_back:
+            unit.left = len(unit.portions)
+            unit.error = None
+            for portion in unit.portions:
+                portion.decided = False
+            verdict = bad.get(unit)
+            if isinstance(verdict, PalyraError):
+                self._fail(unit, verdict)
+            elif verdict is not None:
+                self._pronounce(unit, verdict)
+        for entity, portion in tainted.items():
+            entity.rewind(portion)
+        return keep
+
+    def _pronounce(self, unit: Unit, verdict: "Verdict") -> None:
+        if verdict.error is not None:
+            self._fail(unit, verdict.error)
+        elif verdict.answer is not None:
+            unit.settled = True
+            now = self._loop.clock.monotonic()
+            total_ms = (now - unit.request.arrived) * 1000
+            unit.request.ok(
+                {
+                    "results": verdict.answer,
+                    "timing": {
+                        "queued_ms": total_ms,
+                        "commit_ms": 0.0,
+                        "total_ms": total_ms,
+                        "within_budget": total_ms <= (unit.request.budget_ms or self._budget_ms),
+                    },
+                }
+            )
+
+    def _fail(self, unit: Unit, error: PalyraError) -> None:
+        unit.settled = True
+        unit.request.fail(error)
+
+    # -- a COMMIT that failed ---------------------------------------------------------------------
+
+    def _recover(self, group: Group, error: BaseException) -> None:
+        """The outcome is open: drop the connection, read the head again, and say `unknown`."""
+        log.error("a COMMIT failed: %s", error)
+        self._failing = str(error)
+        unknown = StorageUnavailable(
+            f"the commit failed half way: {error}",
+            hint="send the same request with the same ids again",
+            detail={"outcome": "unknown"},
+        )
+        for unit in group.units:
+            unit.request.fail(unknown)
+        self._reopen(group)
+
+    def _reopen(self, group: Group) -> None:
+        try:
+            head = self._storage.reopen()
+            names = self._storage.names()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
+            self._failing = f"the database cannot be opened again: {error}"
+            log.error("%s", self._failing)
+            fault = self._unavailable()
+            waiting = list(self._queue)
+            self._queue.clear()
+            self._eject(waiting, dict.fromkeys(waiting, fault))
+            self._loop.call_later(REOPEN_S, lambda: self._reopen(group))
+            return
+        self._failing = None
+        self._names = names
+        if head == group.after:
+            self._head = head
+            for tail, seq in group.tails.items():
+                tail.seq = seq
+                tail.exists = True
+            for unit in group.units:
+                unit.settled = True
+            self._published(group)
+        else:
+            if head != group.before:
+                log.critical("after a failed COMMIT the head is %s, not %s", head, group.before)
+            self._head = head
+            gone = StorageUnavailable("lost", detail={"outcome": "unknown"})
+            self._eject(group.units, dict.fromkeys(group.units, gone))
+        if self._queue and self._group is None:
+            self._start_groups()
+
+    def _unavailable(self) -> StorageUnavailable:
+        return StorageUnavailable(
+            f"storage is failing: {self._failing}",
+            hint="nothing was stored; send it again later",
+            retry_after_ms=int(REOPEN_S * 1000),
+            detail={"outcome": "none"},
+        )

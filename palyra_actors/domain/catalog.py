@@ -1,0 +1,64 @@
+"""Stored names and the numbers they are kept under. Both are for ever: add, never change.
+
+A kind of the client's own (`x.…`) is stored as its name. Kinds from 100 on are the engine's own.
+"""
+
+import re
+from typing import Final
+
+# -- streams: one an entity; runs and approvals live in their session's ------------------------
+SESSION: Final = 1
+STREAM_NAMES: Final[dict[int, str]] = {
+    SESSION: "session",
+    2: "canvas",
+    3: "cron",
+    4: "memory",
+    5: "system",
+}
+
+# -- who did it ---------------------------------------------------------------------------------
+ACTOR_NAMES: Final[dict[int, str]] = {1: "user", 2: "agent", 3: "system", 4: "plugin"}
+ACTOR_NUMBERS: Final[dict[str, int]] = {name: number for number, name in ACTOR_NAMES.items()}
+
+# -- what happened ------------------------------------------------------------------------------
+RUN_COMPLETED: Final = 6
+RUN_FAILED: Final = 7
+KIND_NAMES: Final[dict[int, str]] = {
+    1: "message_received",
+    2: "model_token",
+    3: "tool_proposed",
+    4: "tool_executed",
+    5: "a2ui_updated",
+    RUN_COMPLETED: "run_completed",
+    RUN_FAILED: "run_failed",
+}
+CLIENT_KINDS: Final[dict[str, int]] = {name: number for number, name in KIND_NAMES.items()}
+_OWN_KIND: Final = re.compile(r"x\.[a-z0-9_.]{1,62}\Z")
+
+
+def kind_from_client(name: str) -> int | str | None:
+    """What a client's kind is stored as, or None if a client may not use that name."""
+    number = CLIENT_KINDS.get(name)
+    if number is not None:
+        return number
+    return name if _OWN_KIND.match(name) else None
+
+
+def kind_name(stored: int | str) -> str:
+    """The name of a stored kind."""
+    return stored if isinstance(stored, str) else KIND_NAMES[stored]
+
+
+# -- runs ---------------------------------------------------------------------------------------
+RUN_IN_PROGRESS: Final = 1
+RUN_DONE: Final = 2
+RUN_STATE_FAILED: Final = 3
+RUN_STATES: Final[dict[int, str]] = {
+    RUN_IN_PROGRESS: "in_progress",
+    RUN_DONE: "done",
+    RUN_STATE_FAILED: "failed",
+    4: "cancelled",
+    5: "pending",
+    6: "accepted",
+}
+RUN_ENDS: Final[dict[int | str, int]] = {RUN_COMPLETED: RUN_DONE, RUN_FAILED: RUN_STATE_FAILED}

@@ -1,0 +1,441 @@
+"""The engine: wires everything, starts bottom-up, stops top-down. Embedded or behind a door.
+
+    lock ─▶ file, migrations ─▶ loop, readers, checkpoints ─▶ desk ─▶ (door)
+
+    with Engine.open("agents.db") as engine:
+        session = engine.sessions.open()
+        session.append("message_received", {"text": "hello"}, actor="user")
+
+An embedded caller's requests take the same way as a client's, frame by frame: same semantics,
+same errors, no socket.
+"""
+
+import contextlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, Final, Self
+
+import palyra_actors
+from palyra_actors import limits
+from palyra_actors.actors.checkpointer import Checkpoints
+from palyra_actors.actors.desk import Desk, Office
+from palyra_actors.actors.directory import Directory
+from palyra_actors.actors.entity import House
+from palyra_actors.actors.feed import Feed
+from palyra_actors.actors.group import Group
+from palyra_actors.actors.latency import Latency
+from palyra_actors.actors.reader import Reader
+from palyra_actors.actors.views import head_view
+from palyra_actors.actors.work import Request, Tally, stopping
+from palyra_actors.actors.writer import Measured, Writer
+from palyra_actors.api.operations import Operations
+from palyra_actors.clock import Clock, SystemClock
+from palyra_actors.config import Config
+from palyra_actors.errors import OpenRefused
+from palyra_actors.limits import RECENT_LIMIT_MAX
+from palyra_actors.runtime.dispatcher import Loop, Pool
+from palyra_actors.runtime.supervisor import RestartPolicy
+from palyra_actors.storage.connection import open_checkpointer, open_reader, open_writer
+from palyra_actors.storage.journal import JournalReader, JournalWriter
+from palyra_actors.storage.lock import DatabaseLock
+from palyra_actors.storage.migrations import migrate
+from palyra_actors.storage.upkeep import Checkpointer, wal_bytes
+
+STOP_S_MAX: Final = 5.0
+READER_CACHE_BYTES: Final = 16 * 1024 * 1024
+OWNER_LOOK_S: Final = 0.5
+
+
+class _LocalPeer:
+    """This process, as the desk sees it."""
+
+    principal = "local"
+    role = "admin"
+
+    def __init__(self, deliver: Callable[[bytes], None]) -> None:
+        self._deliver: Callable[[bytes], None] | None = deliver
+        self._lock = threading.Lock()
+
+    def send(self, frame: bytes) -> None:
+        with self._lock:
+            if self._deliver is not None:
+                self._deliver(frame)
+
+    def close(self) -> None:
+        with self._lock:
+            self._deliver = None
+
+
+class _LocalConnection:
+    """What `Operations` sends through: straight to the desk, in the loop's thread."""
+
+    def __init__(self, engine: "_Works", peer: _LocalPeer) -> None:
+        self._works = engine
+        self._peer = peer
+
+    def send(self, frame: bytes) -> None:
+        works, peer = self._works, self._peer
+        works.loop.call_soon(lambda: works.desk.serve(peer, frame))
+
+    def close(self) -> None:
+        self._peer.close()
+        self._works.loop.call_soon(lambda: self._works.feed.drop_peer(self._peer))
+
+
+class _Works:
+    """Everything that runs, in the order in which it starts."""
+
+    def __init__(self, path: Path, config: Config, clock: Clock, vfs: str | None) -> None:
+        self.path, self.config, self.clock, self.vfs = path, config, clock, vfs
+        self.started = clock.monotonic()
+        self.tally = Tally()
+        with contextlib.ExitStack() as undo:
+            self.lock = DatabaseLock.acquire(path)
+            undo.callback(self.lock.release)
+            self.file = os.path.realpath(path)
+            writing = JournalWriter(self._connect_writer)
+            undo.callback(writing.close)
+            self.reading = JournalReader(
+                open_reader(self.file, cache_bytes=READER_CACHE_BYTES, vfs=vfs)
+            )
+            undo.callback(self.reading.close)
+            self._wire(writing)
+            undo.pop_all()
+
+    def _connect_writer(self) -> Any:
+        storage = self.config.storage
+        connection = open_writer(
+            self.file,
+            synchronous=storage.synchronous,
+            cache_bytes=storage.cache_bytes,
+            wal_keep_bytes=storage.wal_keep_bytes,
+            vfs=self.vfs,
+        )
+        try:
+            migrate(connection, self.file)
+        except BaseException:
+            connection.close()
+            raise
+        return connection
+
+    def _wire(self, writing: JournalWriter) -> None:
+        actors, storage, budget = self.config.actors, self.config.storage, self.config.budget
+        self.loop = Loop("palyra-loop", self.clock, actors.turn_messages_max)
+        self.pool = Pool("palyra-reader", storage.readers)
+        self.latency = Latency.launch(self.loop)
+        self.writer = Writer.launch(
+            self.loop,
+            writing,
+            group_events_max=budget.group_events_max,
+            budget_ms=budget.write_ms,
+            published=self._published,
+            measured=self._measured,
+        )
+        self.next_stream = writing.last_stream()
+        self.house = House(
+            loop=self.loop,
+            reader=self.reading,
+            submit=self.writer.submit,
+            next_stream=self._next_stream,
+            restarts=RestartPolicy(
+                actors.restart_backoff_ms,
+                actors.restart_backoff_ms_max,
+                actors.restarts_max,
+                actors.restart_window_seconds,
+            ),
+        )
+        self.directory = Directory(
+            self.house,
+            resident_max=actors.resident_max,
+            idle_s=actors.idle_seconds,
+            mailbox_messages_max=actors.mailbox_messages_max,
+        )
+        self.readers = [
+            Reader.launch(self.pool, self._connect_reader, messages_max=actors.reader_queue_max)
+            for _ in range(storage.readers)
+        ]
+        self.feed = Feed(
+            self.loop,
+            self.reading.last(RECENT_LIMIT_MAX),
+            self.writer.head,
+            lambda message: self.desk.to_reader(message),
+        )
+        self.desk = Desk(
+            Office(
+                tally=self.tally,
+                directory=self.directory,
+                feed=self.feed,
+                readers=[reader.actor_ref for reader in self.readers],
+                head=lambda: self.writer.head,
+                monotonic=self.clock.monotonic,
+                hello=self.hello,
+                health=self.health,
+                stats=self.stats,
+                requests_max=self.config.door.requests_max,
+            )
+        )
+        self.checkpoints = Checkpoints(self._open_checkpointer, self.writer.tidy)
+        self.door: Any = None
+        self.endpoint: str | None = None
+        self.replaced = False
+
+    def start(self) -> None:
+        self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
+        self.pool.start()
+        self.loop.start()
+        self.checkpoints.start()
+
+    def serve(self, endpoint: str) -> str:
+        from palyra_actors.actors.door import Door
+
+        if self.door is not None:
+            raise OpenRefused("this engine has a door already", hint="open one engine a door")
+        door = Door(
+            self.loop,
+            self.desk,
+            self.feed,
+            peers_max=self.config.door.peers_max,
+            peer_reply_bytes_max=self.config.door.peer_reply_bytes_max,
+        )
+        self.endpoint = door.open(endpoint)
+        self.door = door
+
+        def attach() -> None:
+            self.loop.attach(door)
+            self.loop.after_round(door.flush)
+
+        self.loop.call_soon(attach)
+        return self.endpoint
+
+    def stop(self, wait_s_max: float) -> bool:
+        """Refuse what is new, answer what is under way, then close from the top down."""
+        deadline = time.monotonic() + wait_s_max
+        self._wait_until_quiet(deadline)
+        left = max(0.1, deadline - time.monotonic())
+        stopped = self.loop.stop(left)
+        stopped &= self.pool.stop(left)
+        stopped &= self.checkpoints.stop(left)
+        if stopped:
+            for reader in self.readers:
+                reader.close()
+            stopped = self.writer.close(left)
+        if self.door is not None:
+            if stopped:
+                self.door.flush()
+            self.door.close()
+        if stopped:
+            self.reading.close()
+            self.lock.release()
+        return stopped
+
+    def _wait_until_quiet(self, deadline: float) -> None:
+        quiet = threading.Event()
+
+        def look() -> None:
+            self.desk.stopping = True
+            self.feed.end_all(stopping())
+            tally = self.tally
+            under_way = tally.received - tally.ok - tally.refused - tally.unknown - tally.closed
+            if under_way == 0 and not self.writer.busy:
+                quiet.set()
+            else:
+                self.loop.call_later(0.005, look)
+
+        self.loop.call_soon(look)
+        quiet.wait(max(0.0, deadline - time.monotonic()))
+
+    # -- what the desk shows ----------------------------------------------------------------------
+
+    def hello(self, request: Request) -> Mapping[str, Any]:
+        return {
+            "engine": "palyra_actors",
+            "version": palyra_actors.__version__,
+            "protocol": limits.PROTOCOL_VERSION,
+            "principal": request.principal,
+            "role": "admin" if request.admin else "writer",
+            "limits": {
+                "frame_bytes": limits.FRAME_BYTES_MAX,
+                "payload_bytes": limits.PAYLOAD_BYTES_MAX,
+                "append_events": limits.APPEND_EVENTS_MAX,
+                "read_events": limits.READ_LIMIT_MAX,
+                "recent_events": limits.RECENT_LIMIT_MAX,
+                "credit": limits.SUBSCRIBE_CREDIT_MAX,
+                "depth": limits.VALUE_DEPTH_MAX,
+                "budget_ms": self.config.budget.write_ms,
+            },
+            "head": head_view(self.writer.head),
+        }
+
+    def health(self) -> Mapping[str, Any]:
+        failing, degraded = [], []
+        writer = self.writer.statistics()
+        if writer.failing is not None:
+            failing.append(writer.failing)
+        if self.replaced:
+            failing.append("the database file was replaced or unlinked")
+        if self.house.given_up:
+            degraded.append(f"{self.house.given_up} entities failed too often and are left alone")
+        if self.checkpoints.failure is not None:
+            degraded.append(f"checkpoints fail: {self.checkpoints.failure}")
+        if self.checkpoints.over_limit:
+            degraded.append("the WAL is over its cap: a reader holds an old snapshot")
+        if not self.config.storage.durable:
+            degraded.append(f"synchronous={self.config.storage.synchronous} is not durable")
+        status = "failing" if failing else "degraded" if degraded else "ready"
+        return {"status": status, "reasons": failing + degraded}
+
+    def stats(self) -> Mapping[str, Any]:
+        writer, latency = self.writer.statistics(), self.latency.statistics()
+        tally, house = self.tally, self.house
+        return {
+            "uptime_ms": int((self.clock.monotonic() - self.started) * 1000),
+            "budget_ms": self.config.budget.write_ms,
+            "requests": {
+                "received": tally.received,
+                "ok": tally.ok,
+                "refused": tally.refused,
+                "unknown": tally.unknown,
+                "closed": tally.closed,
+            },
+            "appends": {
+                "acked": latency.requests,
+                "overloaded": self.tally.overloaded,
+                "late": latency.late,
+            },
+            "latency_ms": {"p50": latency.p50, "p99": latency.p99, "max": latency.max},
+            "batch": {
+                "mean": writer.events / writer.groups if writer.groups else 0.0,
+                "max": writer.events_max,
+            },
+            "events": writer.events,
+            "actors": {
+                "resident": len(self.directory),
+                "activated": house.activated,
+                "passivated": self.directory.passivated,
+                "restarted": house.restarted,
+                "given_up": house.given_up,
+            },
+            "subscriptions": len(self.feed),
+            "peers": 0 if self.door is None else self.door.statistics().peers,
+            "threads": threading.active_count(),
+            "queue_depth": writer.waiting,
+            "db_bytes": self._size(self.file),
+            "wal_bytes": wal_bytes(self.file),
+            "head": head_view(self.writer.head),
+        }
+
+    # -- small parts ------------------------------------------------------------------------------
+
+    def _published(self, group: Group) -> None:
+        self.feed.publish(group)
+
+    def _measured(self, measured: Measured) -> None:
+        self.latency.actor_ref.tell(measured)
+
+    def _next_stream(self) -> int:
+        self.next_stream += 1
+        return self.next_stream
+
+    def _connect_reader(self) -> JournalReader:
+        return JournalReader(open_reader(self.file, cache_bytes=READER_CACHE_BYTES, vfs=self.vfs))
+
+    def _open_checkpointer(self) -> Checkpointer:
+        storage = self.config.storage
+        return Checkpointer(
+            open_checkpointer(self.file, synchronous=storage.synchronous, vfs=self.vfs),
+            self.file,
+            checkpoint_bytes=storage.checkpoint_bytes,
+            wal_bytes_max=storage.wal_bytes_max,
+            monotonic=self.clock.monotonic,
+        )
+
+    def _look_after_file(self) -> None:
+        """A file that was replaced under us takes no more writes: they would be lost with it."""
+        if not self.replaced and not self.lock.still_ours():
+            self.replaced = True
+            self.writer.refuse("the database file was replaced or unlinked")
+        self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
+
+    @staticmethod
+    def _size(file: str) -> int:
+        try:
+            return os.stat(file).st_size
+        except OSError:
+            return 0
+
+
+class Engine(Operations):
+    """One open database. Any thread; a context manager that closes at its end.
+
+    Made by `open`. All operations of `Operations` work on it directly; `serve` opens a door for
+    clients besides.
+    """
+
+    def __init__(self, works: _Works) -> None:
+        super().__init__(str(works.path))
+        self._works = works
+        self._closed = False
+        peer = _LocalPeer(self._calls.deliver)
+        self._calls.attach(_LocalConnection(works, peer), up=True)
+
+    @classmethod
+    def open(
+        cls,
+        path: str | os.PathLike[str] | None = None,
+        config: Config | None = None,
+        *,
+        clock: Clock | None = None,
+        vfs: str | None = None,
+    ) -> Self:
+        """Open a database, making it if there is none.
+
+        Args:
+            path: the file; default: `config.engine.db`.
+            config: default: `Config()`.
+            clock, vfs: other clocks and another apsw VFS, for tests.
+
+        Raises:
+            OpenRefused: another engine has it, or it is not ours to open; it was not touched.
+            StorageUnavailable: the disk failed; it may pass.
+        """
+        config = Config() if config is None else config
+        works = _Works(
+            Path(config.engine.db if path is None else path), config, clock or SystemClock(), vfs
+        )
+        works.start()
+        return cls(works)
+
+    def serve(self, endpoint: str | None = None) -> str:
+        """Open the front door; the endpoint with its real port (`tcp://127.0.0.1:0` takes any).
+
+        Raises:
+            ConfigInvalid: it cannot be bound, or would let strangers in.
+        """
+        return self._works.serve(endpoint or self._works.config.door.endpoint)
+
+    @property
+    def path(self) -> Path:
+        return self._works.path
+
+    def close(self, wait_s_max: float = STOP_S_MAX) -> None:
+        """Refuse new requests, answer what is under way, close the file. Idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._works.stop(wait_s_max)
+        super().close()
+
+
+@contextlib.contextmanager
+def temporary_engine(config: Config | None = None) -> Iterator[Engine]:
+    """An engine on a file that goes when the block ends: for trying things out."""
+    import tempfile
+
+    with (
+        tempfile.TemporaryDirectory(prefix="palyra-") as folder,
+        Engine.open(Path(folder) / "palyra.db", config) as engine,
+    ):
+        yield engine

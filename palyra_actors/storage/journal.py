@@ -1,0 +1,312 @@
+"""The journal in SQLite: the port's two sides (`storage/port.py`).
+
+Writing goes through one connection, staged on one thread and committed on another, never both at
+once. Reading goes through read-only connections, one a thread.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
+from hashlib import sha256
+from typing import Any, Final
+
+import apsw
+
+from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, STREAM_NAMES
+from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
+from palyra_actors.errors import StorageUnavailable
+from palyra_actors.storage.port import (
+    Batch,
+    Clash,
+    CommitUnknown,
+    EventPage,
+    Head,
+    RunRow,
+    Selection,
+    Slice,
+    StreamRow,
+)
+from palyra_actors.storage.queries import sql
+from palyra_actors.storage.upkeep import finish
+
+MARK_EVERY: Final = 64
+"""Events of a stream between two marks; what a page of a stream may read too much."""
+
+SCAN_ROWS_MAX: Final = 20_000
+"""Rows one page may look at. A filter that matches less often gets short pages, not long waits."""
+
+TIDY_FRAMES_MAX: Final = 2_048
+"""Frames (8 MiB) that the writer moves itself, once the checkpoints beside it left no more."""
+
+_EVENTS_IN_SCAN: Final = 512
+
+
+def stored_from_row(row: Sequence[Any]) -> Stored:
+    """An event from the columns that the statements of `queries.sql` list."""
+    kind, payload, digest = row[7], row[14], row[15]
+    session = row[5] if row[5] is not None or row[2] != 1 else row[3]
+    return Stored(
+        row[0],
+        row[1],
+        STREAM_NAMES.get(row[2], str(row[2])),
+        row[3],
+        row[4],
+        session,
+        row[6],
+        kind if isinstance(kind, str) else KIND_NAMES.get(kind, str(kind)),
+        ACTOR_NAMES.get(row[8], str(row[8])),
+        row[9],
+        row[10],
+        row[11],
+        bool(row[12]),
+        row[13],
+        payload,
+        digest if payload is None else sha256(payload).digest(),
+        row[16],
+        row[17] if row[17] is not None else GENESIS,
+    )
+
+
+class _Side:
+    def __init__(self, connection: apsw.Connection) -> None:
+        self._connection = connection
+
+    def head(self) -> Head:
+        """The last committed event."""
+        for seq, digest in self._connection.execute(sql("head")):
+            return Head(seq, digest)
+        return Head(0, GENESIS)
+
+    def run(self, run_id: bytes) -> RunRow | None:
+        """The run of that id, whichever stream it belongs to."""
+        for row in self._connection.execute(sql("run"), (run_id,)):
+            return RunRow(*row)
+        return None
+
+    def close(self) -> None:
+        self._connection.close()
+
+
+class JournalWriter(_Side):
+    """The owning connection. `connect` opens it anew after a failed COMMIT.
+
+    Errors of a call that is not a COMMIT leave nothing behind: the transaction is rolled back.
+    """
+
+    def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
+        super().__init__(connect())
+        self._connect = connect
+
+    def names(self) -> dict[str, int]:
+        """Every principal's number."""
+        return dict(self._connection.execute(sql("principal_names")))
+
+    def last_stream(self) -> int:
+        """The highest stream number given so far."""
+        return int(self._connection.execute(sql("last_stream")).fetchall()[0][0])
+
+    def stage(self, batch: Batch) -> None:
+        """Begin a transaction and write the batch into it.
+
+        Raises:
+            Clash: an id or a run is there already.
+            StorageUnavailable: SQLite could not; outcome `none`.
+        """
+        execute, executemany = self._connection.execute, self._connection.executemany
+        try:
+            execute("BEGIN IMMEDIATE")
+            for statement, rows in (
+                ("insert_principal", batch.principals),
+                ("insert_stream", batch.streams),
+                ("insert_event", batch.events),
+                ("move_head", batch.heads),
+                ("insert_mark", batch.marks),
+                ("insert_run", batch.runs),
+                ("end_run", batch.run_ends),
+            ):
+                if rows:
+                    executemany(sql(statement), rows)
+        except apsw.ConstraintError as error:
+            self.rollback()
+            raise Clash(str(error)) from error
+        except apsw.Error as error:
+            self.rollback()
+            raise StorageUnavailable(
+                f"the database could not be written: {error}",
+                hint="nothing was stored; send it again later",
+                detail={"outcome": "none"},
+            ) from error
+
+    def commit(self) -> None:
+        """Make the staged batch durable. May be called from another thread than `stage`.
+
+        Raises:
+            CommitUnknown: it failed half way; only `reopen` may follow.
+        """
+        try:
+            self._connection.execute("COMMIT")
+        except apsw.Error as error:
+            raise CommitUnknown(str(error)) from error
+
+    def rollback(self) -> None:
+        """Forget what is staged; nothing happens where nothing is."""
+        with suppress(apsw.Error):
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK")
+
+    def known(self, event_ids: Sequence[bytes]) -> dict[bytes, Stored]:
+        """Those of the ids that are in the journal, with their events."""
+        found = {}
+        for event_id in event_ids:
+            for row in self._connection.execute(sql("event_by_id"), (event_id,)):
+                found[event_id] = stored_from_row(row)
+        return found
+
+    def known_runs(self, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]:
+        """Those of the runs that are in the file."""
+        return {run_id: row for run_id in run_ids if (row := self.run(run_id)) is not None}
+
+    def reopen(self) -> Head:
+        """Drop the connection, open the file again and say what its last event is.
+
+        Raises:
+            StorageUnavailable: it cannot be opened now.
+        """
+        with suppress(apsw.Error):
+            self._connection.close()
+        try:
+            self._connection = self._connect()
+            return self.head()
+        except apsw.Error as error:
+            raise StorageUnavailable(
+                f"the database cannot be opened again: {error}", detail={"outcome": "none"}
+            ) from error
+
+    def tidy(self) -> None:
+        """Between two transactions: move the WAL's last frames, so that it starts anew."""
+        with suppress(apsw.Error):  # the WAL still holds everything; the next one tries again
+            finish(self._connection, frames_max=TIDY_FRAMES_MAX)
+
+    def space(self) -> tuple[int, int]:
+        """Bytes in the database file, and how many of them are free."""
+        used, free = self._connection.execute(sql("page_counts")).fetchall()[0]
+        return int(used), int(free)
+
+
+class JournalReader(_Side):
+    """A read-only connection. Every call sees all commits that returned before it began."""
+
+    def stream(self, kind: int, stream_id: bytes) -> StreamRow | None:
+        """An entity by its id, or None: nothing was ever written for it."""
+        for row in self._connection.execute(sql("stream"), (stream_id, kind)):
+            return StreamRow(*row)
+        return None
+
+    def hash_at(self, seq: int) -> bytes | None:
+        """The stored hash of an event; 32 zero bytes for seq 0; None: no such event."""
+        if seq == 0:
+            return GENESIS
+        for row in self._connection.execute(sql("hash_at"), (seq,)):
+            return bytes(row[0])
+        return None
+
+    def last(self, limit: int) -> list[Stored]:
+        """The last `limit` events, newest last."""
+        return [
+            stored_from_row(row) for row in self._connection.execute(sql("last_events"), (limit,))
+        ]
+
+    def page(self, selection: Selection, limit: int, bytes_max: int) -> EventPage:
+        """Up to `limit` matching events whose payloads together take about `bytes_max` bytes.
+
+        A page may end before `limit`, when its bytes are used up or `SCAN_ROWS_MAX` rows were
+        looked at; `end` is false then and `next_after_seq` says where to go on.
+        """
+        with self._connection:  # one snapshot for all statements of the page
+            head_seq = self.head().seq
+            rows = (
+                self._scan(selection.after_seq, head_seq)
+                if selection.stream is None
+                else self._walk(selection.stream, selection.after_seq)
+            )
+            events: list[Stored] = []
+            bytes_used = 0
+            position = selection.after_seq
+            for looked_at, row in enumerate(rows):
+                if len(events) == limit or looked_at == SCAN_ROWS_MAX:
+                    return EventPage(events, position, False)
+                if self._matches(selection, row):
+                    payload = row[14]
+                    size = 0 if payload is None else len(payload)
+                    if events and bytes_used + size > bytes_max:
+                        return EventPage(events, position, False)
+                    bytes_used += size
+                    events.append(stored_from_row(row))
+                position = row[0]
+            return EventPage(events, max(head_seq, selection.after_seq), True)
+
+    def check(self, from_seq: int, to_seq: int, prev_hash: bytes | None) -> Slice:
+        """Recompute the chain over `from_seq`..`to_seq`, both included.
+
+        `prev_hash` is the hash before `from_seq` as an earlier slice found it, or None to take
+        the stored one.
+        """
+        previous = self.hash_at(from_seq - 1) if prev_hash is None else prev_hash
+        expected, erased = from_seq, 0
+        if previous is None:
+            return Slice(0, 0, Head(from_seq - 1, GENESIS), from_seq - 1)
+        for row in self._connection.execute(sql("events_after"), (from_seq - 1, to_seq)):
+            event = stored_from_row(row)
+            if event.seq != expected or event.hash != expected_hash(event, previous):
+                return Slice(expected - from_seq, erased, Head(expected - 1, previous), expected)
+            erased += event.payload is None
+            previous = event.hash
+            expected += 1
+        checked = expected - from_seq
+        bad = expected if expected <= to_seq else None
+        return Slice(checked, erased, Head(expected - 1, previous), bad)
+
+    def _scan(self, after_seq: int, head_seq: int) -> Iterator[Sequence[Any]]:
+        while after_seq < head_seq:
+            upto = min(after_seq + _EVENTS_IN_SCAN, head_seq)
+            yield from self._connection.execute(sql("events_after"), (after_seq, upto))
+            after_seq = upto
+
+    def _walk(self, stream: int, after_seq: int) -> Iterator[Sequence[Any]]:
+        """The stream's events after a position, a stretch between two marks at a time."""
+        tail = self._number("stream_tail", stream)
+        if tail is None or tail <= after_seq:
+            return
+        last_mark = self._number("stream_last_mark", stream) or 0
+        mark = self._first_mark_after(stream, after_seq, last_mark)
+        while mark <= last_mark:
+            upto = self._number("mark", stream, mark)
+            if upto is None:
+                return
+            yield from self._connection.execute(sql("stream_events_back"), (upto, after_seq))
+            after_seq, mark = upto, mark + 1
+        if tail > after_seq:
+            yield from self._connection.execute(sql("stream_events_back"), (tail, after_seq))
+
+    def _first_mark_after(self, stream: int, after_seq: int, last_mark: int) -> int:
+        """The lowest mark whose seq is above `after_seq`; one past the last where there is none."""
+        low, high = 1, last_mark + 1
+        while low < high:
+            middle = (low + high) // 2
+            seq = self._number("mark", stream, middle)
+            if seq is not None and seq > after_seq:
+                high = middle
+            else:
+                low = middle + 1
+        return low
+
+    def _number(self, statement: str, *bindings: int) -> int | None:
+        for row in self._connection.execute(sql(statement), bindings):
+            return int(row[0])
+        return None
+
+    def _matches(self, selection: Selection, row: Sequence[Any]) -> bool:
+        if selection.kinds is not None and row[7] not in selection.kinds:
+            return False
+        if selection.run_id is not None and row[6] != selection.run_id:
+            return False
+        return selection.principal is None or row[9] == selection.principal

@@ -1,0 +1,120 @@
+"""What the actors know of storage: this much and no more.
+
+SQLite is the engine behind it (`storage/journal.py`). Another one, say PostgreSQL, implements the
+same few calls: positions are integers that the writer gives, a batch is one atomic unit, and no
+database clock, sequence or row order is relied on.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple, Protocol, TypeAlias
+
+from palyra_actors.domain.chain import Stored
+
+
+class Head(NamedTuple):
+    """The last event: its `seq` (0: none) and hash (32 zero bytes: none)."""
+
+    seq: int
+    hash: bytes
+
+
+class Clash(Exception):
+    """A row of the batch contradicts the file: an id or a run exists already. Nothing is staged."""
+
+
+class CommitUnknown(Exception):
+    """COMMIT failed half way. Whether the batch is durable is open until `reopen`."""
+
+
+EventRow: TypeAlias = tuple[Any, ...]
+"""A row of `events`, its columns in the order of the table."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """One transaction: everything that a group of requests changes. Rows are in table order."""
+
+    events: list[EventRow] = field(default_factory=list)
+    principals: list[tuple[int, str]] = field(default_factory=list)
+    streams: list[tuple[int, int, bytes, int, int]] = field(default_factory=list)
+    heads: list[tuple[int, int, int]] = field(default_factory=list)
+    marks: list[tuple[int, int, int]] = field(default_factory=list)
+    runs: list[tuple[bytes, int, int, int, int | None]] = field(default_factory=list)
+    run_ends: list[tuple[int, int | None, bytes]] = field(default_factory=list)
+
+
+class StreamRow(NamedTuple):
+    """An entity as the file knows it. `tail_seq` is the seq of its last event."""
+
+    stream: int
+    principal: str
+    created_ms: int
+    stream_seq: int
+    tail_seq: int
+
+
+class RunRow(NamedTuple):
+    """A run as the file knows it."""
+
+    stream: int
+    state: int
+    first: int
+    last: int | None
+
+
+class Selection(NamedTuple):
+    """Which events: all filters hold together. None: no such filter."""
+
+    after_seq: int = 0
+    stream: int | None = None
+    run_id: bytes | None = None
+    kinds: frozenset[int | str] | None = None
+    principal: str | None = None
+
+
+class EventPage(NamedTuple):
+    """Events in `seq` order, and where to go on. `end`: nothing matched after them."""
+
+    events: list[Stored]
+    next_after_seq: int
+    end: bool
+
+
+class Slice(NamedTuple):
+    """A stretch of the chain that was checked: `first_bad_seq` is None where all is well."""
+
+    checked: int
+    erased: int
+    head: Head
+    first_bad_seq: int | None
+
+
+class WriteSide(Protocol):
+    """The writer's connection. One thread at a time; `commit` may run in another one."""
+
+    def head(self) -> Head: ...
+    def names(self) -> dict[str, int]: ...
+    def last_stream(self) -> int: ...
+    def stage(self, batch: Batch) -> None: ...
+    def commit(self) -> None: ...
+    def rollback(self) -> None: ...
+    def known(self, event_ids: Sequence[bytes]) -> dict[bytes, Stored]: ...
+    def known_runs(self, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]: ...
+    def tidy(self) -> None: ...
+    def reopen(self) -> Head: ...
+    def space(self) -> tuple[int, int]: ...
+    def close(self) -> None: ...
+
+
+class ReadSide(Protocol):
+    """A reading connection: sees every commit that returned before a call began."""
+
+    def head(self) -> Head: ...
+    def stream(self, kind: int, stream_id: bytes) -> StreamRow | None: ...
+    def run(self, run_id: bytes) -> RunRow | None: ...
+    def page(self, selection: Selection, limit: int, bytes_max: int) -> EventPage: ...
+    def last(self, limit: int) -> list[Stored]: ...
+    def check(self, from_seq: int, to_seq: int, prev_hash: bytes | None) -> Slice: ...
+    def hash_at(self, seq: int) -> bytes | None: ...
+    def close(self) -> None: ...

@@ -1,0 +1,94 @@
+-- name: insert_event
+INSERT INTO events (seq, event_id, stream, stream_seq, link, session_id, run_id, kind, actor,
+                    principal, ts_ms, recorded_ms, redacted, traceparent, payload, payload_sha256, hash)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: insert_principal
+INSERT INTO principals (principal, name) VALUES (?, ?)
+
+-- name: insert_stream
+INSERT INTO streams (stream, kind, stream_id, principal, created_ms) VALUES (?, ?, ?, ?, ?)
+
+-- name: move_head
+INSERT INTO heads (stream, stream_seq, seq) VALUES (?, ?, ?)
+ON CONFLICT (stream) DO UPDATE SET stream_seq = excluded.stream_seq, seq = excluded.seq
+
+-- name: insert_mark
+INSERT INTO marks (stream, mark, seq) VALUES (?, ?, ?)
+
+-- name: insert_run
+INSERT INTO runs (run_id, stream, state, first, last) VALUES (?, ?, ?, ?, ?)
+
+-- name: end_run
+UPDATE runs SET state = ?, last = ? WHERE run_id = ?
+
+-- name: head
+SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1
+
+-- name: principal_names
+SELECT name, principal FROM principals
+
+-- name: last_stream
+SELECT coalesce(max(stream), 0) FROM streams
+
+-- name: stream
+SELECT s.stream, p.name, s.created_ms, h.stream_seq, h.seq
+FROM streams s JOIN heads h USING (stream) JOIN principals p USING (principal)
+WHERE s.stream_id = ? AND s.kind = ?
+
+-- name: run
+SELECT stream, state, first, last FROM runs WHERE run_id = ?
+
+-- name: stream_tail
+SELECT seq FROM heads WHERE stream = ?
+
+-- name: stream_last_mark
+SELECT coalesce(max(mark), 0) FROM marks WHERE stream = ?
+
+-- name: mark
+SELECT seq FROM marks WHERE stream = ? AND mark = ?
+
+-- name: hash_at
+SELECT hash FROM events WHERE seq = ?
+
+-- name: event_by_id
+SELECT e.seq, e.event_id, s.kind, s.stream_id, e.stream_seq, e.session_id, e.run_id, e.kind,
+       e.actor, p.name, e.ts_ms, e.recorded_ms, e.redacted, e.traceparent, e.payload,
+       e.payload_sha256, e.hash, (SELECT b.hash FROM events b WHERE b.seq = e.seq - 1)
+FROM events e JOIN streams s USING (stream) JOIN principals p ON p.principal = e.principal
+WHERE e.event_id = ?
+
+-- name: events_after
+SELECT e.seq, e.event_id, s.kind, s.stream_id, e.stream_seq, e.session_id, e.run_id, e.kind,
+       e.actor, p.name, e.ts_ms, e.recorded_ms, e.redacted, e.traceparent, e.payload,
+       e.payload_sha256, e.hash, (SELECT b.hash FROM events b WHERE b.seq = e.seq - 1),
+       s.principal
+FROM events e JOIN streams s USING (stream) JOIN principals p ON p.principal = e.principal
+WHERE e.seq > ? AND e.seq <= ?
+ORDER BY e.seq
+
+-- name: stream_events_back
+WITH RECURSIVE walk (seq) AS (
+    SELECT ?1
+    UNION ALL
+    SELECT e.seq - e.link FROM events e JOIN walk USING (seq) WHERE e.link > 0 AND e.seq - e.link > ?2
+)
+SELECT e.seq, e.event_id, s.kind, s.stream_id, e.stream_seq, e.session_id, e.run_id, e.kind,
+       e.actor, p.name, e.ts_ms, e.recorded_ms, e.redacted, e.traceparent, e.payload,
+       e.payload_sha256, e.hash, (SELECT b.hash FROM events b WHERE b.seq = e.seq - 1),
+       s.principal
+FROM walk CROSS JOIN events e ON e.seq = walk.seq
+JOIN streams s USING (stream) JOIN principals p ON p.principal = e.principal
+ORDER BY e.seq
+
+-- name: last_events
+SELECT e.seq, e.event_id, s.kind, s.stream_id, e.stream_seq, e.session_id, e.run_id, e.kind,
+       e.actor, p.name, e.ts_ms, e.recorded_ms, e.redacted, e.traceparent, e.payload,
+       e.payload_sha256, e.hash, (SELECT b.hash FROM events b WHERE b.seq = e.seq - 1)
+FROM events e JOIN streams s USING (stream) JOIN principals p ON p.principal = e.principal
+WHERE e.seq > (SELECT coalesce(max(seq), 0) FROM events) - ?
+ORDER BY e.seq
+
+-- name: page_counts
+SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size),
+       (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)

@@ -1,0 +1,234 @@
+"""Frames. `decode` turns any bytes into a request or a refusal; the others make replies.
+
+The usual frame is decoded and checked by one call in C. Only what that call refuses is looked at
+again, slowly, to say what is wrong with it.
+"""
+
+import re
+from collections.abc import Mapping
+from typing import Any, Final, TypeAlias
+
+import msgspec
+from msgspec import Raw
+
+from palyra_actors.errors import (
+    Invalid,
+    Malformed,
+    PalyraError,
+    TooLarge,
+    UnknownOp,
+    UnsupportedVersion,
+)
+from palyra_actors.limits import FRAME_BYTES_MAX, PROTOCOL_VERSION, REQUEST_ID_BYTES_MAX
+from palyra_actors.wire.messages import BODIES, AppendBody, Envelope, EventIn, envelope_types
+
+RequestId: TypeAlias = int | str | None
+"""None only in the answer to a frame that has no usable id."""
+
+ENVELOPE_KEYS_MAX: Final = 64
+"""Keys of an envelope's map. Read from the header, before a single object is made."""
+
+_decode_request = msgspec.msgpack.Decoder(envelope_types()).decode
+_decode_any_map = msgspec.msgpack.Decoder(dict[str, Raw]).decode
+_decode_any = msgspec.msgpack.Decoder().decode
+_encode = msgspec.msgpack.Encoder().encode
+_AT = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
+
+
+class Unusable(Exception):
+    """A frame that cannot be served: the id to answer to and the error to answer with."""
+
+    def __init__(self, request_id: RequestId, error: PalyraError) -> None:
+        super().__init__(str(error))
+        self.request_id = request_id
+        self.error = error
+
+
+def decode(frame: bytes) -> Any:
+    """The request in a frame: a struct with `id`, `body` and the envelope's fields.
+
+    Raises:
+        Unusable: anything else; carries what to answer.
+    """
+    if len(frame) <= FRAME_BYTES_MAX:
+        try:
+            request = _decode_request(frame)
+        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+            pass
+        else:
+            request_id = request.id
+            if (
+                type(request_id) is int
+                or request_id.isascii()
+                or len(request_id.encode()) <= REQUEST_ID_BYTES_MAX
+            ):
+                return request
+    raise _explain(frame)
+
+
+def op_of(request: Any) -> str:
+    """The operation of a decoded request."""
+    return str(request.__struct_config__.tag)
+
+
+def encode_ok(request_id: RequestId, body: Any) -> bytes:
+    return _encode({"v": PROTOCOL_VERSION, "id": request_id, "ok": body})
+
+
+def encode_err(request_id: RequestId, error: PalyraError) -> bytes:
+    return _encode({"v": PROTOCOL_VERSION, "id": request_id, "err": error.to_wire()})
+
+
+def encode_item(request_id: RequestId, item: Any) -> bytes:
+    return _encode({"v": PROTOCOL_VERSION, "id": request_id, "item": item})
+
+
+# -- what is wrong with it ------------------------------------------------------------------------
+
+
+def _explain(frame: bytes) -> Unusable:
+    envelope = _envelope_map(frame)
+    if envelope is None:
+        if len(frame) > FRAME_BYTES_MAX:
+            return Unusable(None, _frame_too_large(frame))
+        return Unusable(
+            None, Malformed("the frame is no MessagePack map", hint="send one map with string keys")
+        )
+    request_id = _request_id(envelope)
+    if len(frame) > FRAME_BYTES_MAX:
+        return Unusable(request_id, _frame_too_large(frame))
+    version = _value(envelope, "v")
+    if type(version) is not int or version != PROTOCOL_VERSION:
+        return Unusable(
+            request_id,
+            UnsupportedVersion(
+                "this engine speaks version 1",
+                field="v",
+                hint='send "v": 1',
+                detail={"supported": [PROTOCOL_VERSION]},
+            ),
+        )
+    if request_id is None:
+        return Unusable(
+            None,
+            Malformed(
+                "the envelope has no usable id",
+                field="id",
+                hint=f"an unsigned integer, or text of 1..{REQUEST_ID_BYTES_MAX} bytes",
+            ),
+        )
+    op = _value(envelope, "op")
+    if type(op) is not str:
+        return Unusable(
+            request_id,
+            Malformed("the envelope has no usable op", field="op", hint="the operation's name"),
+        )
+    if op not in BODIES:
+        return Unusable(
+            request_id,
+            UnknownOp(
+                f"there is no operation {op[:64]!r}",
+                field="op",
+                hint=f"one of {', '.join(sorted(BODIES))}",
+            ),
+        )
+    return Unusable(request_id, _invalid(envelope, op))
+
+
+def _frame_too_large(frame: bytes) -> TooLarge:
+    return TooLarge(
+        f"a frame holds at most {FRAME_BYTES_MAX} bytes",
+        hint="send fewer events in one request",
+        detail={"limit": FRAME_BYTES_MAX, "actual": len(frame)},
+    )
+
+
+def _envelope_map(frame: bytes) -> Mapping[str, Raw] | None:
+    keys = _map_keys(frame)
+    if keys is None or keys > ENVELOPE_KEYS_MAX:
+        return None
+    try:
+        return _decode_any_map(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _map_keys(frame: bytes) -> int | None:
+    """How many keys the frame's map says it has; None: it is no map."""
+    first = frame[0] if frame else 0
+    if 0x80 <= first <= 0x8F:
+        return first & 0x0F
+    if first == 0xDE:
+        return int.from_bytes(frame[1:3], "big")
+    if first == 0xDF:
+        return int.from_bytes(frame[1:5], "big")
+    return None
+
+
+def _value(envelope: Mapping[str, Raw], key: str) -> object:
+    """A scalar of the envelope; None where it is missing, no scalar, or broken."""
+    raw = envelope.get(key)
+    if raw is None or len(bytes(raw)) > 1024:
+        return None
+    try:
+        return _decode_any(raw)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+
+
+def _request_id(envelope: Mapping[str, Raw]) -> RequestId:
+    value = _value(envelope, "id")
+    if type(value) is int and value >= 0:
+        return value
+    if isinstance(value, str) and 1 <= len(value.encode()) <= REQUEST_ID_BYTES_MAX:
+        return value
+    return None
+
+
+def _invalid(envelope: Mapping[str, Raw], op: str) -> PalyraError:
+    body_type = BODIES[op]
+    try:
+        msgspec.msgpack.decode(_encode(dict(envelope)), type=Envelope)
+    except msgspec.MsgspecError as error:
+        return _from_validation(error, "")
+    except (UnicodeDecodeError, RecursionError):
+        return Malformed("the envelope is broken MessagePack")
+    body = envelope.get("body", Raw(b"\x80"))
+    try:
+        msgspec.msgpack.decode(body, type=body_type)
+    except msgspec.ValidationError as error:
+        if body_type is AppendBody:
+            return _invalid_event(body) or _from_validation(error, "body")
+        return _from_validation(error, "body")
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return Malformed("the body is broken MessagePack", field="body")
+    return Malformed("the frame is not one MessagePack map and nothing else")
+
+
+def _invalid_event(body: Raw) -> PalyraError | None:
+    """msgspec does not say which element of a list is wrong; find the first one."""
+
+    class Loose(msgspec.Struct):
+        events: list[Raw]
+
+    try:
+        events = msgspec.msgpack.decode(body, type=Loose).events
+    except msgspec.MsgspecError:
+        return None
+    for index, event in enumerate(events):
+        try:
+            msgspec.msgpack.decode(event, type=EventIn)
+        except msgspec.ValidationError as error:
+            return _from_validation(error, f"events[{index}]")
+    return None
+
+
+def _from_validation(error: Exception, place: str) -> Invalid:
+    match = _AT.match(str(error))
+    message, path = (match.group(1), match.group(2) or "") if match else (str(error), "")
+    named = re.search(r"(?:field|key) `([^`]*)`", message)
+    parts = [place if place != "body" or not (path or named) else "", path]
+    if named and "field" in message:
+        parts.append(named.group(1)[:64])
+    field = ".".join(part for part in parts if part) or "body"
+    return Invalid(message[:200], field=field)

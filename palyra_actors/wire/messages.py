@@ -1,0 +1,164 @@
+"""Every operation's body as a type. A field's place in these structs is its name on the wire.
+
+Sizes that have an error of their own (`too_large`) are checked where the operation is handled,
+so that the refusal can say the limit and the actual size.
+"""
+
+from typing import Annotated, Any, Final, Literal, TypeAlias
+
+import msgspec
+from msgspec import Meta, Raw, Struct
+
+from palyra_actors.limits import (
+    BUDGET_MS_MAX,
+    INTEGER_MIN,
+    PRINCIPAL_BYTES_MAX,
+    READ_LIMIT_DEFAULT,
+    READ_LIMIT_MAX,
+    RECENT_LIMIT_MAX,
+    REQUEST_ID_BYTES_MAX,
+    SUBSCRIBE_CREDIT_MAX,
+    TIME_MS_MAX,
+    TRACEPARENT_BYTES_MAX,
+)
+
+Seq: TypeAlias = Annotated[int, Meta(ge=0, le=-INTEGER_MIN - 1)]
+TimeMs: TypeAlias = Annotated[int, Meta(ge=0, le=TIME_MS_MAX)]
+Credit: TypeAlias = Annotated[int, Meta(ge=1, le=SUBSCRIBE_CREDIT_MAX)]
+RequestId: TypeAlias = (
+    Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1, max_length=REQUEST_ID_BYTES_MAX)]
+)
+
+
+class Body(Struct, forbid_unknown_fields=True, gc=False):
+    """A body: unknown fields are refused."""
+
+
+class EventIn(Body, gc=False):
+    event_id: str
+    session_id: str
+    kind: str
+    actor: str
+    ts_ms: TimeMs
+    payload: Raw
+    run_id: str | None = None
+
+
+class AppendBody(Body):
+    events: list[EventIn]
+    expected_session_seq: Seq | None = None
+
+
+class ReadBody(Body):
+    session_id: str | None = None
+    run_id: str | None = None
+    kinds: list[str] | None = None
+    after_seq: Seq = 0
+    limit: Annotated[int, Meta(ge=1, le=READ_LIMIT_MAX)] = READ_LIMIT_DEFAULT
+    raw: bool = False
+
+
+class RecentBody(Body):
+    limit: Annotated[int, Meta(ge=1, le=RECENT_LIMIT_MAX)] = RECENT_LIMIT_MAX
+
+
+class ExpectedHead(Body):
+    seq: Seq
+    hash: Annotated[bytes, Meta(min_length=32, max_length=32)]
+
+
+class VerifyBody(Body):
+    from_seq: Annotated[int, Meta(ge=1)] | None = None
+    to_seq: Seq | None = None
+    expect: ExpectedHead | None = None
+
+
+class SubscribeBody(Body):
+    credit: Credit
+    after_seq: Seq | None = None
+    session_id: str | None = None
+    kinds: list[str] | None = None
+
+
+class CreditBody(Body):
+    sub: RequestId
+    credit: Credit
+
+
+class UnsubscribeBody(Body):
+    sub: RequestId
+
+
+class NoBody(Body):
+    """The operation takes none."""
+
+
+BODIES: Final[dict[str, type[Body]]] = {
+    "engine.hello": NoBody,
+    "engine.health": NoBody,
+    "engine.stats": NoBody,
+    "journal.append": AppendBody,
+    "journal.read": ReadBody,
+    "journal.recent": RecentBody,
+    "journal.head": NoBody,
+    "journal.verify": VerifyBody,
+    "journal.subscribe": SubscribeBody,
+    "journal.credit": CreditBody,
+    "journal.unsubscribe": UnsubscribeBody,
+}
+"""Every operation that this engine has, by its name on the wire."""
+
+
+class Envelope(Struct, gc=False, kw_only=True):
+    """What stands around a body. Unknown keys are ignored."""
+
+    v: Literal[1]
+    id: RequestId
+    budget_ms: Annotated[int, Meta(ge=0, le=BUDGET_MS_MAX)] | None = None
+    traceparent: Annotated[str, Meta(max_length=TRACEPARENT_BYTES_MAX)] | None = None
+    principal: (
+        Annotated[
+            str,
+            Meta(pattern=rf"^[A-Za-z0-9_.:@-]{{1,{PRINCIPAL_BYTES_MAX}}}\Z"),
+        ]
+        | None
+    ) = None
+
+
+class Request(Envelope, gc=False, kw_only=True):
+    """An envelope with its operation and typed body, as `codec.decode` gives it."""
+
+    op: str
+    body: Any
+
+
+def envelope_types() -> Any:
+    """One union of all requests, told apart by `op`: a frame is decoded and checked in one go."""
+    union: Any = None
+    for op, body in BODIES.items():
+        if any(field.required for field in msgspec.structs.fields(body)):
+            fields: list[Any] = [("body", body)]
+        else:
+            fields = [("body", body, msgspec.field(default_factory=body))]
+        kind = msgspec.defstruct(
+            op.replace(".", "_"),
+            fields,
+            bases=(Envelope,),
+            tag_field="op",
+            tag=op,
+            gc=False,
+            kw_only=True,
+        )
+        union = kind if union is None else union | kind
+    return union
+
+
+class EventResult(Struct, gc=False):
+    """One event of an append's answer."""
+
+    event_id: str
+    seq: int
+    session_seq: int
+    hash: bytes
+    duplicate: bool
+    redacted: bool
