@@ -181,7 +181,6 @@ class Disk:
                 content = self.durable.setdefault(file, bytearray())
                 for change in self.pending.pop(file, []):
                     _apply(content, change)
-                self.undone.pop(file, None)
             case Delete(file, synced):
                 held = self.durable.pop(file, None)
                 self.pending.pop(file, None)
