@@ -10,7 +10,6 @@ with a repeated key is then encoded anew as well.
 """
 
 from collections.abc import Sequence
-from typing import Final
 
 import ormsgpack
 
@@ -24,19 +23,18 @@ from palyra_actors.domain.redact import (
 )
 from palyra_actors.domain.values import (
     CONTAINERS,
-    are_whole,
-    array_header,
+    UNREADABLE,
+    check_end,
     confirm,
     count_pairs,
     decode,
     refusal,
     too_large,
+    unpack,
     walk,
 )
 from palyra_actors.errors import Invalid
 from palyra_actors.limits import PAYLOAD_BYTES_MAX, VALUE_DEPTH_MAX
-
-_HEADER_BYTES: Final = len(array_header(0))
 
 
 class Sealer:
@@ -69,18 +67,18 @@ class Sealer:
         for index, blob in enumerate(blobs):
             if len(blob) > PAYLOAD_BYTES_MAX:
                 raise too_large(len(blob), PAYLOAD_BYTES_MAX, _field(index))
-        joined = array_header(len(blobs)) + b"".join(blobs)
+        joined = b"".join(blobs)
         flags = self._look(joined)
         marks = joined.translate(CONTAINERS)
         plain = flags == 0
         sealed: list[tuple[bytes, bool]] = []
-        at = _HEADER_BYTES
-        unpack = ormsgpack.unpackb
+        at = 0
         for blob, kind in zip(blobs, kinds, strict=True):
             end = at + len(blob)
             try:
                 value = unpack(blob)
-            except ValueError as error:
+                check_end(blob)
+            except UNREADABLE as error:
                 raise refusal(blob, _field(len(sealed)), error) from error
             if type(value) is not dict:
                 raise _no_map(len(sealed))
@@ -92,9 +90,6 @@ class Sealer:
                 sealed.append(self._examine(blob, value, kind, len(sealed)))
             del value
             at = end
-        if not are_whole(joined):
-            for index, blob in enumerate(blobs):
-                walk(blob, _field(index))
         return sealed
 
     def _examine(

@@ -63,6 +63,7 @@ _KEYS: Final = re.compile(
     r"|A[KS]IA[0-9A-Z]{12,}+",
     re.ASCII,
 )
+_KEY_MARKS: Final = ("sk-", "AKIA", "ASIA", "gh", "github_pat_")
 # Words that follow "bearer" in prose. Anything else behind it is taken for a token.
 _BEARER_PROSE: Final = re.compile(
     r"(?:an?|and|are|as|at|auth|authenti[cz]ation|authori[sz]ation|by|can|for|from|has|headers?|in"
@@ -271,7 +272,7 @@ def redact_text(text: str) -> str:
         clean = _JWT.sub(lambda match: REDACTED if match["tail"] else match[0], clean)
     if "bearer" in clean.lower():
         clean = _BEARER.sub(_bearer, clean)
-    if "sk-" in clean or "SIA" in clean or "KIA" in clean or ("gh" in clean and "_" in clean):
+    if any(mark in clean for mark in _KEY_MARKS):
         clean = _KEYS.sub(_key, clean)
     if ":" in clean or "=" in clean:
         clean = _redact_assigned(clean)

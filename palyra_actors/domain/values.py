@@ -31,7 +31,12 @@ CONTAINERS: Final = bytes(
 )
 NON_FINITE_BYTES: Final = rb"\xca[\x7f\xff][\x80-\xff]|\xcb[\x7f\xff][\xf0-\xff]"
 _NON_FINITE: Final = re.compile(NON_FINITE_BYTES)
-_ONE_VALUE: Final = msgspec.msgpack.Decoder(msgspec.Raw)
+
+unpack: Final = ormsgpack.unpackb
+# Raises where bytes stand behind the value, which `unpack` ignores. Builds nothing: 0.2 µs.
+check_end: Final = msgspec.msgpack.Decoder(msgspec.Raw).decode
+UNREADABLE: Final = (ValueError, msgspec.DecodeError, RecursionError)
+
 _PLAIN_KEY: Final = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*")
 _HINT: Final = (
     "string map keys, valid UTF-8, finite floats, at most "
@@ -71,9 +76,9 @@ def decode(raw: bytes | memoryview, field: str, *, bytes_max: int = PAYLOAD_BYTE
         raise too_large(len(raw), bytes_max, field)
     raw = bytes(raw)
     try:
-        value: object = ormsgpack.unpackb(raw)
-        _ONE_VALUE.decode(raw)
-    except (ValueError, msgspec.DecodeError, RecursionError) as error:
+        value: object = unpack(raw)
+        check_end(raw)
+    except UNREADABLE as error:
         raise refusal(raw, field, error) from error
     if container_bytes(raw) > VALUE_DEPTH_MAX or _NON_FINITE.search(raw):
         confirm(value, raw, field)
@@ -83,24 +88,6 @@ def decode(raw: bytes | memoryview, field: str, *, bytes_max: int = PAYLOAD_BYTE
 def container_bytes(raw: bytes) -> int:
     """How many bytes of `raw` could open a map or a list: an upper bound of its depth."""
     return raw.translate(CONTAINERS).count(1)
-
-
-def are_whole(joined: bytes) -> bool:
-    """Whether none of the values of a request, each of which begins well, has bytes behind it.
-
-    One pass over `joined` (`array_header(count)` and then the values) that builds nothing:
-    an array of so many values must end where the bytes end. 0.1 µs a value.
-    """
-    try:
-        _ONE_VALUE.decode(joined)
-    except (msgspec.DecodeError, RecursionError):
-        return False
-    return True
-
-
-def array_header(count: int) -> bytes:
-    """The bytes that open a MessagePack array of `count` values."""
-    return b"\xdd" + count.to_bytes(4, "big")
 
 
 def confirm(value: object, raw: bytes, field: str) -> None:
@@ -116,7 +103,7 @@ def confirm(value: object, raw: bytes, field: str) -> None:
 def _is_sound(value: object) -> bool:
     """Level by level, because a level is one loop: 60 ns a value where `walk` takes 700."""
     level: list[Any] = [value]
-    for _ in range(VALUE_DEPTH_MAX + 1):
+    for around in range(VALUE_DEPTH_MAX + 1):
         below: list[Any] = []
         for item in level:
             kind = type(item)
@@ -126,10 +113,12 @@ def _is_sound(value: object) -> bool:
                 below.extend(item)
             elif kind is float and not math.isfinite(item):
                 return False
-        if not below:
-            return True
+            else:
+                continue
+            if around == VALUE_DEPTH_MAX:
+                return False
         level = below
-    return not any(type(item) is dict or type(item) is list for item in level)
+    return True
 
 
 def count_pairs(value: object) -> int:
