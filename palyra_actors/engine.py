@@ -154,14 +154,19 @@ class _Works:
             mailbox_messages_max=actors.mailbox_messages_max,
         )
         self.readers = [
-            Reader.launch(self.pool, self._connect_reader, messages_max=actors.reader_queue_max)
+            Reader.launch(
+                self.pool,
+                self._connect_reader,
+                self.loop.call_soon,
+                messages_max=actors.reader_queue_max,
+            )
             for _ in range(storage.readers)
         ]
         self.feed = Feed(
             self.loop,
             self.reading.last(RECENT_LIMIT_MAX),
             self.writer.head,
-            lambda message: self.desk.to_reader(message),
+            lambda message: self.desk.to_reader(message),  # noqa: PLW0108 - made just below
         )
         self.desk = Desk(
             Office(
@@ -237,9 +242,7 @@ class _Works:
         def look() -> None:
             self.desk.stopping = True
             self.feed.end_all(stopping())
-            tally = self.tally
-            under_way = tally.received - tally.ok - tally.refused - tally.unknown - tally.closed
-            if under_way == 0 and not self.writer.busy:
+            if self.tally.under_way == 0 and not self.writer.busy:
                 quiet.set()
             else:
                 self.loop.call_later(0.005, look)

@@ -25,7 +25,6 @@ from palyra_actors.errors import (
     Overloaded,
     PalyraError,
     TooLarge,
-    UnknownOp,
 )
 from palyra_actors.ids import parse_ulid
 from palyra_actors.limits import APPEND_EVENTS_MAX, KINDS_FILTER_MAX
@@ -74,7 +73,7 @@ class Desk:
         self._sealer = Sealer()
         self._next_reader = 0
         self.stopping = False
-        self._operations: dict[str, Callable[[Request, Any], None]] = {
+        operations: dict[str, Callable[[Request, Any], None]] = {
             "journal.append": self._append,
             "journal.read": self._read,
             "journal.recent": self._recent,
@@ -87,6 +86,7 @@ class Desk:
             "engine.health": self._health,
             "engine.stats": self._stats,
         }
+        self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
     @property
     def tally(self) -> Tally:
@@ -97,6 +97,7 @@ class Desk:
         office = self._office
         tally = office.tally
         tally.received += 1
+        tally.under_way += 1
         now = office.monotonic()
         try:
             message = codec.decode(frame)
@@ -111,17 +112,13 @@ class Desk:
             request.traceparent = message.traceparent
             if self.stopping:
                 raise stopping()
-            under_way = tally.received - tally.ok - tally.refused - tally.unknown - tally.closed
-            if under_way > office.requests_max:
+            if tally.under_way > office.requests_max:
                 raise Overloaded(
                     f"{office.requests_max} requests are under way",
                     retry_after_ms=RETRY_AFTER_MS,
                     detail={"limit": office.requests_max},
                 )
-            operation = self._operations.get(codec.op_of(message))
-            if operation is None:
-                raise UnknownOp("there is no such operation", field="op")
-            operation(request, message.body)
+            self._operations[type(message)](request, message.body)
         except PalyraError as refusal:
             request.fail(refusal)
         except BaseException as error:
@@ -227,7 +224,7 @@ class Desk:
         unit.left = len(unit.portions)
         try:
             for portion in unit.portions:
-                portion.entity.actor_ref.tell(portion)
+                portion.entity.hand(portion)
         except MailboxFull as full:
             unit.settled = True
             raise Overloaded(

@@ -57,9 +57,7 @@ class Directory:
                 hint="come back, or raise actors.resident_max",
                 detail={"limit": self._resident_max},
             )
-        actor = SessionActor.launch(
-            self._house, stream_id, messages_max=self._mailbox_messages_max
-        )
+        actor = SessionActor.launch(self._house, stream_id, messages_max=self._mailbox_messages_max)
         sessions[session_id] = actor
         actor.used_at = self._house.loop.clock.monotonic()
         return actor

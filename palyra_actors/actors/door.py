@@ -208,7 +208,7 @@ class Door:
     def _answer_junk(self, peer: DoorPeer) -> None:
         tally = self._desk.tally
         tally.received += 1
-        tally.refused += 1
+        tally.refused += 1  # answered below, without ever having been under way
         error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")
         peer.send(codec.encode_err(None, error))
 

@@ -16,6 +16,8 @@ from palyra_actors.wire.messages import EventResult
 
 MARK_MASK: Final = 63  # storage.journal.MARK_EVERY - 1; test_layout holds the two together
 
+NOTHING: Final = Head(0, b"")
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -36,7 +38,7 @@ class Group:
     names: dict[str, int] = field(default_factory=dict)
     owners: list[tuple[Tail, str]] = field(default_factory=list)
     answers: list[tuple[Unit, msgspec.Raw]] = field(default_factory=list)
-    after: Head = Head(0, b"")
+    after: Head = NOTHING
     starts: list[int] = field(default_factory=list)
 
 

@@ -18,6 +18,7 @@ from palyra_actors.limits import REPLY_PAYLOAD_BYTES_MAX
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Pool
 from palyra_actors.storage.port import EventPage, Head, ReadSide, Selection
+from palyra_actors.wire import codec
 
 log = logging.getLogger(__name__)
 
@@ -65,9 +66,17 @@ class Verify:
 class Reader(PooledActor):
     """One connection, one message at a time."""
 
-    def __init__(self, pool: Pool, connect: Callable[[], ReadSide], *, messages_max: int) -> None:
+    def __init__(
+        self,
+        pool: Pool,
+        connect: Callable[[], ReadSide],
+        call_soon: Callable[[Callable[[], None]], None],
+        *,
+        messages_max: int,
+    ) -> None:
         super().__init__(pool, messages_max=messages_max)
         self._connect = connect
+        self._call_soon = call_soon
         self._connection: ReadSide | None = None
 
     def on_receive(self, message: Any) -> None:
@@ -90,12 +99,13 @@ class Reader(PooledActor):
     def _read_page(self, message: ReadPage) -> None:
         selection = self._resolve(message.selection, message.session_id)
         page = self._open().page(selection, message.limit, REPLY_PAYLOAD_BYTES_MAX)
-        message.request.ok(
+        self._answer(
+            message.request,
             {
                 "events": [event_view(event, message.raw) for event in page.events],
                 "next_after_seq": page.next_after_seq,
                 "end": page.end,
-            }
+            },
         )
 
     def _catch_up(self, message: CatchUp) -> None:
@@ -130,14 +140,15 @@ class Reader(PooledActor):
             elif verify.next_seq <= last:
                 self.actor_ref.tell(verify)
                 return
-        verify.request.ok(
+        self._answer(
+            verify.request,
             {
                 "valid": verify.first_bad_seq is None,
                 "checked": verify.checked,
                 "erased": verify.erased,
                 "head": head_view(verify.head),
                 "first_bad_seq": verify.first_bad_seq,
-            }
+            },
         )
 
     def _begin(self, verify: Verify, reader: ReadSide) -> None:
@@ -180,18 +191,26 @@ class Reader(PooledActor):
             selection = selection._replace(stream=run.stream)
         return selection
 
+    def _answer(self, request: Request, body: Any) -> None:
+        """Encoded here, sent and counted in the loop's thread."""
+        frame = codec.encode_ok(request.id, body)
+        self._call_soon(lambda: request.reply(frame))
+
+    def _refuse(self, request: Request, error: PalyraError) -> None:
+        self._call_soon(lambda: request.fail(error))
+
     def _serve(self, request: Request, work: Callable[[], None]) -> None:
         try:
             work()
         except PalyraError as refusal:
-            request.fail(refusal)
+            self._refuse(request, refusal)
         except Exception as error:
             self._forget()
             log.exception("a read failed")
-            request.fail(_as_unavailable(error))
+            self._refuse(request, _as_unavailable(error))
         except BaseException as error:
             self._forget()
-            request.fail(InternalFault(f"the reader failed: {type(error).__name__}"))
+            self._refuse(request, InternalFault(f"the reader failed: {type(error).__name__}"))
             raise
 
 

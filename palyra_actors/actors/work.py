@@ -12,7 +12,6 @@ import msgspec
 
 from palyra_actors.domain.session import Append, Draft, Run, Session
 from palyra_actors.errors import PalyraError, StorageUnavailable
-from palyra_actors.runtime.actor import Ref
 from palyra_actors.wire import codec
 from palyra_actors.wire.messages import EventResult
 
@@ -29,12 +28,15 @@ class Peer(Protocol):
 
 
 class Tally:
-    """What became of the requests: received = ok + refused + unknown + closed at rest."""
+    """What became of the requests: received = ok + refused + unknown + closed at rest.
 
-    __slots__ = ("closed", "ok", "overloaded", "received", "refused", "unknown")
+    `under_way` is what that equation lacks until then.
+    """
+
+    __slots__ = ("closed", "ok", "overloaded", "received", "refused", "under_way", "unknown")
 
     def __init__(self) -> None:
-        self.received = self.ok = self.refused = self.unknown = self.closed = 0
+        self.received = self.ok = self.refused = self.unknown = self.closed = self.under_way = 0
         self.overloaded = 0  # of the refused
 
 
@@ -75,12 +77,14 @@ class Request:
         if not self.answered:
             self.answered = True
             self.tally.ok += 1
+            self.tally.under_way -= 1
             self.peer.send(frame)
 
     def fail(self, error: PalyraError) -> None:
         """Answer with an error."""
         if not self.answered:
             self.answered = True
+            self.tally.under_way -= 1
             if error.outcome == "unknown":
                 self.tally.unknown += 1
             else:
@@ -115,8 +119,9 @@ class Tail:
 class EntityCalls(Protocol):
     """What desk, unit and writer ask of an entity."""
 
-    @property
-    def actor_ref(self) -> Ref[Any]: ...
+    def hand(self, message: Any) -> None:
+        """As `tell`, at once if nothing is before it. Raises MailboxFull."""
+        ...
 
     def rewind(self, portion: "Portion") -> None:
         """Return to the state before the portion and take it and all later ones anew."""

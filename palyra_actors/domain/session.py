@@ -9,7 +9,7 @@ it. Nothing leaves done and failed; what arrives late for an ended run is still 
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias, assert_never
@@ -36,15 +36,14 @@ class Status(Enum):
 
 
 class Run(NamedTuple):
-    """`first` and `last`: session_seq of the run's first and of its ending event (None: none yet)."""
+    """`first` and `last`: session_seq of its first and of its ending event (None: not yet)."""
 
     state: int
     first: int
     last: int | None
 
 
-@dataclass(frozen=True, slots=True)
-class Session:
+class Session(NamedTuple):
     """`last_seq` is the session_seq of the last event, 0 where there is none.
 
     `runs` holds those that were heard of; which ones besides is the actor's business, who asks
@@ -53,11 +52,10 @@ class Session:
 
     last_seq: int = 0
     status: Status = Status.OPEN
-    runs: Mapping[bytes, Run] = field(default_factory=lambda: MappingProxyType({}))
+    runs: Mapping[bytes, Run] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Append:
+class Append(NamedTuple):
     """Write these events, after exactly `expected_seq` others if that is given."""
 
     drafts: Sequence[Draft]
@@ -72,8 +70,7 @@ class Archive:
 Command: TypeAlias = Append | Archive
 
 
-@dataclass(frozen=True, slots=True)
-class Appended:
+class Appended(NamedTuple):
     drafts: Sequence[Draft]
 
 
@@ -131,7 +128,7 @@ def evolve(session: Session, event: Event) -> Session:
                 _runs_after(session.runs, drafts, session.last_seq),
             )
         case Archived():
-            return replace(session, status=Status.ARCHIVED, last_seq=session.last_seq + 1)
+            return session._replace(status=Status.ARCHIVED, last_seq=session.last_seq + 1)
         case _:
             assert_never(event)
 
@@ -150,29 +147,29 @@ def _runs_after(
     runs: Mapping[bytes, Run], drafts: Sequence[Draft], last_seq: int
 ) -> Mapping[bytes, Run]:
     changed: dict[bytes, Run] | None = None
-    for number, draft in enumerate(drafts, last_seq + 1):
-        run_id = draft[1]
-        if run_id is None:
+    number = last_seq
+    for _, run_id, kind, _, _, _, _ in drafts:
+        number += 1
+        if run_id is None or (run_id in runs and kind not in RUN_ENDS):
             continue
-        run = runs.get(run_id)
-        if run is None:
-            run = Run(RUN_IN_PROGRESS, number, None)
-            runs = changed = dict(runs) if changed is None else changed
-            changed[run_id] = run
-        end = RUN_ENDS.get(draft[2])
+        run = runs.get(run_id) or Run(RUN_IN_PROGRESS, number, None)
+        end = RUN_ENDS.get(kind)
         if end is not None and run.state == RUN_IN_PROGRESS:
-            runs = changed = dict(runs) if changed is None else changed
-            changed[run_id] = Run(end, run.first, number)
+            run = Run(end, run.first, number)
+        elif run_id in runs:
+            continue
+        if changed is None:
+            runs = changed = dict(runs)
+        changed[run_id] = run
     return runs
 
 
 def _refuse_second_ends(runs: Mapping[bytes, Run], drafts: Sequence[Draft]) -> None:
     ended: dict[bytes, int] = {}
-    for index, draft in enumerate(drafts):
-        end = RUN_ENDS.get(draft[2])
-        run_id = draft[1]
-        if end is None or run_id is None:
+    for index, (_, run_id, kind, _, _, _, _) in enumerate(drafts):
+        if kind not in RUN_ENDS or run_id is None:
             continue
+        end = RUN_ENDS[kind]
         run = runs.get(run_id)
         state = ended.get(run_id, RUN_IN_PROGRESS if run is None else run.state)
         if state in (RUN_IN_PROGRESS, end):

@@ -92,6 +92,24 @@ class PooledActor(pykka.Actor):
         self.actor_stopped.set()
         self.on_stop()
 
+    def hand(self, message: Any) -> None:
+        """`tell` from the thread that runs this actor's turns: if nothing waits before the
+        message, its turn is now and not in the next round.
+
+        Raises:
+            MailboxFull: as `tell`; nothing was queued.
+        """
+        inbox = self.actor_inbox
+        if not inbox.take_turn_if_free():
+            self.actor_ref.tell(message)
+            return
+        try:
+            self._handle_receive(message)
+        except BaseException as error:  # noqa: BLE001 - as in a turn of its own
+            self._failed(message, error)
+        finally:
+            inbox.end_turn()
+
     # -- turns ----------------------------------------------------------------------------------
 
     def take_turn(self, messages_max: int) -> None:

@@ -72,6 +72,10 @@ class Mailbox:
         """Return a message to the head of the line. Only within the actor's own turn."""
         self._envelopes.appendleft(Envelope(message))
 
+    def take_turn_if_free(self) -> bool:
+        """Take the turn without a message, if none waits: for `PooledActor.hand`."""
+        return not (self._envelopes or self._held or self._urgent) and self._turn.acquire(False)
+
     def hold(self) -> None:
         """No more turns until `release`. Only within the actor's own turn."""
         self._held = True

@@ -102,7 +102,7 @@ class JournalWriter(_Side):
 
     def last_stream(self) -> int:
         """The highest stream number given so far."""
-        return int(self._connection.execute(sql("last_stream")).fetchall()[0][0])
+        return int(str(self._connection.execute(sql("last_stream")).fetchall()[0][0]))
 
     def stage(self, batch: Batch) -> None:
         """Begin a transaction and write the batch into it.
@@ -189,7 +189,7 @@ class JournalWriter(_Side):
     def space(self) -> tuple[int, int]:
         """Bytes in the database file, and how many of them are free."""
         used, free = self._connection.execute(sql("page_counts")).fetchall()[0]
-        return int(used), int(free)
+        return int(str(used)), int(str(free))
 
 
 class JournalReader(_Side):
@@ -221,28 +221,34 @@ class JournalReader(_Side):
         A page may end before `limit`, when its bytes are used up or `SCAN_ROWS_MAX` rows were
         looked at; `end` is false then and `next_after_seq` says where to go on.
         """
-        with self._connection:  # one snapshot for all statements of the page
-            head_seq = self.head().seq
-            rows = (
-                self._scan(selection.after_seq, head_seq)
-                if selection.stream is None
-                else self._walk(selection.stream, selection.after_seq)
-            )
-            events: list[Stored] = []
-            bytes_used = 0
-            position = selection.after_seq
-            for looked_at, row in enumerate(rows):
-                if len(events) == limit or looked_at == SCAN_ROWS_MAX:
+        self._connection.execute("BEGIN")  # one snapshot for all statements of the page
+        try:
+            return self._page(selection, limit, bytes_max)
+        finally:
+            self._connection.execute("ROLLBACK")
+
+    def _page(self, selection: Selection, limit: int, bytes_max: int) -> EventPage:
+        head_seq = self.head().seq
+        rows = (
+            self._scan(selection.after_seq, head_seq)
+            if selection.stream is None
+            else self._walk(selection.stream, selection.after_seq)
+        )
+        events: list[Stored] = []
+        bytes_used = 0
+        position = selection.after_seq
+        for looked_at, row in enumerate(rows):
+            if len(events) == limit or looked_at == SCAN_ROWS_MAX:
+                return EventPage(events, position, False)
+            if self._matches(selection, row):
+                payload = row[14]
+                size = 0 if payload is None else len(payload)
+                if events and bytes_used + size > bytes_max:
                     return EventPage(events, position, False)
-                if self._matches(selection, row):
-                    payload = row[14]
-                    size = 0 if payload is None else len(payload)
-                    if events and bytes_used + size > bytes_max:
-                        return EventPage(events, position, False)
-                    bytes_used += size
-                    events.append(stored_from_row(row))
-                position = row[0]
-            return EventPage(events, max(head_seq, selection.after_seq), True)
+                bytes_used += size
+                events.append(stored_from_row(row))
+            position = row[0]
+        return EventPage(events, max(head_seq, selection.after_seq), True)
 
     def check(self, from_seq: int, to_seq: int, prev_hash: bytes | None) -> Slice:
         """Recompute the chain over `from_seq`..`to_seq`, both included.

@@ -125,32 +125,19 @@ class Envelope(Struct, gc=False, kw_only=True):
     ) = None
 
 
-class Request(Envelope, gc=False, kw_only=True):
-    """An envelope with its operation and typed body, as `codec.decode` gives it."""
-
-    op: str
-    body: Any
-
-
-def envelope_types() -> Any:
-    """One union of all requests, told apart by `op`: a frame is decoded and checked in one go."""
-    union: Any = None
+def envelope_types() -> dict[str, type[Envelope]]:
+    """For each operation, an envelope with its body: a frame is decoded and checked in one go."""
+    types: dict[str, Any] = {}
     for op, body in BODIES.items():
         if any(field.required for field in msgspec.structs.fields(body)):
             fields: list[Any] = [("body", body)]
         else:
             fields = [("body", body, msgspec.field(default_factory=body))]
-        kind = msgspec.defstruct(
-            op.replace(".", "_"),
-            fields,
-            bases=(Envelope,),
-            tag_field="op",
-            tag=op,
-            gc=False,
+        types[op] = msgspec.defstruct(
+            op.replace(".", "_"), fields, bases=(Envelope,), tag_field="op", tag=op, gc=False,
             kw_only=True,
-        )
-        union = kind if union is None else union | kind
-    return union
+        )  # fmt: skip
+    return types
 
 
 class EventResult(Struct, gc=False):

@@ -1,0 +1,227 @@
+"""How much of what SQLite alone can do does a client get, with everything on?
+
+Three shapes over ipc, the client in another process than the engine:
+
+    one      one event in flight
+    singles  256 requests of one event in flight, over 256 sessions
+    batches  8 requests of 64 events in flight, over 8 sessions
+
+each paired, in the same run and in turns, with a loop that only fills the same tables of the same
+schema through apsw, in commits as large as what is in flight, with rows that were made before the
+clock started; and `one` besides with an append and fdatasync of as many bytes and a ZeroMQ echo
+over ipc. Ratios are of the medians of the rounds.
+
+    python bench/bench_append.py [--seconds 5] [--rounds 3] [--shape one|singles|batches]
+"""
+
+import argparse
+import os
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import apsw
+import zmq
+from load import Load, emit, engine, frames, workspace
+
+from palyra_actors.domain.chain import GENESIS
+from palyra_actors.storage.connection import open_checkpointer, open_writer
+from palyra_actors.storage.migrations import migrate
+from palyra_actors.storage.queries import sql
+from palyra_actors.storage.upkeep import Checkpointer, finish
+
+SHAPES = {"one": (1, 1, 1), "singles": (256, 1, 256), "batches": (8, 64, 8)}  # window, events, sessions
+RATE_GUESS = 120_000  # events a second that no shape reaches: how many frames to make
+
+
+def through_engine(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
+    window, events, sessions = SHAPES[shape]
+    made = frames(max(1000, int(RATE_GUESS * seconds / events / (20 if events == window == 1 else 2))), events, sessions)
+    with engine(folder) as (endpoint, _):
+        load = Load(endpoint)
+        load.run(made[:window * 2], window, 60)  # wakes the sessions
+        result = load.run(made[window * 2 :], window, seconds)
+        load.close()
+    if result["requests"] + window * 2 >= len(made):
+        raise RuntimeError("too few frames were made: raise RATE_GUESS")
+    return {**result, "events_per_second": result["per_second"] * events}
+
+
+def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
+    """The same rows into the same tables, nothing else: no chain, no checks, no client."""
+    window, events, sessions = SHAPES[shape]
+    group = window * events
+    path = str(folder / "bare.db")
+    writer = open_writer(path, synchronous="full", cache_bytes=64 << 20, wal_keep_bytes=16 << 20)
+    migrate(writer, path)
+    checkpointer = Checkpointer(
+        open_checkpointer(path, synchronous="full"), path,
+        checkpoint_bytes=4 << 20, wal_bytes_max=256 << 20, monotonic=time.monotonic,
+    )  # fmt: skip
+    leave, tidy = threading.Event(), threading.Event()
+
+    def checkpoints() -> None:
+        while not leave.wait(0.02):
+            report = checkpointer.step()
+            if report is not None and report.wants_finish:
+                tidy.set()
+
+    thread = threading.Thread(target=checkpoints)
+    thread.start()
+    groups = _groups(group, sessions, int(RATE_GUESS * seconds / group / (20 if group == 1 else 1)))
+    executemany, execute = writer.executemany, writer.execute
+    execute("BEGIN IMMEDIATE")
+    executemany(sql("insert_principal"), [(1, "local")])
+    executemany(sql("insert_stream"), [(s, 1, os.urandom(16), 1, 0) for s in range(1, sessions + 1)])
+    execute("COMMIT")
+    done, took_each = 0, []
+    began = time.perf_counter()
+    while done < len(groups) and time.perf_counter() - began < seconds:
+        rows, heads, marks = groups[done]
+        start = time.perf_counter()
+        if tidy.is_set():
+            tidy.clear()
+            finish(writer, frames_max=2048)
+        execute("BEGIN IMMEDIATE")
+        executemany(sql("insert_event"), rows)
+        executemany(sql("move_head"), heads)
+        if marks:
+            executemany(sql("insert_mark"), marks)
+        execute("COMMIT")
+        took_each.append(time.perf_counter() - start)
+        done += 1
+    took = time.perf_counter() - began
+    leave.set()
+    thread.join()
+    checkpointer.close()
+    writer.close()
+    took_each.sort()
+    return {
+        "events_per_second": done * group / took,
+        "p50_ms": took_each[len(took_each) // 2] * 1000,
+        "p99_ms": took_each[int(len(took_each) * 0.99)] * 1000,
+    }
+
+
+def _groups(group: int, sessions: int, count: int) -> list[Any]:
+    payload, run, now = os.urandom(256), os.urandom(16), time.time_ns() // 1_000_000
+    numbers = [0] * (sessions + 1)
+    last = [0] * (sessions + 1)
+    made, seq = [], 0
+    for _ in range(count):
+        rows, heads, marks = [], {}, []
+        for place in range(group):
+            seq += 1
+            stream = place * sessions // group + 1
+            numbers[stream] += 1
+            event_id = (now + seq // 30).to_bytes(6, "big") + os.urandom(10)
+            link = seq - last[stream] if last[stream] else 0
+            rows.append(
+                (seq, event_id, stream, numbers[stream], link, None, run, 4, 2, 1, now, now, 0,
+                 None, payload, None, GENESIS)
+            )  # fmt: skip
+            last[stream] = seq
+            heads[stream] = (stream, numbers[stream], seq)
+            if numbers[stream] % 64 == 0:
+                marks.append((stream, numbers[stream] // 64, seq))
+        made.append((rows, list(heads.values()), marks))
+    return made
+
+
+def fdatasync_of_an_append(folder: Path, seconds: float) -> float:
+    """Median milliseconds to write 4 KiB pages into a file that is reused, as a WAL is, and sync."""
+    path = folder / "plain"
+    path.write_bytes(bytes(16 << 20))
+    descriptor = os.open(path, os.O_WRONLY)
+    os.fsync(descriptor)
+    block, took, offset = os.urandom(3 * 4120), [], 0
+    ends = time.perf_counter() + seconds
+    while (start := time.perf_counter()) < ends:
+        os.pwrite(descriptor, block, offset)
+        os.fdatasync(descriptor)
+        took.append(time.perf_counter() - start)
+        offset = (offset + len(block)) % (15 << 20)
+    os.close(descriptor)
+    return statistics.median(took) * 1000
+
+
+def zeromq_echo(folder: Path, seconds: float) -> float:
+    """Median milliseconds of a 600 byte round trip to another process over ipc."""
+    endpoint = f"ipc://{folder}/echo"
+    child = os.fork()
+    if child == 0:
+        router = zmq.Context().socket(zmq.ROUTER)
+        router.bind(endpoint)
+        while True:
+            identity, frame = router.recv_multipart()
+            if frame == b"stop":
+                os._exit(0)
+            router.send_multipart((identity, frame))
+    context = zmq.Context()
+    dealer = context.socket(zmq.DEALER)
+    dealer.connect(endpoint)
+    frame, took = os.urandom(600), []
+    ends = time.perf_counter() + seconds
+    while (start := time.perf_counter()) < ends:
+        dealer.send(frame)
+        dealer.recv()
+        took.append(time.perf_counter() - start)
+    dealer.send(b"stop")
+    os.waitpid(child, 0)
+    dealer.close()
+    context.term()
+    return statistics.median(took) * 1000
+
+
+def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
+    ours, bare, sync, echo = [], [], [], []
+    for _ in range(rounds):
+        with workspace(where) as folder:
+            if shape == "one":
+                echo.append(zeromq_echo(folder, seconds / 4))
+                sync.append(fdatasync_of_an_append(folder, seconds / 4))
+            bare.append(bare_loop(folder, shape, seconds))
+            ours.append(through_engine(folder, shape, seconds))
+
+    def middle(results: list[dict[str, Any]], key: str) -> float:
+        return statistics.median(result[key] for result in results)
+
+    rate, bare_rate = middle(ours, "events_per_second"), middle(bare, "events_per_second")
+    result = {
+        "shape": shape,
+        "events_per_second": round(rate),
+        "bare_loop_per_second": round(bare_rate),
+        "ratio_to_bare_loop": round(rate / bare_rate, 3),
+        "p50_ms": round(middle(ours, "p50_ms"), 3),
+        "p99_ms": round(middle(ours, "p99_ms"), 3),
+        "bare_commit_p50_ms": round(middle(bare, "p50_ms"), 3),
+        "refused": sum(run["refused"] for run in ours),
+        "rounds": rounds,
+        "seconds": seconds,
+        "sqlite": apsw.sqlite_lib_version(),
+        "python": sys.version.split()[0],
+    }
+    if shape == "one":
+        floor = statistics.median(sync) + statistics.median(echo)
+        result["fdatasync_p50_ms"] = round(statistics.median(sync), 3)
+        result["echo_p50_ms"] = round(statistics.median(echo), 3)
+        result["p50_to_sync_plus_echo"] = round(middle(ours, "p50_ms") / floor, 3)
+    emit("append", **result)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shape", choices=[*SHAPES, "all"], default="all")
+    parser.add_argument("--dir", help="on the disk to measure; default: here")
+    options = parser.parse_args()
+    for shape in SHAPES if options.shape == "all" else [options.shape]:
+        measure(shape, options.seconds, options.rounds, options.dir)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,153 @@
+"""What the benches share: an engine in a process of its own, load from this one, results as lines.
+
+The load generator is a bare DEALER with frames that were encoded before the clock starts, so that
+the machine's second core is spent on the engine and not on its client.
+"""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import zmq
+
+from palyra_actors.ids import Ulids, format_ulid
+
+PAYLOAD = {"tool": "bash", "args": {"command": "ls -la src", "timeout": 30}, "output": "x" * 180}
+"""About 256 bytes encoded, of the shape of a tool call."""
+
+
+def emit(bench: str, **result: Any) -> None:
+    """One JSON line per result."""
+    print(json.dumps({"bench": bench, **result}), flush=True)
+
+
+@contextmanager
+def workspace(folder: str | None = None) -> Iterator[Path]:
+    """A folder on a real disk, removed at the end. tmpfs would make every sync free."""
+    with tempfile.TemporaryDirectory(prefix="palyra-bench-", dir=folder or os.getcwd()) as name:
+        yield Path(name)
+
+
+@contextmanager
+def engine(folder: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+    """`palyra-actors serve` on a new file in `folder`; its ipc endpoint and its process."""
+    endpoint = f"ipc://{folder}/door"
+    process = subprocess.Popen(
+        [sys.executable, *os.environ.get("PALYRA_BENCH_SERVE", "-m palyra_actors.cli serve").split(), "--db", str(folder / "bench.db"),
+         "--endpoint", endpoint, *arguments],
+        stdout=subprocess.PIPE, text=True,
+    )  # fmt: skip
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line.startswith("ready "):
+        raise RuntimeError(f"the engine did not start: {line!r}")
+    try:
+        yield endpoint, process
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
+        process.stdout.close()
+
+
+def frames(
+    count: int, events: int, sessions: int, seed: int = 1, budget_ms: int | None = None
+) -> list[bytes]:
+    """`count` appends of `events` each, over `sessions` sessions in turn; request ids 0, 1, 2, …"""
+    rnd = random.Random(seed)
+    now = time.time_ns() // 1_000_000
+    ids = Ulids(lambda: time.time_ns() // 1_000_000, os.urandom)
+    names = [format_ulid(ids()) for _ in range(sessions)]
+    runs = [format_ulid(ids()) for _ in range(sessions)]
+    encode = msgspec.msgpack.Encoder().encode
+    made = []
+    for number in range(count):
+        place = number % sessions if sessions > 1 else 0
+        session, run = names[place], runs[place]
+        body = {
+            "events": [
+                {
+                    "event_id": format_ulid(ids()), "session_id": session, "run_id": run,
+                    "kind": "tool_executed", "actor": "agent", "ts_ms": now,
+                    "payload": {**PAYLOAD, "n": rnd.randrange(1 << 30)},
+                }
+                for _ in range(events)
+            ]
+        }  # fmt: skip
+        request: dict[str, Any] = {"v": 1, "id": number, "op": "journal.append", "body": body}
+        if budget_ms is not None:
+            request["budget_ms"] = budget_ms
+        made.append(encode(request))
+    return made
+
+
+class Load:
+    """Closed loop: `window` requests in flight until the frames are used up or time is over."""
+
+    def __init__(self, endpoint: str, context: zmq.Context[Any] | None = None) -> None:
+        self.context = context or zmq.Context()
+        self.socket = self.context.socket(zmq.DEALER)
+        self.socket.setsockopt(zmq.LINGER, 0)
+        self.socket.connect(endpoint)
+
+    def close(self) -> None:
+        self.socket.close()
+        self.context.term()
+
+    def run(self, made: list[bytes], window: int, seconds: float) -> dict[str, Any]:
+        """Send and count. Latencies in milliseconds, from send to receive."""
+        send, receive, now = self.socket.send, self.socket.recv, time.perf_counter
+        decode = msgspec.msgpack.Decoder().decode
+        sent_at: list[float] = [0.0] * len(made)
+        base = int(decode(made[0])["id"])  # ids rise by one from frame to frame
+        latencies: list[float] = []
+        sent = done = refused = 0
+        began = now()
+        ends = began + seconds
+        for _ in range(min(window, len(made))):
+            sent_at[sent] = now()
+            send(made[sent])
+            sent += 1
+        while done < sent:
+            frame = receive()
+            moment = now()
+            reply_id = _reply_id(frame, decode)
+            latencies.append(moment - sent_at[reply_id - base])
+            if b"\xa3err" in frame[:24]:
+                refused += 1
+            done += 1
+            if sent < len(made) and moment < ends:
+                sent_at[sent] = moment
+                send(made[sent])
+                sent += 1
+        took = now() - began
+        latencies.sort()
+        return {
+            "requests": done,
+            "refused": refused,
+            "seconds": took,
+            "per_second": done / took,
+            "p50_ms": latencies[len(latencies) // 2] * 1000,
+            "p99_ms": latencies[int(len(latencies) * 0.99)] * 1000,
+            "max_ms": latencies[-1] * 1000,
+        }
+
+
+def _reply_id(frame: bytes, decode: Any) -> int:
+    """The id of a reply `{"v": 1, "id": …}` without decoding all of it."""
+    first = frame[7]  # 83 a1 "v" 01 a2 "i" "d" then the id
+    if first < 0x80:
+        return first
+    width = {0xCC: 1, 0xCD: 2, 0xCE: 4, 0xCF: 8}.get(first)
+    if frame[:7] != b"\x83\xa1v\x01\xa2id" or width is None:
+        return int(decode(frame)["id"])
+    return int.from_bytes(frame[8 : 8 + width], "big")
