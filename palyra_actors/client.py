@@ -100,6 +100,8 @@ class _Wire:
         self._context = zmq.Context(io_threads=1)
         self._outbox: deque[bytes] = deque()
         self._closing = False
+        self._ending = threading.Lock()  # the thread may be gone, and its pipe, before it is woken
+        self._ended = False
         self._woken = False
         self._wake_in, self._wake_out = os.pipe()
         os.set_blocking(self._wake_in, False)
@@ -132,8 +134,10 @@ class _Wire:
         self._wake()
 
     def close(self) -> None:
-        self._closing = True
-        self._wake(always=True)
+        with self._ending:
+            self._closing = True
+            if not self._ended:
+                self._wake(always=True)
         if self._thread is not threading.current_thread():
             self._thread.join()
 
@@ -262,5 +266,7 @@ class _Wire:
         if self._socket is not None:
             self._disconnect(linger_ms=0)
         self._context.term()
-        os.close(self._wake_in)
-        os.close(self._wake_out)
+        with self._ending:
+            self._ended = True
+            os.close(self._wake_in)
+            os.close(self._wake_out)
