@@ -215,6 +215,7 @@ class Desk:
     ) -> None:
         """Give each session its share, in one go: what comes later comes after it everywhere."""
         directory = self._office.directory
+        directory.begin_request()
         for session_id, places in shares.items():
             session = directory.session(session_id, f"events[{places[0]}].session_id")
             own = drafts if len(places) == len(drafts) else [drafts[place] for place in places]

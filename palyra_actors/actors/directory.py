@@ -1,6 +1,7 @@
 """Who is awake. Wakes entities on demand and lets idle ones go, the longest unused first."""
 
 from collections import OrderedDict
+from itertools import islice
 from typing import Final
 
 from palyra_actors.actors.entity import House
@@ -30,11 +31,18 @@ class Directory:
         self._idle_s = idle_s
         self._mailbox_messages_max = mailbox_messages_max
         self._sessions: OrderedDict[str, SessionActor] = OrderedDict()
+        self._requests = 0
         self.passivated = 0
         house.loop.call_later(SWEEP_S, self._sweep)
 
     def __len__(self) -> int:
         return len(self._sessions)
+
+    def begin_request(self) -> None:
+        """The sessions that are asked for from now on serve one request: none of them makes room
+        for another. One that did would come back beside itself and number its events twice.
+        """
+        self._requests += 1
 
     def session(self, session_id: str, field: str) -> SessionActor:
         """The session of that id, awake.
@@ -48,6 +56,7 @@ class Directory:
         if actor is not None:
             sessions.move_to_end(session_id)
             actor.used_at = self._house.loop.clock.monotonic()
+            actor.used_by = self._requests
             return actor
         stream_id = parse_ulid(session_id, field)
         if len(sessions) >= self._resident_max and not self._make_room():
@@ -60,6 +69,7 @@ class Directory:
         actor = SessionActor.launch(self._house, stream_id, messages_max=self._mailbox_messages_max)
         sessions[session_id] = actor
         actor.used_at = self._house.loop.clock.monotonic()
+        actor.used_by = self._requests
         return actor
 
     def let_go_of_all(self) -> None:
@@ -69,7 +79,9 @@ class Directory:
         self._sessions.clear()
 
     def _make_room(self) -> bool:
-        for session_id, actor in self._oldest(SWEEP_ENTITIES_MAX):
+        for session_id, actor in islice(self._sessions.items(), SWEEP_ENTITIES_MAX):
+            if actor.used_by == self._requests:
+                return False  # and so are all that follow
             if actor.idle:
                 self._let_go(session_id)
                 return True
@@ -85,8 +97,7 @@ class Directory:
         self._house.loop.call_later(SWEEP_S, self._sweep)
 
     def _oldest(self, count: int) -> list[tuple[str, SessionActor]]:
-        items = iter(self._sessions.items())
-        return [item for _, item in zip(range(count), items, strict=False)]
+        return list(islice(self._sessions.items(), count))
 
     def _let_go(self, session_id: str) -> None:
         actor = self._sessions.pop(session_id)

@@ -61,6 +61,7 @@ class Entity(PooledActor):
         super().__init__(house.loop, messages_max=messages_max)
         self.stream_id = stream_id
         self.used_at = 0.0
+        self.used_by = 0
         self._house = house
         self._state: Session | None = None
         self._tail: Tail | None = None

@@ -1,0 +1,178 @@
+"""Many sessions: memory and threads stay bounded, and what leaves memory comes back equal.
+
+Memory is measured in a process of its own, which is this file run as a program.
+"""
+
+import json
+import random
+import subprocess
+import sys
+import threading
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from palyra_actors.api.events import Event, new_id
+from palyra_actors.config import ActorsConfig, Config
+from palyra_actors.engine import Engine
+from palyra_actors.errors import Overloaded
+
+RSS_BYTES_MAX = 400 * 1024 * 1024
+CHILD_SECONDS_MAX = 110
+
+
+def keeping(resident_max: int) -> Config:
+    return Config(actors=ActorsConfig(resident_max=resident_max))
+
+
+def in_turn(sessions: list[str], rounds: Iterable[int]) -> Iterable[Event]:
+    """One event a session and round, each saying which one it is."""
+    for number in rounds:
+        for place, session in enumerate(sessions):
+            yield Event(session, "message_received", {"round": number, "place": place})
+
+
+def history(engine: Engine) -> dict[str, list[tuple[int, Any]]]:
+    """(session_seq, payload) of every event, by session, in `seq` order."""
+    found: dict[str, list[tuple[int, Any]]] = defaultdict(list)
+    for event in engine.events():
+        found[str(event.session_id)].append((event.stream_seq, event.payload))
+    return found
+
+
+def in_a_process_of_its_own(database: Path, sessions: int, rounds: int) -> dict[str, Any]:
+    ran = subprocess.run(
+        [sys.executable, __file__, str(database), str(sessions), str(rounds)],
+        capture_output=True,
+        text=True,
+        timeout=CHILD_SECONDS_MAX,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    result: dict[str, Any] = json.loads(ran.stdout)
+    return result
+
+
+def test_ten_thousand_sessions_appended_to_in_turn_take_400_mb_and_no_thread_more(
+    database: Path, campaign: bool
+) -> None:
+    result = in_a_process_of_its_own(database, 10_000, 20 if campaign else 2)
+
+    assert result["resident"] == 10_000
+    assert result["passivated"] == 0
+    assert result["rss_bytes_max"] <= RSS_BYTES_MAX
+    assert result["threads_with_all"] == result["threads_with_one"]
+
+
+def test_sessions_that_left_memory_go_on_where_they_were(database: Path, campaign: bool) -> None:
+    sessions = [new_id() for _ in range(10_000 if campaign else 600)]
+    resident_max = len(sessions) // 10
+    rounds = 3
+    with Engine.open(database, keeping(resident_max)) as engine:
+        engine.append_many(in_turn(sessions, range(rounds)), events_max=16)
+        actors = engine.stats().raw["actors"]
+        found = history(engine)
+        verified = engine.verify()
+
+    assert actors["resident"] == resident_max
+    assert actors["activated"] == rounds * len(sessions)
+    assert actors["passivated"] == actors["activated"] - resident_max
+    assert found == {
+        session: [(n + 1, {"round": n, "place": place}) for n in range(rounds)]
+        for place, session in enumerate(sessions)
+    }
+    assert verified.valid
+    assert verified.checked == rounds * len(sessions)
+
+
+def test_a_session_remembers_its_runs_and_ids_after_it_left_memory(database: Path) -> None:
+    session, run = new_id(), new_id()
+    first = Event(session, "message_received", {"n": 1}, run_id=run)
+    end = Event(session, "run_completed", {}, run_id=run)
+    with Engine.open(database, keeping(1)) as engine:
+        once = engine.append([first, end])
+        engine.append(Event(new_id(), "message_received", {}))
+        assert engine.stats().raw["actors"]["passivated"] == 1
+        again = engine.append([first, end])
+        engine.append(Event(new_id(), "message_received", {}))
+        after = engine.append(Event(session, "message_received", {"n": 2}), expected_session_seq=2)
+
+    assert [r.hash for r in again.results] == [r.hash for r in once.results]
+    assert all(r.duplicate for r in again.results)
+    assert after.results[0].session_seq == 3
+
+
+def test_one_request_never_lets_go_of_a_session_that_it_names_itself(database: Path) -> None:
+    """That session would wake again beside itself, and both would give the same numbers."""
+    sessions = [new_id() for _ in range(18)]
+
+    def append_to_some(engine: Engine, seed: int) -> int:
+        choose, sent = random.Random(seed), 0
+        for number in range(50):
+            some = choose.sample(sessions, choose.choice((1, 2, 10, 12)))
+            engine.append(list(in_turn(some, [number])), budget_ms=0)
+            sent += len(some)
+        return sent
+
+    with Engine.open(database, keeping(12)) as engine, ThreadPoolExecutor(6) as callers:
+        sent = sum(callers.map(append_to_some, [engine] * 6, range(6)))
+        found = history(engine)
+        for events in found.values():
+            assert [number for number, _ in events] == list(range(1, len(events) + 1))
+        assert sum(map(len, found.values())) == sent
+
+        with pytest.raises(Overloaded) as refused:  # more than fit can never be served
+            engine.append(list(in_turn(sessions, [0])), timeout_s=0.1)
+        assert refused.value.detail["limit"] == 12
+        assert engine.head().seq == sent
+
+
+def test_idle_sessions_leave_memory_by_themselves(database: Path) -> None:
+    config = Config(actors=ActorsConfig(idle_seconds=0.001))
+    sessions = [new_id() for _ in range(300)]
+    with Engine.open(database, config) as engine:
+        engine.append(list(in_turn(sessions, range(1))))
+        gone = threading.Event()
+        for _ in range(600):
+            if engine.stats().raw["actors"]["resident"] == 0:
+                break
+            gone.wait(0.05)
+        assert engine.stats().raw["actors"]["resident"] == 0
+        again = engine.append(list(in_turn(sessions, range(1, 2))))
+
+    assert Counter(result.session_seq for result in again.results) == {2: 300}
+
+
+def _measure(database: Path, sessions: int, rounds: int) -> dict[str, Any]:
+    """Appends to every session in turn, half of the rounds in requests of one event each."""
+    process = psutil.Process()
+    names = [new_id() for _ in range(sessions)]
+    with Engine.open(database, keeping(sessions)) as engine:
+        engine.append(list(in_turn(names[:1], range(1))))
+        engine.read()
+        engine.read()  # every reader is up
+        threads_with_one = process.num_threads()
+        rss = 0
+        for number in range(rounds):
+            events_max = 1 if number % 2 else 64
+            engine.append_many(
+                in_turn(names, [number]), events_max=events_max, in_flight=256 // events_max
+            )
+            rss = max(rss, process.memory_info().rss)
+        actors = engine.stats().raw["actors"]
+        return {
+            "rss_bytes_max": rss,
+            "threads_with_one": threads_with_one,
+            "threads_with_all": process.num_threads(),
+            "resident": actors["resident"],
+            "passivated": actors["passivated"],
+        }
+
+
+if __name__ == "__main__":
+    sys.stdout.write(json.dumps(_measure(Path(sys.argv[1]), int(sys.argv[2]), int(sys.argv[3]))))
