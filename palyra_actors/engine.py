@@ -56,6 +56,7 @@ class _LocalPeer:
     role = "admin"
 
     def __init__(self, deliver: Callable[[bytes], None]) -> None:
+        self.under_way = 0
         self._deliver: Callable[[bytes], None] | None = deliver
         self._lock = threading.Lock()
 
@@ -130,6 +131,7 @@ class _Works:
             self.loop,
             writing,
             group_events_max=budget.group_events_max,
+            group_ms_max=budget.group_ms_max,
             budget_ms=budget.write_ms,
             published=self._published,
             measured=self._measured,
@@ -180,9 +182,10 @@ class _Works:
                 health=self.health,
                 stats=self.stats,
                 requests_max=self.config.door.requests_max,
+                peer_requests_max=self.config.door.peer_requests_max,
             )
         )
-        self.checkpoints = Checkpoints(self._open_checkpointer, self.writer.tidy)
+        self.checkpoints = Checkpoints(self._open_checkpointer, self._checkpointed)
         self.door: Any = None
         self.endpoint: str | None = None
         self.replaced = False
@@ -343,7 +346,10 @@ class _Works:
         return self.next_stream
 
     def _connect_reader(self) -> JournalReader:
-        return JournalReader(open_reader(self.file, cache_bytes=READER_CACHE_BYTES, vfs=self.vfs))
+        return JournalReader(
+            open_reader(self.file, cache_bytes=READER_CACHE_BYTES, vfs=self.vfs),
+            page_seconds_max=self.config.storage.read_seconds_max,
+        )
 
     def _open_checkpointer(self) -> Checkpointer:
         storage = self.config.storage
@@ -354,6 +360,11 @@ class _Works:
             wal_bytes_max=storage.wal_bytes_max,
             monotonic=self.clock.monotonic,
         )
+
+    def _checkpointed(self, wants_tidy: bool, over_limit: bool) -> None:
+        if wants_tidy:
+            self.writer.tidy()
+        self.writer.over_limit = over_limit
 
     def _look_after_file(self) -> None:
         """A file that was replaced under us takes no more writes: they would be lost with it."""

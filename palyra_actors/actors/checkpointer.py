@@ -30,11 +30,13 @@ class Steps(Protocol):
 
 
 class Checkpoints:
-    """Steps when due until stopped. `wants_tidy` is called when the writer should move the rest."""
+    """Steps when due until stopped. After each step `stepped` gets two answers: should the writer
+    move the rest, and is the WAL over its cap?
+    """
 
-    def __init__(self, steps: Callable[[], Steps], wants_tidy: Callable[[], None]) -> None:
+    def __init__(self, steps: Callable[[], Steps], stepped: Callable[[bool, bool], None]) -> None:
         self._open = steps
-        self._wants_tidy = wants_tidy
+        self._stepped = stepped
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run, name="palyra-checkpoints", daemon=True)
         self.over_limit = False
@@ -67,8 +69,7 @@ class Checkpoints:
             self.failure, pause_s = None, LOOK_S
             if report is not None:
                 self.over_limit = report.over_limit
-                if report.wants_finish:
-                    self._wants_tidy()
+                self._stepped(report.wants_finish, report.over_limit)
         self._drop(steps)
 
     def _drop(self, steps: Steps | None) -> None:

@@ -63,6 +63,7 @@ class Office:
     health: Callable[[], Mapping[str, Any]]
     stats: Callable[[], Mapping[str, Any]]
     requests_max: int
+    peer_requests_max: int
 
 
 class Desk:
@@ -88,16 +89,10 @@ class Desk:
         }
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
-    @property
-    def tally(self) -> Tally:
-        return self._office.tally
-
     def serve(self, peer: Peer, frame: bytes) -> None:
         """Answer one frame, now or later, with exactly one `ok` or `err`."""
         office = self._office
         tally = office.tally
-        tally.received += 1
-        tally.under_way += 1
         now = office.monotonic()
         try:
             message = codec.decode(frame)
@@ -113,11 +108,9 @@ class Desk:
             if self.stopping:
                 raise stopping()
             if tally.under_way > office.requests_max:
-                raise Overloaded(
-                    f"{office.requests_max} requests are under way",
-                    retry_after_ms=RETRY_AFTER_MS,
-                    detail={"limit": office.requests_max},
-                )
+                raise _too_many("under way", office.requests_max)
+            if peer.under_way > office.peer_requests_max:
+                raise _too_many("of this connection under way", office.peer_requests_max)
             self._operations[type(message)](request, message.body)
         except PalyraError as refusal:
             request.fail(refusal)
@@ -130,6 +123,10 @@ class Desk:
                     detail={"outcome": "none"},
                 )
             )
+
+    def refuse(self, peer: Peer, error: PalyraError) -> None:
+        """Answer a message that is no request, without an id."""
+        Request(peer, None, self._office.monotonic(), self._office.tally).fail(error)
 
     def _act_for(self, request: Request, principal: str) -> None:
         if principal == request.principal:
@@ -299,6 +296,15 @@ class Desk:
     def _unsubscribe(self, request: Request, body: UnsubscribeBody) -> None:
         self._office.feed.unsubscribe(request.peer, body.sub)
         request.ok({})
+
+
+def _too_many(which: str, limit: int) -> Overloaded:
+    return Overloaded(
+        f"{limit} requests are {which}",
+        retry_after_ms=RETRY_AFTER_MS,
+        hint="keep fewer in flight",
+        detail={"limit": limit},
+    )
 
 
 def _stored_kinds(kinds: list[str] | None) -> frozenset[int | str] | None:

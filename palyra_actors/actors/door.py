@@ -26,11 +26,10 @@ from zmq.backend import Socket as BackendSocket
 
 from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.feed import Feed
-from palyra_actors.errors import ConfigInvalid, Malformed
+from palyra_actors.errors import ConfigInvalid, Malformed, Overloaded
 from palyra_actors.limits import FRAME_BYTES_MAX
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.wakeup import Wakeup
-from palyra_actors.wire import codec
 
 log = logging.getLogger(__name__)
 
@@ -48,6 +47,8 @@ the peer has taken all that was sent before, so that a peer that does not read h
 `SEND_FRAMES` small replies and one large one in libzmq; the rest is in its backlog, by bytes."""
 
 BACKLOG_RETRY_S: Final = 0.005
+PEER_RETRY_MS: Final = 250
+IDLE_PEERS_LOOKED_AT: Final = 64
 LINGER_MS: Final = 1_000
 HEARTBEAT_MS: Final = 5_000
 HEARTBEAT_TIMEOUT_MS: Final = 20_000
@@ -81,7 +82,7 @@ class DoorPeer:
 
     __slots__ = (
         "backlog", "backlog_bytes", "connection", "cut", "delimited", "door", "identity",
-        "large_in_round", "principal", "role",
+        "large_in_round", "principal", "refused", "role", "under_way",
     )  # fmt: skip
 
     def __init__(self, door: "Door", identity: bytes, delimited: bool) -> None:
@@ -90,6 +91,8 @@ class DoorPeer:
         self.delimited = delimited
         self.principal = "local"
         self.role = "admin"
+        self.under_way = 0
+        self.refused = False
         self.backlog: deque[bytes] = deque()
         self.backlog_bytes = 0
         self.cut = False
@@ -217,29 +220,42 @@ class Door:
                 while _receive(door, _DONTWAIT, False).more:
                     pass
                 self._answer_junk(peer)
-            elif not peer.cut:
+            elif not (peer.cut or peer.refused):
                 serve(peer, payload)
             left -= len(payload)
             if left <= 0:
                 return
 
     def _answer_junk(self, peer: DoorPeer) -> None:
-        tally = self._desk.tally
-        tally.received += 1
-        tally.refused += 1  # answered below, without ever having been under way
         error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")
-        peer.send(codec.encode_err(None, error))
+        self._desk.refuse(peer, error)
 
     def _meet(self, identity: bytes, delimited: bool, part: zmq.Frame) -> DoorPeer:
         peer = DoorPeer(self, identity, delimited)
         with suppress(zmq.ZMQError, OSError, ValueError):
             descriptor = int(part.get(zmq.SRCFD))
             peer.connection = (descriptor, os.fstat(descriptor).st_ino)
-        if len(self._peers) >= self._peers_max:
-            _, stalest = self._peers.popitem(last=False)
-            self._feed.drop_peer(stalest)
-        self._peers[identity, delimited] = peer
+        if len(self._peers) < self._peers_max or self._forget_an_idle_one():
+            self._peers[identity, delimited] = peer
+        else:
+            self._desk.refuse(
+                peer,
+                Overloaded(
+                    f"{self._peers_max} connections are busy",
+                    retry_after_ms=PEER_RETRY_MS,
+                    detail={"limit": self._peers_max},
+                ),
+            )
+            peer.refused = True
         return peer
+
+    def _forget_an_idle_one(self) -> bool:
+        for _, peer in zip(range(IDLE_PEERS_LOOKED_AT), list(self._peers.values()), strict=False):
+            if not (peer.under_way or peer.backlog):
+                self._forget(peer)
+                return True
+            self._peers.move_to_end((peer.identity, peer.delimited))
+        return False
 
     # -- replies ----------------------------------------------------------------------------------
 

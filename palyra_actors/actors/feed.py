@@ -173,6 +173,7 @@ class Feed:
         """The peer is gone; nobody is answered."""
         for subscription in [s for s in self._subscriptions.values() if s.request.peer is peer]:
             self._forget(subscription)
+            subscription.request.abandon()
 
     def end_all(self, error: PalyraError) -> None:
         """End every subscription with an error."""

@@ -21,6 +21,8 @@ class Peer(Protocol):
 
     principal: str
     role: str
+    under_way: int
+    """Requests that are not answered yet. The loop's thread counts."""
 
     def send(self, frame: bytes) -> None:
         """Queue a frame for the peer. From any thread; never blocks, never raises."""
@@ -63,6 +65,9 @@ class Request:
         self.arrived = arrived
         self.tally = tally
         self.answered = False
+        tally.received += 1
+        tally.under_way += 1
+        peer.under_way += 1
         self.budget_ms: int | None = None
         self.traceparent: str | None = None
         self.principal = peer.principal
@@ -77,20 +82,31 @@ class Request:
         if not self.answered:
             self.answered = True
             self.tally.ok += 1
-            self.tally.under_way -= 1
+            self._leave()
             self.peer.send(frame)
 
     def fail(self, error: PalyraError) -> None:
         """Answer with an error."""
         if not self.answered:
             self.answered = True
-            self.tally.under_way -= 1
+            self._leave()
             if error.outcome == "unknown":
                 self.tally.unknown += 1
             else:
                 self.tally.refused += 1
                 self.tally.overloaded += error.code == "overloaded"
             self.peer.send(codec.encode_err(self.id, error))
+
+    def abandon(self) -> None:
+        """The peer is gone: nobody is answered any more."""
+        if not self.answered:
+            self.answered = True
+            self.tally.closed += 1
+            self._leave()
+
+    def _leave(self) -> None:
+        self.tally.under_way -= 1
+        self.peer.under_way -= 1
 
     def item(self, body: Any) -> None:
         """Send one item of a stream."""

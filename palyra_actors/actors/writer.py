@@ -22,7 +22,7 @@ from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import Group, lay_out, prepare_answers
 from palyra_actors.actors.retry import Verdict, judge_refused, sift
 from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
-from palyra_actors.errors import InternalFault, PalyraError, StorageUnavailable
+from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.storage.port import Clash, Head, WriteSide
@@ -81,6 +81,7 @@ class Writer(PooledActor):
         storage: WriteSide,
         *,
         group_events_max: int,
+        group_ms_max: int,
         budget_ms: int,
         published: Callable[[Group], None],
         measured: Callable[[Measured], None],
@@ -89,6 +90,9 @@ class Writer(PooledActor):
         self._loop = loop
         self._storage = storage
         self._group_events_max = group_events_max
+        self._group_s_max = group_ms_max / 1000
+        self._event_s = 0.0  # a running mean of what one event takes to stage
+        self.over_limit = False
         self._budget_ms = budget_ms
         self._published = published
         self._measured = measured
@@ -174,9 +178,9 @@ class Writer(PooledActor):
                 self._committer.tidy(self._storage, lambda: self._loop.call_soon(self._tidied))
                 return
             units = self._take()
-            if self._failing is not None:
-                fault = self._unavailable()
-                self._eject(units, dict.fromkeys(units, fault))
+            obstacle = self._obstacle()
+            if obstacle is not None:
+                self._eject(units, dict.fromkeys(units, obstacle))
                 continue
             while units and self._group is None:
                 units = self._stage(units)
@@ -185,7 +189,10 @@ class Writer(PooledActor):
         """The next group's units; those that are refused are answered on the way."""
         units: list[Unit] = []
         events = payload_bytes = 0
-        while self._queue and events < self._group_events_max and payload_bytes < GROUP_BYTES_MAX:
+        events_max = self._group_events_max
+        if self._event_s * events_max > self._group_s_max:
+            events_max = int(self._group_s_max / self._event_s) + 1
+        while self._queue and events < events_max and payload_bytes < GROUP_BYTES_MAX:
             unit = self._queue.popleft()
             if unit.settled:
                 continue
@@ -251,6 +258,8 @@ class Writer(PooledActor):
         group = self._group
         assert group is not None
         self._commit_s += (result.ended - self._staged_at - self._commit_s) / 8
+        event_s = (self._staged_at - group.began) / max(1, len(group.batch.events))
+        self._event_s += (event_s - self._event_s) / 8
         if result.error is not None:
             self._group = None
             self._recover(group, result.error)
@@ -396,10 +405,9 @@ class Writer(PooledActor):
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             self._failing = f"the database cannot be opened again: {error}"
             log.error("%s", self._failing)
-            fault = self._unavailable()
             waiting = list(self._queue)
             self._queue.clear()
-            self._eject(waiting, dict.fromkeys(waiting, fault))
+            self._eject(waiting, dict.fromkeys(waiting, self._obstacle()))
             self._loop.call_later(REOPEN_S, lambda: self._reopen(group))
             return
         self._failing = None
@@ -421,10 +429,19 @@ class Writer(PooledActor):
         if self._queue and self._group is None:
             self._start_groups()
 
-    def _unavailable(self) -> StorageUnavailable:
-        return StorageUnavailable(
-            f"storage is failing: {self._failing}",
-            hint="nothing was stored; send it again later",
-            retry_after_ms=int(REOPEN_S * 1000),
-            detail={"outcome": "none"},
-        )
+    def _obstacle(self) -> PalyraError | None:
+        """Why nothing can be written now, as its refusal; None: it can."""
+        if self._failing is not None:
+            return StorageUnavailable(
+                f"storage is failing: {self._failing}",
+                hint="nothing was stored; send it again later",
+                retry_after_ms=int(REOPEN_S * 1000),
+                detail={"outcome": "none"},
+            )
+        if self.over_limit:
+            return Overloaded(
+                "the write-ahead log is over its cap: a reader holds an old snapshot",
+                hint="nothing was stored; send it again later",
+                retry_after_ms=int(REOPEN_S * 1000),
+            )
+        return None

@@ -195,6 +195,10 @@ _KEY_CHARACTERS_CACHED: Final = 32
 _examine_short_key = lru_cache(maxsize=2048)(_examine_key)
 
 
+_NEVER_SECRET: Final = frozenset((int, float, bool, type(None)))
+_CONTAINERS: Final = frozenset((dict, list))
+
+
 class _Walk:
     """One walk over one value; `found` says whether anything was taken out."""
 
@@ -208,12 +212,22 @@ class _Walk:
         if isinstance(value, str):
             return self.named() if named else self.text(value)
         if isinstance(value, dict):
-            return self.map(value, named, frozenset())
+            return self.map(value, named, frozenset()) if value else value
         if isinstance(value, list):
-            return [self.value(item, named) for item in value]
+            return self.items(value, named) if value else value
         if isinstance(value, bytes):
             return self.named() if named else self.binary(value)
         return value
+
+    def items(self, items: list[object], named: bool) -> list[object]:
+        """Most of what a large list holds is no secret by its type, or empty: no call for it."""
+        below = self.value
+        return [
+            item
+            if type(item) in _NEVER_SECRET or (not item and type(item) in _CONTAINERS)
+            else below(item, named)
+            for item in items
+        ]
 
     def named(self) -> str:
         self.found = True
@@ -243,7 +257,10 @@ class _Walk:
             if plain != key:
                 self.found = True
                 plain = _free_name(plain, numbers, pairs, clean)
-            clean[plain] = self.value(value, named or (names_secret and key not in exempt))
+            if type(value) in _NEVER_SECRET:
+                clean[plain] = value
+            else:
+                clean[plain] = self.value(value, named or (names_secret and key not in exempt))
         return clean
 
 

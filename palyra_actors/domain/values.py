@@ -107,15 +107,12 @@ def _is_sound(value: object) -> bool:
         below: list[Any] = []
         for item in level:
             kind = type(item)
-            if kind is dict:
-                below.extend(item.values())
-            elif kind is list:
-                below.extend(item)
+            if kind is dict or kind is list:
+                if around == VALUE_DEPTH_MAX:
+                    return False
+                if item:
+                    below.extend(item.values() if kind is dict else item)
             elif kind is float and not math.isfinite(item):
-                return False
-            else:
-                continue
-            if around == VALUE_DEPTH_MAX:
                 return False
         level = below
     return True
@@ -124,14 +121,15 @@ def _is_sound(value: object) -> bool:
 def count_pairs(value: object) -> int:
     """How many key-value pairs the maps in a decoded value hold together."""
     pairs = 0
-    left = [value]
-    while left:
-        item = left.pop()
-        if isinstance(item, dict):
-            pairs += len(item)
-            left.extend(item.values())
-        elif isinstance(item, list):
-            left.extend(item)
+    level: list[Any] = [value]
+    while level:
+        below: list[Any] = []
+        for item in level:
+            kind = type(item)
+            if (kind is dict or kind is list) and item:
+                below.extend(item.values() if kind is dict else item)
+                pairs += len(item) if kind is dict else 0
+        level = below
     return pairs
 
 

@@ -7,6 +7,7 @@ once. Reading goes through read-only connections, one a thread.
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
+from time import monotonic
 from typing import Any, Final
 
 import apsw
@@ -193,7 +194,14 @@ class JournalWriter(_Side):
 
 
 class JournalReader(_Side):
-    """A read-only connection. Every call sees all commits that returned before it began."""
+    """A read-only connection. Every call sees all commits that returned before it began.
+
+    `page_seconds_max`: how long one page may hold its snapshot; then it ends with what it has.
+    """
+
+    def __init__(self, connection: apsw.Connection, *, page_seconds_max: float = 5.0) -> None:
+        super().__init__(connection)
+        self._page_seconds_max = page_seconds_max
 
     def stream(self, kind: int, stream_id: bytes) -> StreamRow | None:
         """An entity by its id, or None: nothing was ever written for it."""
@@ -237,8 +245,11 @@ class JournalReader(_Side):
         events: list[Stored] = []
         bytes_used = 0
         position = selection.after_seq
+        ends = monotonic() + self._page_seconds_max
         for looked_at, row in enumerate(rows):
             if len(events) == limit or looked_at == SCAN_ROWS_MAX:
+                return EventPage(events, position, False)
+            if looked_at & 0xFF == 0xFF and monotonic() > ends:
                 return EventPage(events, position, False)
             if self._matches(selection, row):
                 payload = row[14]
