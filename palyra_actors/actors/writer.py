@@ -366,15 +366,17 @@ class Writer(PooledActor):
         elif verdict.answer is not None:
             unit.settled = True
             now = self._loop.clock.monotonic()
-            total_ms = (now - unit.request.arrived) * 1000
-            unit.request.ok(
+            request = unit.request
+            total_ms = (now - request.arrived) * 1000
+            budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
+            request.ok(
                 {
                     "results": verdict.answer,
                     "timing": {
                         "queued_ms": total_ms,
                         "commit_ms": 0.0,
                         "total_ms": total_ms,
-                        "within_budget": total_ms <= (unit.request.budget_ms or self._budget_ms),
+                        "within_budget": budget_ms == 0 or total_ms <= budget_ms,
                     },
                 }
             )
