@@ -81,8 +81,8 @@ def _document(path: Path, size: int) -> tuple[bytes, Any] | None:
     """The file as one JSON document; None where it is JSON lines."""
     with path.open("rb") as file:
         head = file.readline(LINE_BYTES_MAX).strip()
-        more = bool(file.readline(LINE_BYTES_MAX).strip())
-    if more and _parses(head):
+    if _parses(head):
+        # also where it is the only line: a log that grows must not change its first ids
         return None
     if size > FILE_BYTES_MAX:
         raise TooLarge(

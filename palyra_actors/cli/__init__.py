@@ -1,0 +1,8 @@
+"""The command line: `palyra-actors`, for people and for scripts."""
+
+
+def main() -> None:
+    """The entry point; ends the process with one of `exits`' codes."""
+    from palyra_actors.cli.app import app
+
+    app(prog_name="palyra-actors")

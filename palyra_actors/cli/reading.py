@@ -1,0 +1,126 @@
+"""Commands that read: tail, show, verify, stats."""
+
+from collections.abc import Iterable, Sequence
+
+from palyra_actors.api.operations import Operations
+from palyra_actors.api.results import Head, StoredEvent
+from palyra_actors.cli.shape import console, print_json
+from palyra_actors.errors import Invalid
+
+
+def parse_head(text: str) -> Head:
+    """`SEQ:HASH`, as `verify` prints it.
+
+    Raises:
+        Invalid: it is not.
+    """
+    seq, _, digest = text.partition(":")
+    try:
+        head = Head(int(seq), bytes.fromhex(digest))
+    except ValueError:
+        head = Head(-1, b"")
+    if head.seq < 0 or len(head.hash) != 32:
+        raise Invalid("a head is SEQ:HASH, the hash 64 hexadecimal digits", field="--expect")
+    return head
+
+
+def tail(
+    engine: Operations,
+    *,
+    after: int | None,
+    session: str | None,
+    kinds: Sequence[str] | None,
+    count: int | None,
+    follow: bool,
+    as_json: bool,
+) -> None:
+    """Prints events as they come, or to the journal's end."""
+    if follow:
+        with engine.subscribe(after_seq=after, session_id=session, kinds=kinds) as live:
+            _print_events(live, count, as_json=as_json)
+        return
+    stored = engine.events(after_seq=after or 0, session_id=session, kinds=kinds)
+    _print_events(stored, count, as_json=as_json)
+
+
+def _print_events(events: Iterable[StoredEvent], count: int | None, *, as_json: bool) -> None:
+    if count is not None and count <= 0:
+        return
+    terminal = None if as_json else console()
+    for number, event in enumerate(events, 1):
+        if terminal is None:
+            print_json(event)
+        else:
+            from palyra_actors.cli.show import event_line
+
+            terminal.print(event_line(event), soft_wrap=True)
+        if number == count:
+            return
+
+
+def show(engine: Operations, session: str, *, full: bool, as_json: bool) -> bool:
+    """Prints a session; whether there was anything to print."""
+    events = engine.sessions.open(session).events()
+    first = next(events, None)
+    if first is None:
+        return False
+
+    def all_events() -> Iterable[StoredEvent]:
+        yield first
+        yield from events
+
+    if as_json:
+        _print_events(all_events(), None, as_json=True)
+        return True
+    from palyra_actors.cli.show import print_conversation
+
+    print_conversation(console(), session, all_events(), full=full)
+    return True
+
+
+def verify(
+    engine: Operations,
+    from_seq: int | None,
+    to_seq: int | None,
+    expect: Head | None,
+    *,
+    timeout_s: float,
+    as_json: bool,
+) -> bool:
+    """Prints what the chain's check found; whether it holds."""
+    found = engine.verify(from_seq=from_seq, to_seq=to_seq, expect=expect, timeout_s=timeout_s)
+    if as_json:
+        print_json(found)
+        return found.valid
+    from rich.text import Text
+
+    head = f"head {found.head.seq}:{found.head.hash.hex()}"
+    erased = f", {found.erased:,} erased" if found.erased else ""
+    line = Text()
+    if found.valid:
+        line.append("valid", style="bold green")
+        line.append(f": {found.checked:,} events checked{erased}; {head}")
+    else:
+        line.append("damaged", style="bold red")
+        where = "" if found.first_bad_seq is None else f" at seq {found.first_bad_seq}"
+        line.append(f"{where}: {found.checked:,} events checked{erased}; {head}")
+    console().print(line, soft_wrap=True)
+    return found.valid
+
+
+def stats(engine: Operations, *, as_json: bool) -> None:
+    """Prints health and counters."""
+    health, counters = engine.health(), engine.stats()
+    if as_json:
+        print_json({"health": health, "stats": counters.raw})
+        return
+    from rich.text import Text
+
+    from palyra_actors.cli.show import stats_table
+
+    terminal = console()
+    colour = {"ready": "bold green", "degraded": "bold yellow"}.get(health.status, "bold red")
+    line = Text(health.status, style=colour)
+    line.append("".join(f"  {reason}" for reason in health.reasons), style="not bold")
+    terminal.print(line)
+    terminal.print(stats_table(counters))

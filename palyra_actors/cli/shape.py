@@ -1,0 +1,73 @@
+"""What is printed: JSON for programs, text for people.
+
+In JSON ids are text, hashes hexadecimal, other bytes base64. Text from the journal was written by
+anyone: it reaches a terminal without the control characters that a terminal would obey.
+"""
+
+import base64
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Final
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+_HEX_KEYS: Final = frozenset({"hash", "prev_hash", "payload_sha256"})
+# C0, DEL and C1, but for newline and tab; and what turns the direction of writing around
+_CONTROLS: Final = {
+    code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (9, 10)
+} | {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
+
+
+def plain(text: str) -> str:
+    """Text with its control characters made visible instead of obeyed."""
+    return text.replace("\r\n", "\n").translate(_CONTROLS)
+
+
+def to_json(value: Any, key: str | None = None) -> Any:
+    """The value as JSON can say it; results of operations as maps of their fields."""
+    if isinstance(value, bytes):
+        return value.hex() if key in _HEX_KEYS else base64.b64encode(value).decode()
+    if is_dataclass(value):
+        return {each.name: to_json(getattr(value, each.name), each.name) for each in fields(value)}
+    if isinstance(value, Mapping):
+        return {str(name): to_json(each, str(name)) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [to_json(each, key) for each in value]
+    return value
+
+
+def print_json(value: Any) -> None:
+    """One document on one line, written out at once: a reader may be waiting for it."""
+    line = json.dumps(to_json(value), ensure_ascii=False, separators=(",", ":"), default=str)
+    sys.stdout.write(line + "\n")
+    sys.stdout.flush()
+
+
+def console(*, stderr: bool = False) -> "Console":
+    """Prints texts as they are: no markup, no emoji codes, nothing highlighted by itself."""
+    from rich.console import Console
+
+    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+
+
+def moment(ts_ms: int) -> str:
+    """A time for a person, UTC. Within a day of 1970 it is a span since a run began."""
+    if ts_ms < 86_400_000:
+        return f"+{ts_ms / 1000:.3f} s"
+    try:
+        return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
+    except (OverflowError, ValueError):
+        return f"{ts_ms} ms"
+
+
+def size(count: float) -> str:
+    """Bytes for a person."""
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if count < 1024:
+            return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
+        count /= 1024
+    return f"{count:.1f} TiB"

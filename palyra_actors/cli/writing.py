@@ -1,0 +1,168 @@
+"""Commands that write: append, import."""
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from palyra_actors.api.events import new_id
+from palyra_actors.api.operations import Operations
+from palyra_actors.api.results import Appended
+from palyra_actors.cli.shape import console, plain, print_json
+from palyra_actors.errors import Invalid, NotFound, PalyraError
+from palyra_actors.importer import read_events
+
+
+def parse_object(text: str) -> dict[str, Any]:
+    """A JSON object.
+
+    Raises:
+        Invalid: it is none.
+    """
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError) as reason:
+        raise Invalid(f"this is no JSON: {reason}", field="payload") from reason
+    if not isinstance(value, dict):
+        raise Invalid("this is no JSON object", field="payload", hint='such as {"text": "hello"}')
+    return value
+
+
+def append_one(
+    engine: Operations,
+    event: dict[str, Any],
+    *,
+    expected: int | None,
+    budget_ms: int | None,
+    as_json: bool,
+) -> None:
+    """Stores one event and prints where it stands."""
+    if event["session_id"] is None:
+        event["session_id"] = new_id()
+    result = engine.append(event, expected_session_seq=expected, budget_ms=budget_ms)
+    appended = result.results[0]
+    if as_json:
+        print_json(
+            {"session_id": event["session_id"], "results": result.results, "timing": result.timing}
+        )
+        return
+    notes = " duplicate" * appended.duplicate + " redacted" * appended.redacted
+    console().print(
+        f"stored seq={appended.seq} session={event['session_id']}"
+        f" session_seq={appended.session_seq} event={appended.event_id}{notes}",
+        soft_wrap=True,
+    )
+
+
+def append_lines(engine: Operations, lines: BinaryIO, *, as_json: bool) -> None:
+    """Stores events given as JSON lines; with `as_json` prints each one's result, a line each."""
+
+    def print_results(results: Iterable[Appended]) -> None:
+        for appended in results:
+            print_json(appended)
+
+    number = 0
+    on_result = (lambda result: print_results(result.results)) if as_json else None
+    with engine.batch(on_result=on_result) as batch:
+        for line in lines:
+            number += 1
+            if line.strip():
+                try:
+                    batch.add(parse_object(line.decode()))
+                except (Invalid, UnicodeDecodeError) as reason:
+                    raise Invalid(f"line {number}: {reason}", field=f"line {number}") from reason
+    if not as_json:
+        summary = batch.summary
+        console().print(f"{summary.new:,} new, {summary.duplicates:,} there already")
+
+
+@dataclass(slots=True)
+class FileSummary:
+    """What became of one file. `cut`: events whose longest text was cut to fit."""
+
+    file: str
+    events: int = 0
+    new: int = 0
+    duplicates: int = 0
+    redacted: int = 0
+    cut: int = 0
+    session_id: str | None = None
+
+
+def import_files(engine: Operations, files: Sequence[Path], *, as_json: bool) -> None:
+    """Stores the files' events, file by file, and says what was new.
+
+    Raises:
+        PalyraError: at the first file that cannot be read or is refused; the ones before are
+            stored, and it says so.
+    """
+    missing = [path for path in files if not path.is_file()]
+    if missing:
+        raise NotFound(f"{missing[0]} is no file", field=str(missing[0]))
+    done: list[FileSummary] = []
+    with _progress(sum(path.stat().st_size for path in files), shown=not as_json) as advance:
+        for path in files:
+            try:
+                done.append(_import_file(engine, path, advance))
+            except PalyraError as error:
+                error.field = error.field if error.field is not None else str(path)
+                if str(path) not in error.field:
+                    error.field = f"{path}: {error.field}"
+                _report(done, as_json=as_json)
+                raise
+            if as_json:
+                print_json(asdict(done[-1]))
+    if not as_json:
+        _report(done, as_json=False)
+
+
+def _import_file(engine: Operations, path: Path, advance: Callable[[int], None]) -> FileSummary:
+    summary = FileSummary(str(path))
+    with engine.batch() as batch:
+        told = 0
+        for imported in read_events(path):
+            batch.add(imported.event)
+            summary.session_id = summary.session_id or str(imported.event.session_id)
+            summary.cut += imported.cut_bytes > 0
+            advance(imported.done_bytes - told)
+            told = imported.done_bytes
+    acked = batch.summary
+    summary.events, summary.new = acked.events, acked.new
+    summary.duplicates, summary.redacted = acked.duplicates, acked.redacted
+    return summary
+
+
+def _report(done: Sequence[FileSummary], *, as_json: bool) -> None:
+    if as_json or not done:
+        return
+    from rich.text import Text
+
+    terminal = console()
+    for each in done:
+        line = Text(f"{plain(each.file)}: {each.new:,} new, {each.duplicates:,} there already")
+        if each.redacted:
+            line.append(f", {each.redacted:,} redacted", style="yellow")
+        if each.cut:
+            line.append(f", {each.cut:,} cut to fit 256 KiB", style="yellow")
+        if each.session_id is not None:
+            line.append(f"  session {each.session_id}", style="dim")
+        terminal.print(line, soft_wrap=True)
+    if len(done) > 1:
+        new, old = sum(each.new for each in done), sum(each.duplicates for each in done)
+        terminal.print(Text(f"{new:,} new, {old:,} there already", style="bold"))
+
+
+@contextmanager
+def _progress(total_bytes: int, *, shown: bool) -> Iterator[Callable[[int], None]]:
+    terminal = console(stderr=True)
+    if not shown or not terminal.is_terminal:
+        yield lambda _: None
+        return
+    from rich.progress import BarColumn, DownloadColumn, Progress, TimeRemainingColumn
+
+    columns = (BarColumn(), DownloadColumn(binary_units=True), TimeRemainingColumn())
+    with Progress(*columns, console=terminal, transient=True) as progress:
+        task = progress.add_task("import", total=total_bytes)
+        yield lambda more: progress.advance(task, more)
