@@ -79,7 +79,7 @@ class _LocalConnection:
 
     def send(self, frame: bytes) -> None:
         works, peer = self._works, self._peer
-        works.loop.call_soon(lambda: works.desk.serve(peer, frame))
+        works.loop.call_soon(lambda: works.desk.serve(((peer, frame),)))
 
     def close(self) -> None:
         self._peer.close()

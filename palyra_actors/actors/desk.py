@@ -5,7 +5,7 @@ memory is answered at once; reads go to the readers, writes to the entities.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -14,14 +14,22 @@ from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import CatchUp, ReadPage, Verify
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Portion, Request, Tally, Unit, stopping
-from palyra_actors.domain.catalog import ACTOR_NAMES, ACTOR_NUMBERS, kind_from_client, kind_name
+from palyra_actors.domain.catalog import (
+    ACTOR_NAMES,
+    ACTOR_NUMBERS,
+    CLIENT_KINDS,
+    RUN_ENDS,
+    kind_from_client,
+    kind_name,
+)
 from palyra_actors.domain.payload import Sealer, same_content
-from palyra_actors.domain.session import Append, Draft
+from palyra_actors.domain.session import Append, Draft, append
 from palyra_actors.errors import (
     Denied,
     IdReused,
     InternalFault,
     Invalid,
+    InvalidId,
     Overloaded,
     PalyraError,
     TooLarge,
@@ -47,6 +55,7 @@ from palyra_actors.wire.messages import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_MS: Final = 25
+_APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
 
 
 @dataclass(slots=True)
@@ -75,7 +84,6 @@ class Desk:
         self._next_reader = 0
         self.stopping = False
         operations: dict[str, Callable[[Request, Any], None]] = {
-            "journal.append": self._append,
             "journal.read": self._read,
             "journal.recent": self._recent,
             "journal.head": self._head,
@@ -89,29 +97,63 @@ class Desk:
         }
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
-    def serve(self, peer: Peer, frame: bytes) -> None:
-        """Answer one frame, now or later, with exactly one `ok` or `err`."""
-        office = self._office
-        tally = office.tally
-        now = office.monotonic()
+    def serve(self, arrivals: Sequence[tuple[Peer, bytes]]) -> None:
+        """Answer each frame, now or later, with exactly one `ok` or `err`.
+
+        The payloads of a round are sealed together: one look for secrets costs as much for one
+        payload as for thirty.
+        """
+        now, tally = self._office.monotonic(), self._office.tally
+        requests: list[tuple[Request, Any, int]] = []
+        payloads: list[bytes] = []
+        kinds: list[str] = []
+        for peer, frame in arrivals:
+            try:
+                message = codec.decode(frame)
+            except codec.Unusable as unusable:
+                Request(peer, unusable.request_id, now, tally).fail(unusable.error)
+                continue
+            requests.append((Request(peer, message.id, now, tally), message, len(payloads)))
+            if isinstance(message, _APPEND):
+                for event in message.body.events[:APPEND_EVENTS_MAX]:
+                    payloads.append(bytes(event.payload))
+                    kinds.append(event.kind)
+        sealed = self._seal_all(payloads, kinds)
+        for request, message, start in requests:
+            self._serve(request, message, sealed, start)
+
+    def _seal_all(self, payloads: list[bytes], kinds: list[str]) -> list[tuple[bytes, bool]] | None:
+        """All of a round, or None if one of them is refused: then each request is looked at."""
         try:
-            message = codec.decode(frame)
-        except codec.Unusable as unusable:
-            Request(peer, unusable.request_id, now, tally).fail(unusable.error)
-            return
-        request = Request(peer, message.id, now, tally)
+            return self._sealer.seal(payloads, kinds)
+        except PalyraError:
+            return None
+
+    def _serve(
+        self,
+        request: Request,
+        message: Any,
+        sealed: list[tuple[bytes, bool]] | None,
+        start: int,
+    ) -> None:
+        office = self._office
         try:
             if message.principal is not None:
                 self._act_for(request, message.principal)
-            request.budget_ms = message.budget_ms
-            request.traceparent = message.traceparent
+            if message.budget_ms is not None:
+                request.budget_ms = message.budget_ms
+            if message.traceparent is not None:
+                request.traceparent = message.traceparent
             if self.stopping:
                 raise stopping()
-            if tally.under_way > office.requests_max:
+            if request.tally.under_way > office.requests_max:
                 raise _too_many("under way", office.requests_max)
-            if peer.under_way > office.peer_requests_max:
+            if request.peer.under_way > office.peer_requests_max:
                 raise _too_many("of this connection under way", office.peer_requests_max)
-            self._operations[type(message)](request, message.body)
+            if isinstance(message, _APPEND):
+                self._append(request, message.body, sealed, start)
+            else:
+                self._operations[type(message)](request, message.body)
         except PalyraError as refusal:
             request.fail(refusal)
         except BaseException as error:
@@ -152,56 +194,74 @@ class Desk:
 
     # -- journal: writing -------------------------------------------------------------------------
 
-    def _append(self, request: Request, body: AppendBody) -> None:
+    def _append(
+        self,
+        request: Request,
+        body: AppendBody,
+        sealed: list[tuple[bytes, bool]] | None,
+        start: int,
+    ) -> None:
         events = body.events
-        if not 1 <= len(events) <= APPEND_EVENTS_MAX:
-            raise _wrong_count(len(events))
-        sealed = self._sealer.seal(
-            [bytes(event.payload) for event in events], [event.kind for event in events]
-        )
+        count = len(events)
+        if not 1 <= count <= APPEND_EVENTS_MAX:
+            raise _wrong_count(count)
+        if sealed is None:
+            payloads = [bytes(event.payload) for event in events]
+            sealed, start = self._sealer.seal(payloads, [event.kind for event in events]), 0
         drafts: list[Draft] = []
-        run_ids: dict[str, bytes] = {}
+        runs: dict[str, bytes] = {}
         first_session = events[0].session_id
-        one_session = True
-        payload_bytes = 0
-        for index, (event, (payload, redacted)) in enumerate(zip(events, sealed, strict=True)):
-            kind = kind_from_client(event.kind)
+        one_session, ends, payload_bytes = True, False, 0
+        for index, event in enumerate(events):
+            kind = CLIENT_KINDS.get(event.kind) or kind_from_client(event.kind)
             actor = ACTOR_NUMBERS.get(event.actor)
             if kind is None or actor is None:
                 raise _wrong_name(index, event, kind is None)
-            run_text = event.run_id
-            run_id = None
+            run_text, run_id = event.run_id, None
             if run_text is not None:
-                run_id = run_ids.get(run_text)
+                run_id = runs.get(run_text)
                 if run_id is None:
-                    run_id = run_ids[run_text] = parse_ulid(run_text, f"events[{index}].run_id")
+                    run_id = runs[run_text] = parse_ulid(run_text, f"events[{index}].run_id")
             try:
                 event_id = parse_ulid(event.event_id)
-            except PalyraError as refusal:
+            except InvalidId as refusal:
                 refusal.field = f"events[{index}].event_id"
                 raise
             if event.session_id != first_session:
                 one_session = False
+            if kind in RUN_ENDS:
+                ends = True
+            payload, redacted = sealed[start + index]
             payload_bytes += len(payload)
             drafts.append(Draft(event_id, run_id, kind, actor, event.ts_ms, payload, redacted))
         unit = Unit(request, [event.event_id for event in events], payload_bytes)
-        indices: list[int] | range = range(len(events))
-        if len({draft.event_id for draft in drafts}) < len(drafts):
-            indices = _first_places(unit, events, drafts)
         expected = body.expected_session_seq
-        if one_session:
-            shares = {first_session: list(indices)}
-        elif expected is None:
-            shares = {}
-            for index in indices:
-                shares.setdefault(events[index].session_id, []).append(index)
-        else:
+        if count == 1 or (one_session and len({d.event_id for d in drafts}) == count):
+            command = Append(drafts, expected, runs.values(), ends)
+            self._hand_out_one(unit, first_session, command)
+            return
+        places = _first_places(unit, events, drafts)
+        shares: dict[str, list[int]] = {}
+        for place in places:
+            shares.setdefault(events[place].session_id, []).append(place)
+        if expected is not None and len(shares) > 1:
             raise Invalid(
                 "expected_session_seq needs all events in one session",
                 field="expected_session_seq",
                 hint="leave it out, or send one request a session",
             )
         self._hand_out(unit, shares, drafts, expected)
+
+    def _hand_out_one(self, unit: Unit, session_id: str, command: Append) -> None:
+        """The usual request: all of it is one session's."""
+        session = self._office.directory.session(session_id, "events[0].session_id")
+        portion = Portion(unit, session, session.stream_id, command, range(len(command.drafts)))
+        unit.portions.append(portion)
+        unit.left = 1
+        try:
+            session.hand(portion)
+        except MailboxFull as full:
+            raise _behind(unit, full) from full
 
     def _hand_out(
         self,
@@ -215,19 +275,14 @@ class Desk:
         directory.begin_request()
         for session_id, places in shares.items():
             session = directory.session(session_id, f"events[{places[0]}].session_id")
-            own = drafts if len(places) == len(drafts) else [drafts[place] for place in places]
-            unit.portions.append(
-                Portion(unit, session, session.stream_id, Append(own, expected), places)
-            )
+            own = append([drafts[place] for place in places], expected)
+            unit.portions.append(Portion(unit, session, session.stream_id, own, places))
         unit.left = len(unit.portions)
         try:
             for portion in unit.portions:
                 portion.entity.hand(portion)
         except MailboxFull as full:
-            unit.settled = True
-            raise Overloaded(
-                f"the session is behind: {full}", retry_after_ms=RETRY_AFTER_MS
-            ) from full
+            raise _behind(unit, full) from full
 
     # -- journal: reading -------------------------------------------------------------------------
 
@@ -298,6 +353,13 @@ class Desk:
         request.ok({})
 
 
+def _behind(unit: Unit, full: MailboxFull) -> Overloaded:
+    unit.settled = True
+    return Overloaded(
+        f"the session is behind: {full}", hint="come back later", retry_after_ms=RETRY_AFTER_MS
+    )
+
+
 def _too_many(which: str, limit: int) -> Overloaded:
     return Overloaded(
         f"{limit} requests are {which}",
@@ -358,6 +420,7 @@ def _wrong_name(index: int, event: EventIn, kind_is_wrong: bool) -> Invalid:
 def _first_places(unit: Unit, events: list[EventIn], drafts: list[Draft]) -> list[int]:
     """The places of all events but those that say one again. Raises IdReused: they differ."""
     first: dict[bytes, int] = {}
+    repeats: dict[int, int] = {}
     for index, draft in enumerate(drafts):
         earlier = first.setdefault(draft.event_id, index)
         if earlier == index:
@@ -373,5 +436,6 @@ def _first_places(unit: Unit, events: list[EventIn], drafts: list[Draft]) -> lis
                 field=f"events[{index}].event_id",
                 hint="give every event an id of its own",
             )
-        unit.repeats[index] = earlier
-    return [index for index in range(len(drafts)) if index not in unit.repeats]
+        repeats[index] = earlier
+    unit.repeats = repeats
+    return [index for index in range(len(drafts)) if index not in repeats]

@@ -33,6 +33,7 @@ class Directory:
         self._sessions: OrderedDict[str, SessionActor] = OrderedDict()
         self._requests = 0
         self.passivated = 0
+        self._now = house.loop.clock.monotonic()  # as of the last sweep: exact enough for idleness
         house.loop.call_later(SWEEP_S, self._sweep)
 
     def __len__(self) -> int:
@@ -55,7 +56,7 @@ class Directory:
         actor = sessions.get(session_id)
         if actor is not None:
             sessions.move_to_end(session_id)
-            actor.used_at = self._house.loop.clock.monotonic()
+            actor.used_at = self._now
             actor.used_by = self._requests
             return actor
         stream_id = parse_ulid(session_id, field)
@@ -68,7 +69,7 @@ class Directory:
             )
         actor = SessionActor.launch(self._house, stream_id, messages_max=self._mailbox_messages_max)
         sessions[session_id] = actor
-        actor.used_at = self._house.loop.clock.monotonic()
+        actor.used_at = self._now
         actor.used_by = self._requests
         return actor
 
@@ -88,7 +89,8 @@ class Directory:
         return False
 
     def _sweep(self) -> None:
-        oldest_kept = self._house.loop.clock.monotonic() - self._idle_s
+        self._now = self._house.loop.clock.monotonic()
+        oldest_kept = self._now - self._idle_s
         for session_id, actor in self._oldest(SWEEP_ENTITIES_MAX):
             if actor.used_at > oldest_kept:
                 break

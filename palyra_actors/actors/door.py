@@ -199,32 +199,31 @@ class Door:
 
     def receive(self) -> None:
         """One round of frames."""
-        door, serve, peers = self._socket, self._desk.serve, self._peers
+        door, peers = self._socket, self._peers
+        arrivals: list[tuple[DoorPeer, bytes]] = []
         left = ROUND_BYTES_MAX
-        for _ in range(ROUND_FRAMES_MAX):
+        while left > 0 and len(arrivals) < ROUND_FRAMES_MAX:
             try:
                 identity = _receive(door, _DONTWAIT)
             except zmq.Again:
-                return
-            self._received += 1
+                break
             part = _receive(door, _DONTWAIT, False)
             payload, delimited = part.bytes, False
             if part.more and not payload:
                 delimited = True
                 part = _receive(door, _DONTWAIT, False)
                 payload = part.bytes
-            peer = peers.get((identity, delimited))
-            if peer is None:
-                peer = self._meet(identity, delimited, part)
+            peer = peers.get((identity, delimited)) or self._meet(identity, delimited, part)
+            left -= len(payload) + 1
             if part.more:
                 while _receive(door, _DONTWAIT, False).more:
                     pass
                 self._answer_junk(peer)
             elif not (peer.cut or peer.refused):
-                serve(peer, payload)
-            left -= len(payload)
-            if left <= 0:
-                return
+                arrivals.append((peer, payload))
+        if arrivals:
+            self._received += len(arrivals)
+            self._desk.serve(arrivals)
 
     def _answer_junk(self, peer: DoorPeer) -> None:
         error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")
@@ -267,8 +266,9 @@ class Door:
     def flush(self) -> None:
         """Send what is queued. The loop calls it at the end of each round."""
         outbox = self._outbox
-        if outbox or self._behind:
-            self._round += 1
+        if not (outbox or self._behind):
+            return
+        self._round += 1
         if self._behind:
             self._catch_up()
         for _ in range(len(outbox)):

@@ -11,7 +11,7 @@ nothing can be written between the last page and the first live event.
 """
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final
@@ -26,6 +26,7 @@ from palyra_actors.domain.chain import Stored
 from palyra_actors.errors import Invalid, LimitReached, NotFound, PalyraError
 from palyra_actors.limits import (
     RECENT_LIMIT_MAX,
+    REPLY_PAYLOAD_BYTES_MAX,
     SUBSCRIBE_CREDIT_MAX,
     SUBSCRIPTION_HEAD_SECONDS_MAX,
     SUBSCRIPTIONS_PER_PEER_MAX,
@@ -37,6 +38,8 @@ from palyra_actors.wire.codec import RequestId
 WINDOW_EVENTS_MAX: Final = 8_192
 WINDOW_BYTES_MAX: Final = 8 * 1024 * 1024
 PAGE_EVENTS: Final = 500
+RECENT_LOOKED_AT_MAX: Final = 1_000
+"""Events that `recent` goes through for those of one principal: 3 ms of the loop."""
 HEAD_EVERY_S: Final = SUBSCRIPTION_HEAD_SECONDS_MAX - 1.0
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -103,6 +106,7 @@ class Feed:
             and (self._window_events > WINDOW_EVENTS_MAX or self._window_bytes > WINDOW_BYTES_MAX)
         ):
             oldest = self._window.popleft()
+            self._at_start.clear()  # it ends before the oldest group that is left
             self._window_events -= len(oldest.batch.events)
             self._window_bytes -= sum(unit.payload_bytes for unit in oldest.units)
             self._window_after = oldest.after.seq
@@ -114,15 +118,30 @@ class Feed:
                 self._send(subscription, events, encoded)
 
     def recent(self, limit: int, principal: str | None) -> list[Stored]:
-        """The last `limit` events, newest last; only that principal's if one is given."""
+        """The last events, newest last, up to `limit` of them and as many as fit a reply.
+
+        With a principal only its own, of those among the last `RECENT_LOOKED_AT_MAX`.
+        """
         newest_first: list[Stored] = []
-        for group in reversed(self._window):
-            newest_first += reversed(stored_events(group, last=limit))
-            if len(newest_first) >= limit:
+        bytes_left = REPLY_PAYLOAD_BYTES_MAX
+        for event in self._backwards(limit if principal is None else RECENT_LOOKED_AT_MAX):
+            if principal not in (None, event.principal):
+                continue
+            bytes_left -= len(event.payload or b"")
+            if len(newest_first) == limit or (newest_first and bytes_left < 0):
                 break
-        newest_first += reversed(self._at_start)
-        seen = [e for e in newest_first[:RECENT_LIMIT_MAX] if principal in (None, e.principal)]
-        return seen[:limit][::-1]
+            newest_first.append(event)
+        return newest_first[::-1]
+
+    def _backwards(self, count: int) -> Iterator[Stored]:
+        """The last `count` events from memory, newest first."""
+        for group in reversed(self._window):
+            events = stored_events(group, last=count)
+            yield from reversed(events)
+            count -= len(events)
+            if count <= 0:
+                return
+        yield from self._at_start[::-1][:count]
 
     # -- subscriptions ----------------------------------------------------------------------------
 

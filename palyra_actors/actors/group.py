@@ -45,121 +45,105 @@ class Group:
 def lay_out(group: Group, names: Mapping[str, int]) -> None:
     """Number and chain the group's units, in order, and make its rows.
 
-    `seq` goes on from `group.before`; nothing outside the group is changed.
+    `seq` goes on from `group.before`; nothing outside the group is changed. One long function on
+    purpose: at forty thousand events a second a call for each unit is a tenth of the time.
     """
-    layout = _Layout(group, names)
+    batch, tails, recorded_ms = group.batch, group.tails, group.recorded_ms
+    append, own, mark = batch.events.append, group.owners.append, batch.marks.append
+    start = group.starts.append
+    kinds: dict[Any, Any] = KIND_NAMES  # a client's own kind is its name already
+    actors, streams, encode, digest_of = ACTOR_NAMES, STREAM_NAMES, _encode, sha256
+    seq, link = group.before
+    first_seq = seq
+    ends: dict[Tail, int] = {}
+    changing: dict[Portion, None] = {}
     for unit in group.units:
-        group.starts.append(len(group.batch.events))
-        layout.add(unit)
-    layout.close()
-
-
-class _Layout:
-    def __init__(self, group: Group, names: Mapping[str, int]) -> None:
-        self._group = group
-        self._names = names
-        self._seq, self._hash = group.before
-        self._stream_ends: dict[Tail, int] = {}
-
-    def add(self, unit: Unit) -> None:
+        start(seq - first_seq)
         request = unit.request
-        principal = self._principal(request.principal)
-        for portion in unit.portions:
-            self._open(portion)
-            for run_id, run, is_new in portion.runs:
-                batch = self._group.batch
-                tail = portion.tail
-                assert tail is not None
-                if is_new:
-                    batch.runs.append((run_id, tail.stream, run.state, run.first, run.last))
-                else:
-                    batch.run_ends.append((run.state, run.last, run_id))
-        if len(unit.portions) == 1:
-            portion = unit.portions[0]
-            self._chain(portion, portion.command.drafts, portion.first_seq, unit, principal)
-            return
-        for _, portion, place, draft in unit.drafts():
-            self._chain(portion, (draft,), portion.first_seq + place, unit, principal)
-
-    def close(self) -> None:
-        group = self._group
-        group.after = Head(self._seq, self._hash)
-        tails = group.tails
-        group.batch.heads = [
-            (tail.stream, stream_seq, tails[tail]) for tail, stream_seq in self._stream_ends.items()
-        ]
-
-    def _chain(
-        self,
-        portion: Portion,
-        drafts: Sequence[Draft],
-        stream_seq: int,
-        unit: Unit,
-        principal: int,
-    ) -> None:
-        """The hot loop: one digest, one link and one row an event."""
-        if not drafts:
-            return
-        group, tail, request = self._group, portion.tail, unit.request
-        assert tail is not None
-        batch, recorded_ms = group.batch, group.recorded_ms
-        stream, stream_id = tail.stream, tail.stream_id
-        stream_name = STREAM_NAMES[tail.kind]
         principal_name, traceparent = request.principal, request.traceparent
-        seq, link, last = self._seq, self._hash, group.tails.get(tail, tail.seq)
-        append, own = batch.events.append, group.owners.append
-        kinds: dict[Any, Any] = KIND_NAMES  # a client's own kind is its name already
-        actors, encode, digest_of = ACTOR_NAMES, _encode, sha256
-        owner = (tail, principal_name)
-        for event_id, run_id, kind, actor, ts_ms, payload, redacted in drafts:
-            seq += 1
-            digest = digest_of(payload).digest()
-            link = digest_of(
-                link
-                + encode(
-                    (
-                        seq, event_id, stream_name, stream_id, stream_seq, stream_id, run_id,
-                        kinds.get(kind, kind), actors[actor], principal_name, ts_ms, recorded_ms,
-                        redacted, traceparent, digest,
+        principal = names.get(principal_name) or _principal(group, names, principal_name)
+        for portion, drafts, number in _stretches(unit):
+            stream_seq = number
+            tail = portion.tail
+            assert tail is not None
+            last = tails.get(tail)
+            if last is None:
+                last = tail.seq
+                if not tail.exists:
+                    _open(group, names, tail)
+            stream, stream_id = tail.stream, tail.stream_id
+            stream_name, owner = streams[tail.kind], (tail, principal_name)
+            for event_id, run_id, kind, actor, ts_ms, payload, redacted in drafts:
+                seq += 1
+                link = digest_of(
+                    link
+                    + encode(
+                        (
+                            seq, event_id, stream_name, stream_id, stream_seq, stream_id, run_id,
+                            kinds.get(kind, kind), actors[actor], principal_name, ts_ms,
+                            recorded_ms, redacted, traceparent, digest_of(payload).digest(),
+                        )
                     )
-                )
-            ).digest()  # fmt: skip
-            append(
-                (
-                    seq, event_id, stream, stream_seq, seq - last if last else 0, None, run_id,
-                    kind, actor, principal, ts_ms, recorded_ms, 1 if redacted else 0, traceparent,
-                    payload, None, link,
-                )
-            )  # fmt: skip
-            own(owner)
-            last = seq
-            if not stream_seq & MARK_MASK:
-                batch.marks.append((stream, stream_seq >> 6, seq))
-            stream_seq += 1
-        self._seq, self._hash = seq, link
-        group.tails[tail] = last
-        self._stream_ends[tail] = stream_seq - 1
+                ).digest()  # fmt: skip
+                append(
+                    (
+                        seq, event_id, stream, stream_seq, seq - last if last else 0, None, run_id,
+                        kind, actor, principal, ts_ms, recorded_ms, 1 if redacted else 0,
+                        traceparent, payload, None, link,
+                    )
+                )  # fmt: skip
+                own(owner)
+                last = seq
+                if not stream_seq & MARK_MASK:
+                    mark((stream, stream_seq >> 6, seq))
+                stream_seq += 1
+            tails[tail] = last
+            ends[tail] = stream_seq - 1
+            if portion.runs:
+                changing[portion] = None
+    for portion in changing:
+        _change_runs(batch, portion)
+    group.after = Head(seq, link)
+    batch.heads = [(tail.stream, stream_seq, tails[tail]) for tail, stream_seq in ends.items()]
 
-    def _open(self, portion: Portion) -> None:
-        """A stream that is not in the file yet gets its row with its first event."""
-        tail, group = portion.tail, self._group
-        assert tail is not None
-        if tail.exists or tail in group.tails or not portion.command.drafts:
-            return
-        tail.created_ms = group.recorded_ms
-        owner = self._principal(tail.principal)
-        group.batch.streams.append(
-            (tail.stream, tail.kind, tail.stream_id, owner, group.recorded_ms)
-        )
 
-    def _principal(self, name: str) -> int:
-        group = self._group
-        number = self._names.get(name) or group.names.get(name)
-        if number is None:
-            number = len(self._names) + len(group.names) + 1
-            group.names[name] = number
-            group.batch.principals.append((number, name))
-        return number
+def _stretches(unit: Unit) -> Sequence[tuple[Portion, Sequence[Draft], int]]:
+    """The unit's drafts in the request's order: portion, drafts of it that follow each other, and
+    the number of the first. A portion whose drafts were all stored before has none.
+    """
+    if len(unit.portions) == 1:
+        portion = unit.portions[0]
+        return ((portion, portion.command.drafts, portion.first_seq),)
+    return [
+        (portion, (draft,), portion.first_seq + place) for _, portion, place, draft in unit.drafts()
+    ]
+
+
+def _open(group: Group, names: Mapping[str, int], tail: Tail) -> None:
+    """A stream that is not in the file yet gets its row with its first event."""
+    tail.created_ms = group.recorded_ms
+    owner = names.get(tail.principal) or _principal(group, names, tail.principal)
+    group.batch.streams.append((tail.stream, tail.kind, tail.stream_id, owner, group.recorded_ms))
+
+
+def _principal(group: Group, names: Mapping[str, int], name: str) -> int:
+    """The number of a principal that has none in the file yet."""
+    number = group.names.get(name)
+    if number is None:
+        number = len(names) + len(group.names) + 1
+        group.names[name] = number
+        group.batch.principals.append((number, name))
+    return number
+
+
+def _change_runs(batch: Batch, portion: Portion) -> None:
+    tail = portion.tail
+    assert tail is not None
+    for run_id, run, is_new in portion.runs:
+        if is_new:
+            batch.runs.append((run_id, tail.stream, run.state, run.first, run.last))
+        else:
+            batch.run_ends.append((run.state, run.last, run_id))
 
 
 def prepare_answers(group: Group) -> None:
@@ -167,20 +151,20 @@ def prepare_answers(group: Group) -> None:
 
     Called while it runs: the disk is busy, the loop is not.
     """
-    rows, starts = group.batch.events, [*group.starts, len(group.batch.events)]
-    for unit, start, end in zip(group.units, starts, starts[1:], strict=False):
+    rows, answer = group.batch.events, group.answers.append
+    for unit, place in zip(group.units, group.starts, strict=True):
         ids = unit.event_ids
         if unit.echo or unit.repeats:
             ids = [
-                ids[index]
-                for index in range(len(ids))
+                event_id
+                for index, event_id in enumerate(ids)
                 if index not in unit.echo and index not in unit.repeats
             ]
-        written = (
+        written = [
             EventResult(event_id, row[0], row[3], row[16], False, row[12] == 1)
-            for event_id, row in zip(ids, rows[start:end], strict=True)
-        )
-        group.answers.append((unit, msgspec.Raw(_encode(unit.results(written)))))
+            for event_id, row in zip(ids, rows[place : place + len(ids)], strict=True)
+        ]
+        answer((unit, msgspec.Raw(_encode(unit.results(written)))))
 
 
 def stored_events(group: Group, last: int | None = None) -> list[Stored]:

@@ -11,7 +11,7 @@ from palyra_actors.actors.work import Portion, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, kind_name
 from palyra_actors.domain.chain import Stored, payload_digest
 from palyra_actors.domain.payload import same_content
-from palyra_actors.domain.session import Append, Draft
+from palyra_actors.domain.session import Draft, append
 from palyra_actors.errors import IdReused, Invalid, PalyraError
 from palyra_actors.storage.port import WriteSide
 from palyra_actors.wire.messages import EventResult
@@ -75,7 +75,8 @@ def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
 
 
 def _compare(unit: Unit, known: dict[bytes, Stored]) -> PalyraError | None:
-    """The error for the first event whose id is stored with other content. Fills `unit.echo`."""
+    """The error for the first event whose id is stored with other content. Sets `unit.echo`."""
+    echo = dict(unit.echo)
     for index, portion, _, draft in unit.drafts():
         stored = known.get(draft.event_id)
         if stored is None:
@@ -86,9 +87,10 @@ def _compare(unit: Unit, known: dict[bytes, Stored]) -> PalyraError | None:
                 field=f"events[{index}].event_id",
                 hint="give every new event an id of its own",
             )
-        unit.echo[index] = EventResult(
+        echo[index] = EventResult(
             unit.event_ids[index], stored.seq, stored.stream_seq, stored.hash, True, stored.redacted
         )
+    unit.echo = echo
     return None
 
 
@@ -110,7 +112,7 @@ def _same(unit: Unit, portion: Portion, draft: Draft, stored: Stored) -> bool:
 
 
 def _answer(unit: Unit) -> list[EventResult]:
-    return unit.results(iter(()))
+    return list(unit.results(()))
 
 
 def _drop_known(unit: Unit, known: dict[bytes, Stored]) -> None:
@@ -122,4 +124,4 @@ def _drop_known(unit: Unit, known: dict[bytes, Stored]) -> None:
             if draft.event_id not in known
         ]
         portion.indices = [index for index, _ in left]
-        portion.command = Append([draft for _, draft in left], portion.command.expected_seq)
+        portion.command = append([draft for _, draft in left], portion.command.expected_seq)

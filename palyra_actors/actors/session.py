@@ -1,13 +1,13 @@
 """A session as an actor: `domain.session` with the file behind it."""
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping
 from typing import ClassVar, Final
 
 from palyra_actors.actors.entity import Entity
 from palyra_actors.actors.work import Portion, Tail
 from palyra_actors.domain import session as domain
 from palyra_actors.domain.catalog import SESSION
-from palyra_actors.domain.session import Draft, Run, Session
+from palyra_actors.domain.session import Run, Session
 from palyra_actors.errors import Invalid, NotFound
 
 RUNS_RESIDENT_MAX: Final = 256
@@ -40,19 +40,24 @@ class SessionActor(Entity):
             elif not request.admin:
                 raise NotFound("there is no such session", field="session_id")
         command = portion.command
-        state = self._with_runs(state, command.drafts, tail)
+        for run_id in command.run_ids:
+            if run_id not in state.runs:
+                state = self._with_runs(state, command.run_ids, tail)
+                break
         event = domain.decide(state, command)
         after = domain.evolve(state, event)
         if after.runs is not state.runs:
             portion.runs = tuple(domain.changed_runs(state, after))
+        elif portion.runs:
+            portion.runs = ()  # decided before, and differently
         return after
 
-    def _with_runs(self, state: Session, drafts: Sequence[Draft], tail: Tail) -> Session:
-        """The state, knowing every run that the drafts name and the file has."""
-        known, found = state.runs, {}
-        for draft in drafts:
-            run_id = draft.run_id
-            if run_id is None or run_id in known or run_id in found:
+    def _with_runs(self, state: Session, run_ids: Collection[bytes], tail: Tail) -> Session:
+        """The state, knowing those of the runs that the file has."""
+        known: Mapping[bytes, Run] = state.runs
+        found: dict[bytes, Run] = {}
+        for run_id in run_ids:
+            if run_id in known:
                 continue
             row = self._house.reader.run(run_id)
             if row is None:

@@ -5,7 +5,8 @@ for; its *portions* are the shares of the entities that it touches. A unit is wr
 portion is decided, and answered once.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, Protocol
 
 import msgspec
@@ -48,10 +49,10 @@ class Request:
     `arrived` is monotonic, in seconds. `ok` or `fail` is called once; later calls do nothing.
     """
 
-    __slots__ = (
-        "admin", "answered", "arrived", "budget_ms", "id", "peer", "principal", "tally",
-        "traceparent",
-    )  # fmt: skip
+    # Defaults stand in the class: an attribute costs only the requests that differ.
+    answered = False
+    budget_ms: int | None = None
+    traceparent: str | None = None
 
     def __init__(
         self,
@@ -64,12 +65,9 @@ class Request:
         self.id = request_id
         self.arrived = arrived
         self.tally = tally
-        self.answered = False
         tally.received += 1
         tally.under_way += 1
         peer.under_way += 1
-        self.budget_ms: int | None = None
-        self.traceparent: str | None = None
         self.principal = peer.principal
         self.admin = peer.role == "admin"
 
@@ -156,10 +154,11 @@ class Portion:
     change (id, run, whether it is new).
     """
 
-    __slots__ = (
-        "before", "command", "decided", "entity", "first_seq", "indices", "runs", "stream_id",
-        "tail", "unit",
-    )  # fmt: skip
+    decided = False
+    first_seq = 0
+    before: Session | None = None
+    tail: Tail | None = None
+    runs: Sequence[tuple[bytes, Run, bool]] = ()
 
     def __init__(
         self,
@@ -174,11 +173,6 @@ class Portion:
         self.stream_id = stream_id
         self.command = command
         self.indices = indices
-        self.decided = False
-        self.first_seq = 0
-        self.before: Session | None = None
-        self.tail: Tail | None = None
-        self.runs: Sequence[tuple[bytes, Run, bool]] = ()
 
 
 class Unit:
@@ -191,21 +185,17 @@ class Unit:
     its first place.
     """
 
-    __slots__ = (
-        "echo", "error", "event_ids", "left", "payload_bytes", "portions", "repeats", "request",
-        "settled",
-    )  # fmt: skip
+    left = 0
+    error: PalyraError | None = None
+    settled = False
+    echo: Mapping[int, EventResult] = MappingProxyType({})
+    repeats: Mapping[int, int] = MappingProxyType({})
 
     def __init__(self, request: Request, event_ids: Sequence[str], payload_bytes: int = 0) -> None:
         self.request = request
         self.event_ids = event_ids
-        self.portions: list[Portion] = []
-        self.left = 0
-        self.error: PalyraError | None = None
-        self.settled = False
         self.payload_bytes = payload_bytes
-        self.echo: dict[int, EventResult] = {}
-        self.repeats: dict[int, int] = {}
+        self.portions: list[Portion] = []
 
     def drafts(self) -> list[tuple[int, Portion, int, Draft]]:
         """Every draft with its place in the request, its portion and its place in that."""
@@ -219,18 +209,19 @@ class Unit:
         rows.sort(key=lambda row: row[0])
         return rows
 
-    def results(self, written: Iterator[EventResult]) -> list[EventResult]:
+    def results(self, written: Sequence[EventResult]) -> Sequence[EventResult]:
         """The answer, in the request's order: what was written now, before, and said twice."""
         echo, repeats = self.echo, self.repeats
         if not echo and not repeats:
-            return list(written)
+            return written
+        new = iter(written)
         results: list[EventResult] = []
         for index in range(len(self.event_ids)):
             first = repeats.get(index)
             if first is not None:
                 results.append(msgspec.structs.replace(results[first], duplicate=True))
             else:
-                results.append(echo[index] if index in echo else next(written))
+                results.append(echo[index] if index in echo else next(new))
         return results
 
 

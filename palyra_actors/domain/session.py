@@ -8,7 +8,7 @@ A run comes into being with its first event, and the events `run_completed` and 
 it. Nothing leaves done and failed; what arrives late for an ended run is still written down.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
@@ -56,10 +56,22 @@ class Session(NamedTuple):
 
 
 class Append(NamedTuple):
-    """Write these events, after exactly `expected_seq` others if that is given."""
+    """Write these events, after exactly `expected_seq` others if that is given.
+
+    `run_ids` and `ends` say of the drafts what most steps need to know of them: the runs that they
+    name, and whether one ends a run. Made by `append`, or by one who knows both.
+    """
 
     drafts: Sequence[Draft]
-    expected_seq: int | None = None
+    expected_seq: int | None
+    run_ids: Collection[bytes]
+    ends: bool
+
+
+def append(drafts: Sequence[Draft], expected_seq: int | None = None) -> Append:
+    """The command for these drafts."""
+    run_ids = {draft.run_id for draft in drafts if draft.run_id is not None}
+    return Append(drafts, expected_seq, run_ids, any(d.kind in RUN_ENDS for d in drafts))
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +83,16 @@ Command: TypeAlias = Append | Archive
 
 
 class Appended(NamedTuple):
+    """The drafts were written; `run_ids` and `ends` as in `Append`."""
+
     drafts: Sequence[Draft]
+    run_ids: Collection[bytes]
+    ends: bool
+
+
+def appended(drafts: Sequence[Draft]) -> Appended:
+    """The event for drafts that were written: what a replay folds."""
+    return Appended(drafts, *append(drafts)[2:])
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +111,7 @@ def decide(session: Session, command: Command) -> Event:
         InvalidTransition: the session is archived, or a run would leave a final state.
     """
     match command:
-        case Append(drafts, expected_seq):
+        case Append(drafts, expected_seq, run_ids, ends):
             if session.status is Status.ARCHIVED:
                 raise InvalidTransition(
                     "the session is archived and takes no more events",
@@ -105,8 +126,9 @@ def decide(session: Session, command: Command) -> Event:
                     hint="read what was written meanwhile and decide anew",
                     detail={"actual": session.last_seq},
                 )
-            _refuse_second_ends(session.runs, drafts)
-            return Appended(drafts)
+            if ends:
+                _refuse_second_ends(session.runs, drafts)
+            return Appended(drafts, run_ids, ends)
         case Archive():
             if session.status is Status.ARCHIVED:
                 raise InvalidTransition(
@@ -121,12 +143,11 @@ def decide(session: Session, command: Command) -> Event:
 def evolve(session: Session, event: Event) -> Session:
     """The state after the event."""
     match event:
-        case Appended(drafts):
-            return Session(
-                session.last_seq + len(drafts),
-                session.status,
-                _runs_after(session.runs, drafts, session.last_seq),
-            )
+        case Appended(drafts, run_ids, ends):
+            last_seq, status, runs = session
+            if ends or not all(run_id in runs for run_id in run_ids):
+                runs = _runs_after(runs, drafts, last_seq)
+            return Session(last_seq + len(drafts), status, runs)
         case Archived():
             return session._replace(status=Status.ARCHIVED, last_seq=session.last_seq + 1)
         case _:
