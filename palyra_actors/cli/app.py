@@ -78,7 +78,10 @@ def append(
     ] = None,
     run: Annotated[str | None, typer.Option("--run", help="The run's id.")] = None,
     event_id: Annotated[
-        str | None, typer.Option("--event-id", help="Its id: the same one twice is stored once.")
+        str | None,
+        typer.Option(
+            "--event-id", help="Its id, and its time with it: twice the same is stored once."
+        ),
     ] = None,
     expected: Annotated[
         int | None,

@@ -12,6 +12,7 @@ from palyra_actors.api.operations import Operations
 from palyra_actors.api.results import Appended
 from palyra_actors.cli.shape import console, plain, print_json
 from palyra_actors.errors import Invalid, NotFound, PalyraError
+from palyra_actors.ids import parse_ulid, ulid_time_ms
 from palyra_actors.importer import read_events
 
 
@@ -38,9 +39,16 @@ def append_one(
     budget_ms: int | None,
     as_json: bool,
 ) -> None:
-    """Stores one event and prints where it stands."""
+    """Stores one event and prints where it stands.
+
+    Raises:
+        InvalidId: its own id is none.
+    """
     if event["session_id"] is None:
         event["session_id"] = new_id()
+    if event["event_id"] is not None:
+        # the time is content too: taken from the id, the same command twice is the same event
+        event["ts_ms"] = ulid_time_ms(parse_ulid(event["event_id"], "--event-id"))
     result = engine.append(event, expected_session_seq=expected, budget_ms=budget_ms)
     appended = result.results[0]
     if as_json:
