@@ -46,6 +46,7 @@ NAMES = [
     "X-Api-Key",
     "privateKey",
     "private key",
+    "api日本語key",
     "Set-Cookie",
     "Proxy-Authorization",
     "my_Password_2",
@@ -126,9 +127,12 @@ def test_text_of_every_shape_loses_its_secret(
 
 
 @pytest.mark.parametrize("shape", SHAPES)
-@pytest.mark.parametrize("size", [0, 1, 15, 31, 32, 48, 65, 97, 115, 160, 255, 256, 300, 70_000])
+@pytest.mark.parametrize(
+    "size", [0, 1, 15, 31, 32, 48, 65, 97, 115, 160, 255, 256, 300, 353, 70_000]
+)
 def test_the_first_look_sees_a_shape_behind_a_header_of_any_length(shape: str, size: int) -> None:
-    # A text's length stands right before it and may look like a letter: 0x73 is an s.
+    # A text's length stands right before it and may look like a letter: 97 is an a, 353 ends
+    # in one, too.
     text = shapes("0123456789abcdef01234567")[shape]
     text += " " * max(0, size - len(text.encode()))
     assert redact_text(text) != text
@@ -322,6 +326,7 @@ HOSTILE = [
     *("-----BEGIN ", "-----BEGIN RSA PRIVATE KEY", "-----END PRIVATE KEY", "tokens: [1,"),
     *('"token": {"a": 1, ', "\\", '"', "=", ":", " ", "private" + "-" * 12, "\u0130secret:"),
     *("password\n:", "\u212aey", "pass", "passpassword=", "token=<redacted>", "token.token=,"),
+    *("token:`", "gh_"),
 ]
 SOLO = """
 import json, sys
