@@ -186,7 +186,11 @@ class Reader(PooledActor):
             selection = selection._replace(stream=row.stream)
         if selection.run_id is not None:
             run = self._open().run(selection.run_id)
-            if run is None or selection.stream not in (None, run.stream):
+            if (
+                run is None
+                or selection.stream not in (None, run.stream)
+                or selection.principal not in (None, run.principal)
+            ):
                 raise NotFound("there is no such run", field="run_id")
             selection = selection._replace(stream=run.stream)
         return selection

@@ -61,6 +61,7 @@ class RunRow(NamedTuple):
     state: int
     first: int
     last: int | None
+    principal: str
 
 
 class Selection(NamedTuple):

@@ -37,7 +37,9 @@ FROM streams s JOIN heads h USING (stream) JOIN principals p USING (principal)
 WHERE s.stream_id = ? AND s.kind = ?
 
 -- name: run
-SELECT stream, state, first, last FROM runs WHERE run_id = ?
+SELECT r.stream, r.state, r.first, r.last, p.name
+FROM runs r JOIN streams s USING (stream) JOIN principals p USING (principal)
+WHERE r.run_id = ?
 
 -- name: stream_tail
 SELECT seq FROM heads WHERE stream = ?
