@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import apsw
 
-from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, STREAM_NAMES
+from palyra_actors.domain.catalog import ACTOR_NAMES, CLIENT_KINDS, KIND_NAMES, STREAM_NAMES
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
 from palyra_actors.errors import StorageUnavailable
 from palyra_actors.storage.port import (
@@ -64,6 +64,20 @@ def stored_from_row(row: Sequence[Any]) -> Stored:
         digest if payload is None else sha256(payload).digest(),
         row[16],
         row[17] if row[17] is not None else GENESIS,
+    )
+
+
+def _is_as_written(row: Sequence[Any]) -> bool:
+    """Whether what the hash cannot see of a row of `chain_after` is as the writer left it.
+
+    The chain covers values: `redacted` 1 and 2 are both true, a kind's name is the same as its
+    number, and the digest beside a payload and the way to the stream's event before are not in it.
+    """
+    return bool(
+        row[18]
+        and row[12] in (0, 1)
+        and row[7] not in CLIENT_KINDS
+        and (row[14] is None or row[15] is None)
     )
 
 
@@ -271,9 +285,13 @@ class JournalReader(_Side):
         expected, erased = from_seq, 0
         if previous is None:
             return Slice(0, 0, Head(from_seq - 1, GENESIS), from_seq - 1)
-        for row in self._connection.execute(sql("events_after"), (from_seq - 1, to_seq)):
+        for row in self._connection.execute(sql("chain_after"), (from_seq - 1, to_seq)):
             event = stored_from_row(row)
-            if event.seq != expected or event.hash != expected_hash(event, previous):
+            if (
+                event.seq != expected
+                or event.hash != expected_hash(event, previous)
+                or not _is_as_written(row)
+            ):
                 return Slice(expected - from_seq, erased, Head(expected - 1, previous), expected)
             erased += event.payload is None
             previous = event.hash

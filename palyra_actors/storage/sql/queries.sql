@@ -69,6 +69,18 @@ FROM events e JOIN streams s USING (stream) JOIN principals p ON p.principal = e
 WHERE e.seq > ? AND e.seq <= ?
 ORDER BY e.seq
 
+-- name: chain_after
+-- What a reader of events needs, and whether `link` leads to the stream's event before this one.
+SELECT e.seq, e.event_id, s.kind, s.stream_id, e.stream_seq, e.session_id, e.run_id, e.kind,
+       e.actor, p.name, e.ts_ms, e.recorded_ms, e.redacted, e.traceparent, e.payload,
+       e.payload_sha256, e.hash, NULL,
+       CASE e.link WHEN 0 THEN e.stream_seq = 1
+       ELSE (SELECT b.stream = e.stream AND b.stream_seq = e.stream_seq - 1
+             FROM events b WHERE b.seq = e.seq - e.link) END
+FROM events e JOIN streams s USING (stream) JOIN principals p ON p.principal = e.principal
+WHERE e.seq > ? AND e.seq <= ?
+ORDER BY e.seq
+
 -- name: stream_events_back
 WITH RECURSIVE walk (seq) AS (
     SELECT ?1
