@@ -254,7 +254,9 @@ class Desk:
 
     def _hand_out_one(self, unit: Unit, session_id: str, command: Append) -> None:
         """The usual request: all of it is one session's."""
-        session = self._office.directory.session(session_id, "events[0].session_id")
+        directory = self._office.directory
+        directory.begin_request()
+        session = directory.session(session_id, "events[0].session_id")
         portion = Portion(unit, session, session.stream_id, command, range(len(command.drafts)))
         unit.portions.append(portion)
         unit.left = 1
