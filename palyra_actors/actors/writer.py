@@ -42,6 +42,16 @@ It saves two thread switches, a third of the latency of one event in flight
 GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 """Payload bytes of a group, within one request: what a commit may take to sync."""
 
+SHARE_EVENTS_MAX: Final = 64
+"""Events of one entity in a group while others write, too; a request counts as one more, and a
+larger one goes alone. A group's time is what those others wait for (`bench/bench_fairness.py`)."""
+
+COMPANY_GROUPS: Final = 64
+"""Groups after which an entity that is still the only one writes groups as large as they come."""
+
+LATER_UNITS_MAX: Final = 4_096
+"""Units that wait for a later group and are looked past: about a millisecond."""
+
 
 @dataclass(frozen=True, slots=True)
 class WriterStatistics:
@@ -99,6 +109,8 @@ class Writer(PooledActor):
         self._committer = Committer(loop.clock, self._pass_on)
         self._queue: deque[Unit] = deque()
         self._told = False
+        self._last_entity: EntityCalls | None = None
+        self._company = 0  # groups for which more than one entity is taken to be writing
         self._group: Group | None = None
         self._staged_at = 0.0
         self._commit_s = 1.0  # a running mean; pessimistic until measured
@@ -114,6 +126,10 @@ class Writer(PooledActor):
     def submit(self, unit: Unit) -> None:
         """Queue a unit: all its portions are decided, or it is refused."""
         self._queue.append(unit)
+        entity = unit.portions[0].entity
+        if entity is not self._last_entity:
+            self._last_entity = entity
+            self._company = COMPANY_GROUPS
         self._tell()
 
     def tidy(self) -> None:
@@ -188,23 +204,37 @@ class Writer(PooledActor):
     def _take(self) -> list[Unit]:
         """The next group's units; those that are refused are answered on the way."""
         units: list[Unit] = []
+        later: list[Unit] = []
+        shares: dict[EntityCalls, int] = {}
         events = payload_bytes = 0
         events_max = self._group_events_max
         if self._event_s * events_max > self._group_s_max:
             events_max = int(self._group_s_max / self._event_s) + 1
-        while self._queue and events < events_max and payload_bytes < GROUP_BYTES_MAX:
-            unit = self._queue.popleft()
+        in_company = self._company > 0
+        self._company = max(0, self._company - 1)
+        queue = self._queue
+        while (
+            queue
+            and events < events_max
+            and payload_bytes < GROUP_BYTES_MAX
+            and len(later) < LATER_UNITS_MAX
+        ):
+            unit = queue.popleft()
             if unit.settled:
+                continue
+            if in_company and not _fits(unit, shares):
+                later.append(unit)
                 continue
             if unit.error is not None:
                 if units:
-                    self._queue.appendleft(unit)  # what it rests on is written first
+                    queue.appendleft(unit)  # what it rests on is written first
                     break
                 self._answer_refused(unit)
                 continue
             units.append(unit)
             events += len(unit.event_ids)
             payload_bytes += unit.payload_bytes
+        queue.extendleft(reversed(later))
         return units
 
     def _stage(self, units: list[Unit]) -> list[Unit]:
@@ -447,3 +477,21 @@ class Writer(PooledActor):
                 retry_after_ms=int(REOPEN_S * 1000),
             )
         return None
+
+
+def _fits(unit: Unit, shares: dict[EntityCalls, int]) -> bool:
+    """Whether the unit lies within its entities' shares of the group; it is added to them.
+
+    What does not fit closes its entities' shares: an entity's units stay in their order.
+    """
+    wanted = [
+        (portion.entity, shares.get(portion.entity, 0), len(portion.indices) + 1)
+        for portion in unit.portions
+    ]
+    if all(not taken or taken + more <= SHARE_EVENTS_MAX for _, taken, more in wanted):
+        for entity, taken, more in wanted:
+            shares[entity] = taken + more
+        return True
+    for entity, _, _ in wanted:
+        shares[entity] = SHARE_EVENTS_MAX
+    return False

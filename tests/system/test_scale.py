@@ -14,11 +14,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import psutil
 import pytest
 
+from palyra_actors.actors.writer import SHARE_EVENTS_MAX
 from palyra_actors.api.events import Event, new_id
-from palyra_actors.config import ActorsConfig, Config
+from palyra_actors.config import ActorsConfig, BudgetConfig, Config
 from palyra_actors.engine import Engine
 from palyra_actors.errors import Overloaded
 
@@ -146,6 +148,90 @@ def test_idle_sessions_leave_memory_by_themselves(database: Path) -> None:
         again = engine.append(list(in_turn(sessions, range(1, 2))))
 
     assert Counter(result.session_seq for result in again.results) == {2: 300}
+
+
+def append_frame(number: int, session: str, events: int = 1) -> bytes:
+    body = {"events": [Event(session, "message_received", {}).to_wire() for _ in range(events)]}
+    return msgspec.msgpack.encode(
+        {"v": 1, "id": number, "op": "journal.append", "body": body, "budget_ms": 0}
+    )
+
+
+class Inbox:
+    """A peer of the desk that keeps its answers, in their order."""
+
+    principal = "local"
+    role = "admin"
+
+    def __init__(self, answers_wanted: int) -> None:
+        self.under_way = 0
+        self.answers: list[dict[str, Any]] = []
+        self._answers_wanted = answers_wanted
+        self._all = threading.Event()
+
+    def send(self, frame: bytes) -> None:
+        self.answers.append(msgspec.msgpack.decode(frame))
+        if len(self.answers) == self._answers_wanted:
+            self._all.set()
+
+    def wait(self) -> None:
+        assert self._all.wait(30), f"{len(self.answers)} of {self._answers_wanted} answers came"
+
+
+def served_at_once(engine: Engine, frames: list[bytes]) -> list[dict[str, Any]]:
+    """The answers to frames that all arrive before the first of them is written."""
+    works, inbox = engine._works, Inbox(len(frames))
+    works.loop.call_soon(lambda: works.desk.serve([(inbox, frame) for frame in frames]))
+    inbox.wait()
+    return inbox.answers
+
+
+@pytest.mark.parametrize("events", [1, 16, 200])
+def test_what_a_hot_session_has_in_flight_is_not_written_before_the_others_requests(
+    database: Path, events: int
+) -> None:
+    hot, others = new_id(), [new_id() for _ in range(5)]
+    flood = [append_frame(number, hot, events) for number in range(2000 // events)]
+    polite = [append_frame(10_000 + number, other) for number, other in enumerate(others)]
+    with Engine.open(database) as engine:
+        answers = served_at_once(engine, flood + polite)
+        verified = engine.verify()
+
+    results = {answer["id"]: answer["ok"]["results"] for answer in answers}
+    before_them = max(results[10_000 + number][0]["seq"] for number in range(len(others)))
+    assert before_them <= max(SHARE_EVENTS_MAX, events) + len(others)
+    in_order = [result for number in range(len(flood)) for result in results[number]]
+    assert [result["session_seq"] for result in in_order] == list(range(1, len(in_order) + 1))
+    assert verified.valid
+    assert verified.checked == len(in_order) + len(others)
+
+
+def test_a_request_over_several_sessions_keeps_its_place_in_each_of_them(database: Path) -> None:
+    choose = random.Random(3)
+    sessions = [new_id() for _ in range(6)]
+    frames, named = [], []
+    for number in range(400):
+        some = choose.sample(sessions, choose.choice((1, 1, 1, 2, 4)))
+        if number % 2:
+            some = sessions[:1]
+        wires = [Event(name, "message_received", {}).to_wire() for name in some for _ in range(9)]
+        frames.append(
+            msgspec.msgpack.encode(
+                {"v": 1, "id": number, "op": "journal.append", "body": {"events": wires}}
+            )
+        )
+        named.append([wire["session_id"] for wire in wires])
+    with Engine.open(database, Config(budget=BudgetConfig(write_ms=0))) as engine:
+        answers = served_at_once(engine, frames)
+        verified = engine.verify()
+
+    results = {answer["id"]: answer["ok"]["results"] for answer in answers}
+    last: Counter[str] = Counter()
+    for number, names in enumerate(named):
+        for session, result in zip(names, results[number], strict=True):
+            last[session] += 1
+            assert result["session_seq"] == last[session]
+    assert verified.valid
 
 
 def _measure(database: Path, sessions: int, rounds: int) -> dict[str, Any]:
