@@ -65,6 +65,10 @@ def shapes(body: str) -> dict[str, str]:
     return {
         "bearer": f"Bearer {body}",
         "bearer in lower case": f"authorization header bearer {body}",
+        "bearer after a tab": f"Bearer\t{body}",
+        "bearer with a colon": f"bearer: {body}",
+        "bearer in a url": f"?auth=bearer%20{body}",
+        "bearer in quotes": f'bearer="{body}"',
         "sk": f"sk-{body}",
         "sk with parts": f"sk-proj-{body}_x",
         "github": f"ghp_{body}",
@@ -82,6 +86,7 @@ def shapes(body: str) -> dict[str, str]:
         "colon": f"password: {body}",
         "single quotes": f"passwd = '{body}'",
         "double quotes": f'export API_KEY="{body}"',
+        "after letters that grow in lower case": "\u0130" * 9 + f" secret={body}",
         "two words in quotes": f'secret: "one {body}"',
         "an escaped quote": f'secret: "one \\" {body}"',
         "json": f'{{"password": "{body}", "n": 1}}',
