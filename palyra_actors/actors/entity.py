@@ -6,7 +6,7 @@
 
 An entity numbers ahead: it decides on a state in which what it handed over before is taken as
 written. When one of those units fails, the writer sends the entity back to the state before it
-(`Rewind`), and all later portions are decided anew. The state is kept nowhere else: what the file
+(`rewind`), and all later portions are decided anew. The state is kept nowhere else: what the file
 says and what is under way make it up.
 """
 
@@ -42,15 +42,6 @@ class House:
     given_up: int = 0
 
 
-class Rewind:
-    """Return to the state before this portion."""
-
-    __slots__ = ("portion",)
-
-    def __init__(self, portion: Portion) -> None:
-        self.portion = portion
-
-
 class Entity(PooledActor):
     """One session, canvas, job or scope. Subclasses say how it wakes and how it decides."""
 
@@ -73,8 +64,12 @@ class Entity(PooledActor):
     # -- calls of others, on the loop's thread ---------------------------------------------------
 
     def rewind(self, portion: Portion) -> None:
-        """Return to the state before the portion; whatever else waits comes after that."""
-        self.actor_inbox.put_urgent(Rewind(portion))
+        """Return to the state before the portion, at once.
+
+        Were it a message, a unit that this entity shares could be completed by the others before
+        it is handled, and be written with numbers that nobody stands by any more.
+        """
+        self._go_back(portion)
 
     def go_on(self) -> None:
         """The unit that this entity held back for is complete."""
@@ -92,8 +87,6 @@ class Entity(PooledActor):
     def _handle_receive(self, message: Any) -> Any:
         if type(message) is Portion:
             return self._take(message)
-        if type(message) is Rewind:
-            return self._go_back(message.portion)
         return super()._handle_receive(message)
 
     def _take(self, portion: Portion) -> None:
