@@ -65,8 +65,8 @@ class Stream(Protocol):
         """By the engine, with its error or with `ok` (None)."""
         ...
 
-    def lost(self, closed: bool) -> None:
-        """Its connection is gone; `closed`: and will not be back."""
+    def lost(self) -> None:
+        """Its connection is gone; whether there will be another one shows when it opens anew."""
         ...
 
 
@@ -397,7 +397,7 @@ class Calls:
             streams = [stream for stream, _ in self._streams.values()]
             self._streams.clear()
         for stream in streams:
-            stream.lost(closed=False)
+            stream.lost()
 
     def deliver(self, frame: bytes) -> None:
         """One frame that arrived. Garbage, and replies nobody waits for, are counted only."""
@@ -447,7 +447,7 @@ class Calls:
         for call in pending:
             call.settle(None, self._closed(call))
         for stream in streams:
-            stream.lost(closed=True)
+            stream.lost()
         if connection is not None:
             connection.close()
 

@@ -237,13 +237,10 @@ class Subscription:
             self._backoff_s = min(self._backoff_s * 2, BACKOFF_S_MAX)
             self._become_stale(pause_s * (1 + random.random() * JITTER_MAX))
 
-    def _on_lost(self, source: "_Source", closed: bool) -> None:
+    def _on_lost(self, source: "_Source") -> None:
         with self._cond:
-            if source is not self._source:
-                return
-            if closed:
-                self._closed = True
-            self._become_stale(0.0)
+            if source is self._source:
+                self._become_stale(0.0)
 
     def _become_stale(self, pause_s: float) -> None:
         self._source = None
@@ -265,5 +262,5 @@ class _Source:
     def ended(self, error: PalyraError | None) -> None:
         self._subscription._on_end(self, error)
 
-    def lost(self, closed: bool) -> None:
-        self._subscription._on_lost(self, closed)
+    def lost(self) -> None:
+        self._subscription._on_lost(self)

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from palyra_actors.api.calls import UsedAfterFork
+from palyra_actors.api.calls import Calls, UsedAfterFork
 from palyra_actors.api.events import Event, new_id
-from palyra_actors.client import Client
+from palyra_actors.client import Client, _Wire
 from palyra_actors.errors import NoReply
 from tests.client.fake_engine import DEADLINE_S, HEAD, FakeEngine, Request, pack
 
@@ -60,6 +60,7 @@ def test_unanswered_requests_are_sent_again_in_their_order_when_the_engine_comes
             body = pack({"events": [{**packed, "event_id": new_id()}]})
             calls.append(client._calls.start("journal.append", body, timeout_s=DEADLINE_S))
         first = [request.frame for request in engine.wait_for("journal.append", 5)]
+        assert [request.id for request in engine.requests] == [1, 2, 3, 4, 5]
         engine.stop()
         engine.requests.clear()
         engine.script = lambda request: [request.appended(duplicate=True)]
@@ -77,12 +78,12 @@ def test_a_request_without_ids_is_not_sent_twice_and_its_outcome_is_unknown(
         call = client._calls.start("x", pack({}), timeout_s=DEADLINE_S, repeatable=False)
         engine.wait_for("x")
         engine.stop()
-        with pytest.raises(NoReply) as caught:
-            call.result()
-        assert caught.value.outcome == "unknown"
         engine.script = lambda request: [request.ok(**HEAD)]
         engine.start()
         client.head()
+        with pytest.raises(NoReply) as caught:
+            call.result()
+        assert caught.value.outcome == "unknown"
     assert [request.op for request in engine.requests] == ["x", "journal.head"]
 
 
@@ -138,6 +139,14 @@ def test_an_engine_that_dies_again_and_again_loses_no_call(engine: FakeEngine) -
     assert set(answered) == seen
 
 
+def test_a_frame_given_to_a_lost_connection_is_not_left_for_the_next_one(tmp_path: Path) -> None:
+    wire = _Wire(f"ipc://{tmp_path}/nobody", Calls("nobody"))
+    wire.send(b"frame")
+    wire._lose()
+    assert not wire._outbox
+    wire._release()
+
+
 def test_a_peer_that_speaks_no_zeromq_is_given_up_and_tried_again() -> None:
     with socket.create_server(("127.0.0.1", 0)) as server:
         server.settimeout(DEADLINE_S)
@@ -179,7 +188,7 @@ def test_a_client_that_nobody_closes_does_not_hang_or_warn_at_the_interpreters_e
 ) -> None:
     code = """
 import sys
-from palyra_actors.client import Client
+from palyra_actors.client import Client, _Wire
 client = Client(sys.argv[1])
 print(client.head().seq)
 """
@@ -222,8 +231,8 @@ def test_a_client_refuses_to_be_used_after_a_fork_and_the_parents_still_works(
 ) -> None:
     code = """
 import os, sys, warnings
-from palyra_actors.client import Client
-from palyra_actors.api.calls import UsedAfterFork
+from palyra_actors.client import Client, _Wire
+from palyra_actors.api.calls import Calls, UsedAfterFork
 client = Client(sys.argv[1])
 client.head()
 child = os.fork()

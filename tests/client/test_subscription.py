@@ -263,7 +263,8 @@ def test_closing_unsubscribes_once(engine: FakeEngine, client: Client) -> None:
 
 def test_a_subscription_of_a_closed_client_ends(client: Client) -> None:
     live = client.subscribe(after_seq=7)
-    live._on_lost(live._source, closed=False)  # type: ignore[arg-type]
+    assert live._source is not None
+    live._on_lost(live._source)
     client.close()
     assert live.next(DEADLINE_S) is None
 
