@@ -57,6 +57,7 @@ class _LocalPeer:
 
     def __init__(self, deliver: Callable[[bytes], None]) -> None:
         self.under_way = 0
+        self.backlog_bytes = 0  # its caller's queue is the caller's business
         self._deliver: Callable[[bytes], None] | None = deliver
         self._lock = threading.Lock()
 

@@ -50,6 +50,9 @@ BACKLOG_RETRY_S: Final = 0.005
 PEER_RETRY_MS: Final = 250
 IDLE_PEERS_LOOKED_AT: Final = 64
 LINGER_MS: Final = 1_000
+STUCK_S_MAX: Final = 30.0
+"""A peer that takes nothing of its backlog for so long is cut, however little it is."""
+
 HEARTBEAT_MS: Final = 5_000
 HEARTBEAT_TIMEOUT_MS: Final = 20_000
 
@@ -82,7 +85,7 @@ class DoorPeer:
 
     __slots__ = (
         "backlog", "backlog_bytes", "connection", "cut", "delimited", "door", "identity",
-        "large_in_round", "principal", "refused", "role", "under_way",
+        "large_in_round", "moved_at", "principal", "refused", "role", "under_way",
     )  # fmt: skip
 
     def __init__(self, door: "Door", identity: bytes, delimited: bool) -> None:
@@ -98,6 +101,7 @@ class DoorPeer:
         self.cut = False
         self.connection: tuple[int, int] | None = None
         self.large_in_round = -1
+        self.moved_at = 0.0
 
     def send(self, frame: bytes) -> None:
         """Queue a reply. Any thread."""
@@ -142,7 +146,11 @@ class Door:
         Raises:
             ConfigInvalid: it is no endpoint, is taken, or would let strangers in.
         """
-        _refuse_strangers(endpoint)
+        try:
+            _refuse_strangers(endpoint)
+        except ConfigInvalid:
+            self.close()
+            raise
         options = {
             zmq.ROUTER_MANDATORY: 1,
             zmq.RCVHWM: RECEIVE_FRAMES,
@@ -302,7 +310,9 @@ class Door:
     def _put_aside(self, peer: DoorPeer, frame: bytes) -> None:
         peer.backlog.append(frame)
         peer.backlog_bytes += len(frame)
-        self._behind[peer] = None
+        if peer not in self._behind:
+            self._behind[peer] = None
+            peer.moved_at = self._loop.clock.monotonic()
         if peer.backlog_bytes > self._peer_reply_bytes_max:
             self._cut_off(peer)
         else:
@@ -333,13 +343,17 @@ class Door:
             self._loop.call_later(BACKLOG_RETRY_S, self._retry)
 
     def _catch_up(self) -> None:
+        now = self._loop.clock.monotonic()
         for peer in list(self._behind):
             while peer.backlog and self._send(peer, peer.backlog[0]):
                 if not peer.backlog:
                     break  # it is gone, and forgotten
                 peer.backlog_bytes -= len(peer.backlog.popleft())
+                peer.moved_at = now
             if not peer.backlog:
                 self._behind.pop(peer, None)
+            elif now - peer.moved_at > STUCK_S_MAX:
+                self._cut_off(peer)
 
     def _cut_off(self, peer: DoorPeer) -> None:
         """A peer that does not read: forget what it is owed and shut its connection."""
@@ -347,22 +361,30 @@ class Door:
         log.warning("a peer that does not read its replies is cut off")
         peer.cut = True
         self._forget(peer)
+        if not self._shut(peer):
+            self._peers[peer.identity, peer.delimited] = peer  # whose frames are not served
+
+    def _shut(self, peer: DoorPeer) -> bool:
+        """Shut its connection. False: that cannot be told from others."""
         if peer.connection is None:
-            return
+            return False
         descriptor, inode = peer.connection
-        with suppress(OSError):
+        try:
             own = os.dup(descriptor)  # libzmq may close its own at any moment
             with sockets.socket(fileno=own) as connection:
                 if os.fstat(own).st_ino == inode:
                     connection.shutdown(sockets.SHUT_RDWR)
+        except OSError:
+            pass  # it is closed already
+        return True
 
     def _forget(self, peer: DoorPeer) -> None:
         peer.backlog.clear()
         peer.backlog_bytes = 0
         self._behind.pop(peer, None)
         self._feed.drop_peer(peer)
-        if not peer.cut:
-            self._peers.pop((peer.identity, peer.delimited), None)
+        if self._peers.get((peer.identity, peer.delimited)) is peer:
+            del self._peers[peer.identity, peer.delimited]
 
 
 def _refuse_strangers(endpoint: str) -> None:

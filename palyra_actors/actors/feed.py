@@ -40,6 +40,11 @@ WINDOW_BYTES_MAX: Final = 8 * 1024 * 1024
 PAGE_EVENTS: Final = 500
 RECENT_LOOKED_AT_MAX: Final = 1_000
 """Events that `recent` goes through for those of one principal: 3 ms of the loop."""
+PEER_BYTES_MAX: Final = 2 * 1024 * 1024
+"""Items that may wait for a peer to take them. Credit counts events and not their bytes: beyond
+this a stream waits with its peer, who would be cut for being slower than the file is read."""
+
+PEER_LOOK_S: Final = 0.005
 HEAD_EVERY_S: Final = SUBSCRIPTION_HEAD_SECONDS_MAX - 1.0
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -88,6 +93,8 @@ class Feed:
         self._window_after = head.seq
         self._subscriptions: dict[tuple[Peer, RequestId], Subscription] = {}
         self._per_peer: dict[Peer, int] = {}
+        self._sent_bytes: dict[Peer, int] = {}
+        loop.after_round(self._sent_bytes.clear)
         loop.call_later(HEAD_EVERY_S, self._tell_heads)
 
     def __len__(self) -> int:
@@ -115,7 +122,8 @@ class Feed:
             events = stored_events(group)
             encoded: dict[int, msgspec.Raw] = {}
             for subscription in live:
-                self._send(subscription, events, encoded)
+                if not self._send(subscription, events, encoded):
+                    self._wait(subscription)
 
     def recent(self, limit: int, principal: str | None) -> list[Stored]:
         """The last events, newest last, up to `limit` of them and as many as fit a reply.
@@ -223,13 +231,19 @@ class Feed:
         if subscription.credit == 0:
             subscription.mode = Mode.PAUSED
             return
+        subscription.mode = Mode.BEHIND
+        if self._waiting_bytes(subscription.request.peer) > PEER_BYTES_MAX // 2:
+            self._wait(subscription)
+            return
         if subscription.position >= self._window_after:
             subscription.mode = Mode.LIVE
             for group in list(self._window):
-                if group.after.seq > subscription.position:
-                    self._send(subscription, stored_events(group), {})
+                if group.after.seq > subscription.position and not self._send(
+                    subscription, stored_events(group), {}
+                ):
+                    self._wait(subscription)
+                    return
             return
-        subscription.mode = Mode.BEHIND
         principal = None if subscription.request.admin else subscription.request.principal
         selection = Selection(
             subscription.position, None, None, subscription.stored_kinds, principal
@@ -254,30 +268,44 @@ class Feed:
             self._forget(subscription)
             subscription.request.fail(page)
             return
-        self._send(subscription, page.events, {})
-        if subscription.credit or not page.events:
+        if self._send(subscription, page.events, {}):
             subscription.position = max(subscription.position, page.next_after_seq)
         self._advance(subscription)
+
+    def _wait(self, subscription: Subscription) -> None:
+        """Go on from its position once it has credit, or its peer has taken what it was sent."""
+        if subscription.mode is not Mode.PAUSED:
+            subscription.mode = Mode.BEHIND
+            self._loop.call_later(PEER_LOOK_S, lambda: self._advance(subscription))
+
+    def _waiting_bytes(self, peer: Peer) -> int:
+        return peer.backlog_bytes + self._sent_bytes.get(peer, 0)
 
     def _send(
         self,
         subscription: Subscription,
         events: Iterable[Stored],
         encoded: dict[int, msgspec.Raw],
-    ) -> None:
+    ) -> bool:
+        """False: it has to stop before one of them, without credit or for its peer's sake."""
+        peer = subscription.request.peer
         for event in events:
-            if event.seq <= subscription.position or subscription.mode is Mode.PAUSED:
+            if event.seq <= subscription.position:
                 continue
             if subscription.wants(event):
                 if subscription.credit == 0:
                     subscription.mode = Mode.PAUSED
-                    return
+                    return False
+                if self._waiting_bytes(peer) > PEER_BYTES_MAX:
+                    return False
                 view = encoded.get(event.seq)
                 if view is None:
                     view = encoded[event.seq] = msgspec.Raw(_encode(event_view(event)))
                 subscription.credit -= 1
                 subscription.request.item({"event": view})
+                self._sent_bytes[peer] = self._sent_bytes.get(peer, 0) + len(bytes(view))
             subscription.position = event.seq
+        return True
 
     def _tell_heads(self) -> None:
         item: dict[str, Any] = {"head": head_view(self._head)}

@@ -24,6 +24,8 @@ class Peer(Protocol):
     role: str
     under_way: int
     """Requests that are not answered yet. The loop's thread counts."""
+    backlog_bytes: int
+    """Replies that it has not taken yet, as far as they are kept here."""
 
     def send(self, frame: bytes) -> None:
         """Queue a frame for the peer. From any thread; never blocks, never raises."""
