@@ -210,4 +210,4 @@ class Entity(PooledActor):
     def _prune(self) -> None:
         pending = self._pending
         while pending and pending[0].unit.settled:
-            pending.popleft()
+            pending.popleft().before = None  # whoever else holds the portion needs no old state

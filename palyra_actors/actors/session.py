@@ -11,7 +11,7 @@ from palyra_actors.domain.session import Run, Session
 from palyra_actors.errors import Invalid, NotFound
 
 RUNS_RESIDENT_MAX: Final = 256
-"""Runs that an idle session remembers; others are asked of the file again."""
+"""Runs that a session remembers beside those under way; others are asked of the file again."""
 
 
 class SessionActor(Entity):
@@ -69,8 +69,15 @@ class SessionActor(Entity):
                     hint="a run lives in one session for ever; start another run",
                 )
             found[run_id] = Run(row.state, row.first, row.last)
-        if not found and len(known) < RUNS_RESIDENT_MAX:
+        if len(known) >= RUNS_RESIDENT_MAX:
+            known = self._needed(known, run_ids)
+        elif not found:
             return state
-        if len(known) >= RUNS_RESIDENT_MAX and not self._pending:
-            known = {}
         return Session(state.last_seq, state.status, {**known, **found})
+
+    def _needed(self, known: Mapping[bytes, Run], run_ids: Collection[bytes]) -> dict[bytes, Run]:
+        """Those of the runs that the file cannot tell, for they are not written yet, and those
+        that are asked about now."""
+        needed = [change[0] for portion in self._pending for change in portion.runs]
+        needed += run_ids
+        return {run_id: known[run_id] for run_id in needed if run_id in known}

@@ -18,11 +18,12 @@ import msgspec
 import psutil
 import pytest
 
+from palyra_actors.actors.session import RUNS_RESIDENT_MAX
 from palyra_actors.actors.writer import SHARE_EVENTS_MAX
 from palyra_actors.api.events import Event, new_id
 from palyra_actors.config import ActorsConfig, BudgetConfig, Config
 from palyra_actors.engine import Engine
-from palyra_actors.errors import Overloaded
+from palyra_actors.errors import InvalidTransition, Overloaded
 
 RSS_BYTES_MAX = 400 * 1024 * 1024
 CHILD_SECONDS_MAX = 110
@@ -232,6 +233,47 @@ def test_a_request_over_several_sessions_keeps_its_place_in_each_of_them(databas
             last[session] += 1
             assert result["session_seq"] == last[session]
     assert verified.valid
+
+
+def test_a_session_with_more_runs_than_it_remembers_tells_old_ones_from_new_ones(
+    database: Path,
+) -> None:
+    session, runs = new_id(), [new_id() for _ in range(2 * RUNS_RESIDENT_MAX)]
+
+    def event(run: str, kind: str = "message_received") -> Event:
+        return Event(session, kind, {}, run_id=run)
+
+    with Engine.open(database) as engine:
+        engine.append([event(run) for run in runs])
+        mixed = [event(runs[0]), event(new_id()), event(runs[-1], "run_failed")]
+        engine.append(mixed)
+        with pytest.raises(InvalidTransition):
+            engine.append([event(new_id()), event(runs[-1], "run_completed")])
+        again = engine.append([event(runs[-1], "run_failed"), event(runs[1], "run_completed")])
+
+    assert [result.session_seq for result in again.results] == [
+        len(runs) + len(mixed) + 1,
+        len(runs) + len(mixed) + 2,
+    ]
+
+
+def test_a_session_that_never_rests_does_not_remember_more_and_more_runs(database: Path) -> None:
+    session, in_flight, requests = new_id(), 32, 1_500
+    most = 0
+    with Engine.open(database) as engine:
+        works = engine._works
+
+        def look() -> None:
+            nonlocal most
+            for actor in works.directory._sessions.values():
+                most = max(most, len(actor._state.runs) if actor._state else 0)
+
+        works.loop.call_soon(lambda: works.loop.after_round(look))
+        with engine.batch(events_max=2, in_flight=in_flight) as batch:
+            for _ in range(2 * requests):
+                batch.add(Event(session, "message_received", {}, run_id=new_id()))
+
+    assert RUNS_RESIDENT_MAX <= most <= RUNS_RESIDENT_MAX + 4 * in_flight
 
 
 def _measure(database: Path, sessions: int, rounds: int) -> dict[str, Any]:
