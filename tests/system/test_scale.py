@@ -165,7 +165,7 @@ class Inbox:
     role = "admin"
 
     def __init__(self, answers_wanted: int) -> None:
-        self.under_way = 0
+        self.under_way = self.backlog_bytes = 0
         self.answers: list[dict[str, Any]] = []
         self._answers_wanted = answers_wanted
         self._all = threading.Event()
