@@ -10,11 +10,12 @@ written. When one of those units fails, the writer sends the entity back to the 
 says and what is under way make it up.
 """
 
+import re
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Final
 
 from palyra_actors.actors.work import Portion, Tail, Unit
 from palyra_actors.domain.session import Session
@@ -26,6 +27,9 @@ from palyra_actors.storage.port import ReadSide
 
 SETTLE_WAIT_S = 0.005
 """How often a failed entity looks whether what it handed over before is written."""
+
+
+_DRAFT: Final = re.compile(r"events\[(\d+)\]")
 
 
 @dataclass(slots=True)
@@ -121,6 +125,10 @@ class Entity(PooledActor):
         and a refusal that rests on what is under way is answered after that.
         """
         unit = portion.unit
+        if refusal.field is not None:  # it counts within the portion, who reads it in the request
+            refusal.field = _DRAFT.sub(
+                lambda match: f"events[{portion.indices[int(match[1])]}]", refusal.field
+            )
         unit.error = refusal
         portion.before = self._state
         self._pending.append(portion)

@@ -42,7 +42,7 @@ class SessionActor(Entity):
         command = portion.command
         for run_id in command.run_ids:
             if run_id not in state.runs:
-                state = self._with_runs(state, command.run_ids, tail)
+                state = self._with_runs(state, portion, tail)
                 break
         event = domain.decide(state, command)
         after = domain.evolve(state, event)
@@ -52,8 +52,15 @@ class SessionActor(Entity):
             portion.runs = ()  # decided before, and differently
         return after
 
-    def _with_runs(self, state: Session, run_ids: Collection[bytes], tail: Tail) -> Session:
-        """The state, knowing those of the runs that the file has."""
+    @staticmethod
+    def _place(run_id: bytes, portion: Portion) -> str:
+        drafts = portion.command.drafts
+        index = next(index for index, draft in enumerate(drafts) if draft.run_id == run_id)
+        return f"events[{index}].run_id"
+
+    def _with_runs(self, state: Session, portion: Portion, tail: Tail) -> Session:
+        """The state, knowing those of the portion's runs that the file has."""
+        run_ids = portion.command.run_ids
         known: Mapping[bytes, Run] = state.runs
         found: dict[bytes, Run] = {}
         for run_id in run_ids:
@@ -62,10 +69,13 @@ class SessionActor(Entity):
             row = self._house.reader.run(run_id)
             if row is None:
                 continue
+            field = self._place(run_id, portion)
+            if row.principal != tail.principal:
+                raise NotFound("there is no such run", field=field)
             if row.stream != tail.stream:
                 raise Invalid(
                     "this run belongs to another session",
-                    field="run_id",
+                    field=field,
                     hint="a run lives in one session for ever; start another run",
                 )
             found[run_id] = Run(row.state, row.first, row.last)
