@@ -182,7 +182,8 @@ class Entity(PooledActor):
         """Answer whoever was being served, and come back from the file after a back-off."""
         if type(message) is Portion and not message.unit.settled:
             unit = message.unit
-            unit.settled = True
+            portions = unit.portions
+            unit.settle()
             unit.request.fail(
                 InternalFault(
                     f"the entity failed: {type(error).__name__}",
@@ -190,7 +191,7 @@ class Entity(PooledActor):
                     detail={"outcome": "none"},
                 )
             )
-            for other in unit.portions:
+            for other in portions:
                 if other.decided:
                     other.entity.rewind(other)
         self._state = None

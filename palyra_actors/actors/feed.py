@@ -107,7 +107,7 @@ class Feed:
         self._head = group.after
         self._window.append(group)
         self._window_events += len(group.batch.events)
-        self._window_bytes += sum(unit.payload_bytes for unit in group.units)
+        self._window_bytes += group.payload_bytes
         while len(self._window) > 1 and (
             self._window_events - len(self._window[0].batch.events) >= RECENT_LIMIT_MAX
             and (self._window_events > WINDOW_EVENTS_MAX or self._window_bytes > WINDOW_BYTES_MAX)
@@ -115,7 +115,7 @@ class Feed:
             oldest = self._window.popleft()
             self._at_start.clear()  # it ends before the oldest group that is left
             self._window_events -= len(oldest.batch.events)
-            self._window_bytes -= sum(unit.payload_bytes for unit in oldest.units)
+            self._window_bytes -= oldest.payload_bytes
             self._window_after = oldest.after.seq
         live = [s for s in self._subscriptions.values() if s.mode is Mode.LIVE]
         if live:

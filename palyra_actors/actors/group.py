@@ -40,6 +40,13 @@ class Group:
     answers: list[tuple[Unit, msgspec.Raw]] = field(default_factory=list)
     after: Head = NOTHING
     starts: list[int] = field(default_factory=list)
+    payload_bytes: int = 0
+
+    def forget_units(self) -> None:
+        """Once all are answered: what the feed keeps are rows."""
+        self.payload_bytes = sum(unit.payload_bytes for unit in self.units)
+        self.units, self.answers, self.starts = [], [], []
+        self.batch = Batch(events=self.batch.events)
 
 
 def lay_out(group: Group, names: Mapping[str, int]) -> None:

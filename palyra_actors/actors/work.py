@@ -199,6 +199,13 @@ class Unit:
         self.payload_bytes = payload_bytes
         self.portions: list[Portion] = []
 
+    def settle(self) -> None:
+        """It was answered. Unit and portions point at each other; without this the garbage
+        collector would have to find each of them.
+        """
+        self.settled = True
+        self.portions = []
+
     def drafts(self) -> list[tuple[int, Portion, int, Draft]]:
         """Every draft with its place in the request, its portion and its place in that."""
         rows = [

@@ -115,6 +115,7 @@ class Writer(PooledActor):
         self._staged_at = 0.0
         self._commit_s = 1.0  # a running mean; pessimistic until measured
         self._failing: str | None = None
+        self._refusing: str | None = None
         self._tidy_wanted = False
         self._tidying = False
         self._groups = self._events = self._events_max = 0
@@ -137,8 +138,8 @@ class Writer(PooledActor):
         self._tidy_wanted = True
 
     def refuse(self, reason: str) -> None:
-        """Write nothing more: every unit is answered `unavailable`."""
-        self._failing = reason
+        """Write nothing more: every unit is answered `unavailable`, whatever happens."""
+        self._failing = self._refusing = reason
 
     @property
     def head(self) -> Head:
@@ -311,7 +312,7 @@ class Writer(PooledActor):
         commit_ms = (ended - group.began) * 1000
         for unit, results in group.answers:
             request = unit.request
-            unit.settled = True
+            unit.settle()
             total_ms = (ended - request.arrived) * 1000
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
             within = budget_ms == 0 or total_ms <= budget_ms
@@ -328,6 +329,7 @@ class Writer(PooledActor):
                     },
                 }
             )
+        group.forget_units()
         self._published(group)
         self._measured(Measured(group.began, self._staged_at, ended, events, arrived, late))
 
@@ -394,7 +396,7 @@ class Writer(PooledActor):
         if verdict.error is not None:
             self._fail(unit, verdict.error)
         elif verdict.answer is not None:
-            unit.settled = True
+            unit.settle()
             now = self._loop.clock.monotonic()
             request = unit.request
             total_ms = (now - request.arrived) * 1000
@@ -412,7 +414,7 @@ class Writer(PooledActor):
             )
 
     def _fail(self, unit: Unit, error: PalyraError) -> None:
-        unit.settled = True
+        unit.settle()
         unit.request.fail(error)
 
     # -- a COMMIT that failed ---------------------------------------------------------------------
@@ -442,7 +444,7 @@ class Writer(PooledActor):
             self._eject(waiting, dict.fromkeys(waiting, self._obstacle()))
             self._loop.call_later(REOPEN_S, lambda: self._reopen(group))
             return
-        self._failing = None
+        self._failing = self._refusing
         self._names = names
         if head == group.after:
             self._head = head
@@ -450,7 +452,7 @@ class Writer(PooledActor):
                 tail.seq = seq
                 tail.exists = True
             for unit in group.units:
-                unit.settled = True
+                unit.settle()
             self._published(group)
         else:
             if head != group.before:
