@@ -141,7 +141,7 @@ class Stage:
     """Where one section is played: a copy of the project, a port of its own."""
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder / "palyra_actors"
+        self.folder = folder / "project"
         shutil.copytree(ROOT, self.folder, ignore=LEFT_OUT, symlinks=True)
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
