@@ -33,16 +33,24 @@ from palyra_actors.storage.migrations import migrate
 from palyra_actors.storage.queries import sql
 from palyra_actors.storage.upkeep import Checkpointer, finish
 
-SHAPES = {"one": (1, 1, 1), "singles": (256, 1, 256), "batches": (8, 64, 8)}  # window, events, sessions
+SHAPES = {
+    "one": (1, 1, 1),
+    "singles": (256, 1, 256),
+    "batches": (8, 64, 8),
+}  # window, events, sessions
 RATE_GUESS = 120_000  # events a second that no shape reaches: how many frames to make
 
 
 def through_engine(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
     window, events, sessions = SHAPES[shape]
-    made = frames(max(1000, int(RATE_GUESS * seconds / events / (20 if events == window == 1 else 2))), events, sessions)
+    made = frames(
+        max(1000, int(RATE_GUESS * seconds / events / (20 if events == window == 1 else 2))),
+        events,
+        sessions,
+    )
     with engine(folder) as (endpoint, _):
         load = Load(endpoint)
-        load.run(made[:window * 2], window, 60)  # wakes the sessions
+        load.run(made[: window * 2], window, 60)  # wakes the sessions
         result = load.run(made[window * 2 :], window, seconds)
         load.close()
     if result["requests"] + window * 2 >= len(made):
@@ -75,7 +83,9 @@ def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
     executemany, execute = writer.executemany, writer.execute
     execute("BEGIN IMMEDIATE")
     executemany(sql("insert_principal"), [(1, "local")])
-    executemany(sql("insert_stream"), [(s, 1, os.urandom(16), 1, 0) for s in range(1, sessions + 1)])
+    executemany(
+        sql("insert_stream"), [(s, 1, os.urandom(16), 1, 0) for s in range(1, sessions + 1)]
+    )
     execute("COMMIT")
     done, took_each = 0, []
     began = time.perf_counter()
@@ -131,10 +141,12 @@ def _groups(group: int, sessions: int, count: int) -> list[Any]:
     return made
 
 
-def fdatasync_of_an_append(folder: Path, seconds: float) -> float:
-    """Median milliseconds to write 4 KiB pages into a file that is reused, as a WAL is, and sync."""
-    path = folder / "plain"
-    path.write_bytes(bytes(16 << 20))
+def sync_of_an_append(folder: Path, seconds: float, reuse: bool) -> float:
+    """Median milliseconds to write 12 KiB, three pages with their headers as a COMMIT does, and
+    fdatasync: appended to a file that grows, or (`reuse`) into one that has its size, as our WAL.
+    """
+    path = folder / f"plain-{reuse}"
+    path.write_bytes(bytes(16 << 20) if reuse else b"")
     descriptor = os.open(path, os.O_WRONLY)
     os.fsync(descriptor)
     block, took, offset = os.urandom(3 * 4120), [], 0
@@ -143,7 +155,9 @@ def fdatasync_of_an_append(folder: Path, seconds: float) -> float:
         os.pwrite(descriptor, block, offset)
         os.fdatasync(descriptor)
         took.append(time.perf_counter() - start)
-        offset = (offset + len(block)) % (15 << 20)
+        offset += len(block)
+        if reuse:
+            offset %= 15 << 20
     os.close(descriptor)
     return statistics.median(took) * 1000
 
@@ -177,12 +191,13 @@ def zeromq_echo(folder: Path, seconds: float) -> float:
 
 
 def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
-    ours, bare, sync, echo = [], [], [], []
+    ours, bare, sync, reused, echo = [], [], [], [], []
     for _ in range(rounds):
         with workspace(where) as folder:
             if shape == "one":
                 echo.append(zeromq_echo(folder, seconds / 4))
-                sync.append(fdatasync_of_an_append(folder, seconds / 4))
+                sync.append(sync_of_an_append(folder, seconds / 4, reuse=False))
+                reused.append(sync_of_an_append(folder, seconds / 4, reuse=True))
             bare.append(bare_loop(folder, shape, seconds))
             ours.append(through_engine(folder, shape, seconds))
 
@@ -206,14 +221,17 @@ def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
     }
     if shape == "one":
         floor = statistics.median(sync) + statistics.median(echo)
-        result["fdatasync_p50_ms"] = round(statistics.median(sync), 3)
+        result["append_sync_p50_ms"] = round(statistics.median(sync), 3)
+        result["reused_sync_p50_ms"] = round(statistics.median(reused), 3)
         result["echo_p50_ms"] = round(statistics.median(echo), 3)
         result["p50_to_sync_plus_echo"] = round(middle(ours, "p50_ms") / floor, 3)
     emit("append", **result)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--shape", choices=[*SHAPES, "all"], default="all")

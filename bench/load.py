@@ -43,9 +43,9 @@ def engine(folder: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Pope
     """`palyra-actors serve` on a new file in `folder`; its ipc endpoint and its process."""
     endpoint = f"ipc://{folder}/door"
     process = subprocess.Popen(
-        [sys.executable, *os.environ.get("PALYRA_BENCH_SERVE", "-m palyra_actors.cli serve").split(), "--db", str(folder / "bench.db"),
+        [sys.executable, "-m", "palyra_actors.cli", "serve", "--db", str(folder / "bench.db"),
          "--endpoint", endpoint, *arguments],
-        stdout=subprocess.PIPE, text=True,
+        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True,
     )  # fmt: skip
     assert process.stdout is not None
     line = process.stdout.readline()

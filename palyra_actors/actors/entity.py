@@ -97,7 +97,9 @@ class Entity(PooledActor):
         unit = portion.unit
         if unit.error is not None or unit.settled:
             return  # another portion was refused: this one means nothing any more
-        self._prune()
+        pending = self._pending
+        if pending and pending[0].unit.settled:
+            self._prune()
         try:
             before = self._state
             if before is None:
@@ -110,7 +112,7 @@ class Entity(PooledActor):
         portion.first_seq = before.last_seq + 1
         portion.tail = self._tail
         portion.decided = True
-        self._pending.append(portion)
+        pending.append(portion)
         unit.left -= 1
         if unit.left:
             self.actor_inbox.hold()

@@ -26,6 +26,7 @@ from palyra_actors.errors import InternalFault, Overloaded, PalyraError, Storage
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.storage.port import Clash, Head, WriteSide
+from palyra_actors.wire.messages import AppendOk, Timing
 
 log = logging.getLogger(__name__)
 
@@ -318,17 +319,8 @@ class Writer(PooledActor):
             within = budget_ms == 0 or total_ms <= budget_ms
             late += not within
             arrived.append(request.arrived)
-            request.ok(
-                {
-                    "results": results,
-                    "timing": {
-                        "queued_ms": (group.began - request.arrived) * 1000,
-                        "commit_ms": commit_ms,
-                        "total_ms": total_ms,
-                        "within_budget": within,
-                    },
-                }
-            )
+            queued_ms = (group.began - request.arrived) * 1000
+            request.ok(AppendOk(results, Timing(queued_ms, commit_ms, total_ms, within)))
         group.forget_units()
         self._published(group)
         self._measured(Measured(group.began, self._staged_at, ended, events, arrived, late))
@@ -401,17 +393,8 @@ class Writer(PooledActor):
             request = unit.request
             total_ms = (now - request.arrived) * 1000
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
-            request.ok(
-                {
-                    "results": verdict.answer,
-                    "timing": {
-                        "queued_ms": total_ms,
-                        "commit_ms": 0.0,
-                        "total_ms": total_ms,
-                        "within_budget": budget_ms == 0 or total_ms <= budget_ms,
-                    },
-                }
-            )
+            within = budget_ms == 0 or total_ms <= budget_ms
+            request.ok(AppendOk(verdict.answer, Timing(total_ms, 0.0, total_ms, within)))
 
     def _fail(self, unit: Unit, error: PalyraError) -> None:
         unit.settle()
@@ -486,6 +469,12 @@ def _fits(unit: Unit, shares: dict[EntityCalls, int]) -> bool:
 
     What does not fit closes its entities' shares: an entity's units stay in their order.
     """
+    if len(unit.portions) == 1:
+        portion = unit.portions[0]
+        taken, more = shares.get(portion.entity, 0), len(portion.indices) + 1
+        fits = not taken or taken + more <= SHARE_EVENTS_MAX
+        shares[portion.entity] = taken + more if fits else SHARE_EVENTS_MAX
+        return fits
     wanted = [
         (portion.entity, shares.get(portion.entity, 0), len(portion.indices) + 1)
         for portion in unit.portions

@@ -111,7 +111,8 @@ def decide(session: Session, command: Command) -> Event:
         InvalidTransition: the session is archived, or a run would leave a final state.
     """
     match command:
-        case Append(drafts, expected_seq, run_ids, ends):
+        case Append():
+            drafts, expected_seq, run_ids, ends = command
             if session.status is Status.ARCHIVED:
                 raise InvalidTransition(
                     "the session is archived and takes no more events",
@@ -143,7 +144,8 @@ def decide(session: Session, command: Command) -> Event:
 def evolve(session: Session, event: Event) -> Session:
     """The state after the event."""
     match event:
-        case Appended(drafts, run_ids, ends):
+        case Appended():
+            drafts, run_ids, ends = event
             last_seq, status, runs = session
             if ends or not all(run_id in runs for run_id in run_ids):
                 runs = _runs_after(runs, drafts, last_seq)

@@ -126,8 +126,12 @@ class Checkpointer:
         self._statistics = CheckpointStatistics(0, 0, 0.0, 0.0, 0, 0, 0, None)
 
     def due(self) -> bool:
-        """Whether a checkpoint is worth its while; about a microsecond."""
-        return wal_state(self._connection).remaining * self._frame_bytes >= self._checkpoint_bytes
+        """Whether a checkpoint is worth its while; about a microsecond. No while another runs."""
+        try:
+            state = wal_state(self._connection)
+        except apsw.BusyError:
+            return False
+        return state.remaining * self._frame_bytes >= self._checkpoint_bytes
 
     def step(self, *, force: bool = False) -> CheckpointReport | None:
         """One passive checkpoint if it is due or forced; None if not, or if `finish` is at it.

@@ -38,6 +38,12 @@ _encode = msgspec.msgpack.Encoder().encode
 _AT = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
 
 
+class _Ok(msgspec.Struct, gc=False):
+    v: int
+    id: RequestId
+    ok: Any
+
+
 class Unusable(Exception):
     """A frame that cannot be served: the id to answer to and the error to answer with."""
 
@@ -70,7 +76,7 @@ def decode(frame: bytes) -> Any:
 
 
 def encode_ok(request_id: RequestId, body: Any) -> bytes:
-    return _encode({"v": PROTOCOL_VERSION, "id": request_id, "ok": body})
+    return _encode(_Ok(PROTOCOL_VERSION, request_id, body))
 
 
 def encode_err(request_id: RequestId, error: PalyraError) -> bytes:

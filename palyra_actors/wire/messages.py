@@ -149,3 +149,19 @@ class EventResult(Struct, gc=False):
     hash: bytes
     duplicate: bool
     redacted: bool
+
+
+class Timing(Struct, gc=False):
+    """Milliseconds, from the arrival of the frame."""
+
+    queued_ms: float
+    commit_ms: float
+    total_ms: float
+    within_budget: bool
+
+
+class AppendOk(Struct, gc=False):
+    """`results`: EventResults, or those encoded already."""
+
+    results: Any
+    timing: Timing
