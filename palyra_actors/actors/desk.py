@@ -396,12 +396,7 @@ def _stored_kinds(kinds: list[str] | None) -> frozenset[int | str] | None:
 def _wrong_count(count: int) -> PalyraError:
     if count == 0:
         return Invalid("an append needs at least one event", field="events")
-    return TooLarge(
-        f"an append takes at most {APPEND_EVENTS_MAX} events",
-        field="events",
-        hint="split it; each request is atomic by itself",
-        detail={"limit": APPEND_EVENTS_MAX, "actual": count},
-    )
+    return codec.too_many_events(count)
 
 
 def _wrong_name(index: int, event: EventIn, kind_is_wrong: bool) -> Invalid:

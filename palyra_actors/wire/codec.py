@@ -19,7 +19,12 @@ from palyra_actors.errors import (
     UnknownOp,
     UnsupportedVersion,
 )
-from palyra_actors.limits import FRAME_BYTES_MAX, PROTOCOL_VERSION, REQUEST_ID_BYTES_MAX
+from palyra_actors.limits import (
+    APPEND_EVENTS_MAX,
+    FRAME_BYTES_MAX,
+    PROTOCOL_VERSION,
+    REQUEST_ID_BYTES_MAX,
+)
 from palyra_actors.wire.messages import BODIES, AppendBody, Envelope, EventIn, envelope_types
 
 RequestId: TypeAlias = int | str | None
@@ -85,6 +90,16 @@ def encode_err(request_id: RequestId, error: PalyraError) -> bytes:
 
 def encode_item(request_id: RequestId, item: Any) -> bytes:
     return _encode({"v": PROTOCOL_VERSION, "id": request_id, "item": item})
+
+
+def too_many_events(count: int) -> TooLarge:
+    """The refusal of an append of that many events."""
+    return TooLarge(
+        f"an append takes at most {APPEND_EVENTS_MAX} events",
+        field="events",
+        hint="split it; each request is atomic by itself",
+        detail={"limit": APPEND_EVENTS_MAX, "actual": count},
+    )
 
 
 # -- what is wrong with it ------------------------------------------------------------------------
@@ -213,10 +228,14 @@ def _invalid_event(body: Raw) -> PalyraError | None:
     """msgspec does not say which element of a list is wrong; find the first one."""
 
     class Loose(msgspec.Struct):
-        events: list[Raw]
+        events: Raw
 
     try:
-        events = msgspec.msgpack.decode(body, type=Loose).events
+        raw = msgspec.msgpack.decode(body, type=Loose).events
+        count = _array_items(bytes(raw))
+        if count is not None and count > APPEND_EVENTS_MAX:  # 4 MiB of nils would take 300
+            return too_many_events(count)
+        events = msgspec.msgpack.decode(raw, type=list[Raw])
     except msgspec.MsgspecError:
         return None
     for index, event in enumerate(events):
@@ -224,6 +243,18 @@ def _invalid_event(body: Raw) -> PalyraError | None:
             msgspec.msgpack.decode(event, type=EventIn)
         except msgspec.ValidationError as error:
             return _from_validation(error, f"events[{index}]")
+    return None
+
+
+def _array_items(raw: bytes) -> int | None:
+    """How many items an array says it has; None: it is none."""
+    first = raw[0] if raw else 0
+    if 0x90 <= first <= 0x9F:
+        return first & 0x0F
+    if first == 0xDC:
+        return int.from_bytes(raw[1:3], "big")
+    if first == 0xDD:
+        return int.from_bytes(raw[1:5], "big")
     return None
 
 
