@@ -108,6 +108,8 @@ class _Works:
             undo.pop_all()
 
     def _connect_writer(self) -> Any:
+        if not self.lock.still_ours():  # a file of that name would be a stranger's, or a new one
+            raise OpenRefused("the database file was replaced or unlinked")
         storage = self.config.storage
         connection = open_writer(
             self.file,

@@ -117,6 +117,8 @@ class Writer(PooledActor):
         self._commit_s = 1.0  # a running mean; pessimistic until measured
         self._failing: str | None = None
         self._refusing: str | None = None
+        self._rejected: str | None = None  # what the disk said to the last group it did not take
+        self._in_hand: list[Unit] = []  # being staged: neither queued nor in a group
         self._tidy_wanted = False
         self._tidying = False
         self._groups = self._events = self._events_max = 0
@@ -154,7 +156,11 @@ class Writer(PooledActor):
 
     def statistics(self) -> WriterStatistics:
         return WriterStatistics(
-            self._groups, self._events, self._events_max, len(self._queue), self._failing
+            self._groups,
+            self._events,
+            self._events_max,
+            len(self._queue),
+            self._failing or self._rejected,
         )
 
     def close(self, wait_s_max: float) -> bool:
@@ -184,8 +190,16 @@ class Writer(PooledActor):
         del message
         self._told = False
         group, self._group = self._group, None
+        units, self._in_hand = self._in_hand, []
         if group is not None:
             self._recover(group, error)
+        elif units:
+            fault = InternalFault(
+                f"the writer failed: {type(error).__name__}",
+                hint="nothing was stored; the engine's log has the details",
+                detail={"outcome": "none"},
+            )
+            self._eject(units, dict.fromkeys(units, fault))
         self._tell()
 
     def _start_groups(self) -> None:
@@ -201,7 +215,9 @@ class Writer(PooledActor):
                 self._eject(units, dict.fromkeys(units, obstacle))
                 continue
             while units and self._group is None:
+                self._in_hand = units
                 units = self._stage(units)
+            self._in_hand = []
 
     def _take(self) -> list[Unit]:
         """The next group's units; those that are refused are answered on the way."""
@@ -253,17 +269,26 @@ class Writer(PooledActor):
         except StorageUnavailable as fault:
             self._group = None
             log.error("a group could not be written: %s", fault)
+            self._rejected = str(fault)
             self._eject(units, dict.fromkeys(units, fault))
             return []
         self._staged_at = clock.monotonic()
         if len(units) == 1 and not self._queue and self._commit_s < INLINE_COMMIT_S:
             result = self._committer.commit_here(self._storage)
-            prepare_answers(group)
+            self._prepare(group)
             self._finish(result)
             return []
         self._committer.commit(self._storage)
-        prepare_answers(group)
+        self._prepare(group)
         return []
+
+    def _prepare(self, group: Group) -> None:
+        """Encode the answers. If that fails the COMMIT is left to end before anything is done."""
+        try:
+            prepare_answers(group)
+        except BaseException:
+            log.exception("the answers to a group could not be made")
+            group.answers.clear()
 
     def _tidied(self) -> None:
         self._tidying = False
@@ -292,9 +317,12 @@ class Writer(PooledActor):
         self._commit_s += (result.ended - self._staged_at - self._commit_s) / 8
         event_s = (self._staged_at - group.began) / max(1, len(group.batch.events))
         self._event_s += (event_s - self._event_s) / 8
-        if result.error is not None:
+        error = result.error
+        if error is None and len(group.answers) < len(group.units):
+            error = RuntimeError("its answers could not be made")
+        if error is not None:
             self._group = None
-            self._recover(group, result.error)
+            self._recover(group, error)
         else:
             self._settle(group, result.ended)
             self._group = None
@@ -321,9 +349,20 @@ class Writer(PooledActor):
             arrived.append(request.arrived)
             queued_ms = (group.began - request.arrived) * 1000
             request.ok(AppendOk(results, Timing(queued_ms, commit_ms, total_ms, within)))
+        self._rejected = None
         group.forget_units()
-        self._published(group)
-        self._measured(Measured(group.began, self._staged_at, ended, events, arrived, late))
+        self._show(group)
+        try:
+            self._measured(Measured(group.began, self._staged_at, ended, events, arrived, late))
+        except BaseException:
+            log.exception("a group could not be measured")
+
+    def _show(self, group: Group) -> None:
+        """Publish it. Whoever fails at that, the group is durable and the next one comes."""
+        try:
+            self._published(group)
+        except BaseException:
+            log.exception("a group could not be published")
 
     # -- what fails -------------------------------------------------------------------------------
 
@@ -338,7 +377,18 @@ class Writer(PooledActor):
         self._pronounce(unit, verdict)
 
     def _without_clashes(self, group: Group, clash: Clash) -> list[Unit]:
-        verdicts = sift(self._storage, group.units)
+        try:
+            verdicts = sift(self._storage, group.units)
+        except Exception as error:  # noqa: BLE001 - nothing is staged; that is all that matters
+            log.error("a group that clashed could not be looked up: %s", error)
+            self._rejected = str(error)
+            unread = StorageUnavailable(
+                f"the database could not be read: {error}",
+                hint="nothing was stored; send it again later",
+                detail={"outcome": "none"},
+            )
+            self._eject(group.units, dict.fromkeys(group.units, unread))
+            return []
         if not verdicts:
             log.error("a group clashed with the file and no unit of it does: %s", clash)
             fault = InternalFault("the group contradicts the file", detail={"outcome": "none"})
@@ -416,6 +466,11 @@ class Writer(PooledActor):
         self._reopen(group)
 
     def _reopen(self, group: Group) -> None:
+        if self._refusing is not None:  # what has that name now is not our file
+            waiting = [*group.units, *self._queue]
+            self._queue.clear()
+            self._eject(waiting, dict.fromkeys(waiting, self._obstacle()))
+            return
         try:
             head = self._storage.reopen()
             names = self._storage.names()
@@ -436,11 +491,14 @@ class Writer(PooledActor):
                 tail.exists = True
             for unit in group.units:
                 unit.settle()
-            self._published(group)
+            group.forget_units()
+            self._show(group)
         else:
-            if head != group.before:
+            if head == group.before:
+                self._head = head
+            else:  # this is not the file that what was acknowledged is in
                 log.critical("after a failed COMMIT the head is %s, not %s", head, group.before)
-            self._head = head
+                self.refuse("after a failed COMMIT the file ended elsewhere than before it")
             gone = StorageUnavailable("lost", detail={"outcome": "unknown"})
             self._eject(group.units, dict.fromkeys(group.units, gone))
         if self._queue and self._group is None:

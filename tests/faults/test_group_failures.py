@@ -1,0 +1,280 @@
+"""One group, many fates: what fails in a group fails alone, and the sessions number on.
+
+The rig holds one COMMIT, so that all requests of a test stand in the next group.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import apsw
+import pytest
+
+from palyra_actors.api.events import new_id
+from palyra_actors.testing.faults import Fault, FaultVFS
+from tests.faults.rig import Rig, rig
+from tests.system.harness import event
+
+
+@pytest.fixture
+def works(database: Path) -> Iterator[Rig]:
+    with rig(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def disk() -> Iterator[FaultVFS]:
+    with FaultVFS("group-failures") as opened:
+        yield opened
+
+
+@pytest.fixture
+def faulty(database: Path, disk: FaultVFS) -> Iterator[Rig]:
+    with rig(database, vfs=disk.name) as opened:
+        yield opened
+
+
+def changed(original: dict[str, object]) -> dict[str, object]:
+    return {**original, "payload": {"text": "something else"}}
+
+
+# -- requests that fail ---------------------------------------------------------------------------
+
+
+def test_each_bad_request_of_a_group_fails_alone_and_its_neighbours_are_stored(
+    works: Rig,
+) -> None:
+    a, b, run = new_id(), new_id(), new_id()
+    stored = event(a, run_id=run)
+    works.append(stored).ok()
+    good = [event(a) for _ in range(4)] + [event(b) for _ in range(2)]
+    with works.group():
+        asked = [
+            works.append(good[0]),
+            works.append(event(a), changed(stored)),  # an id with other content
+            works.append(good[1]),
+            works.append(stored),  # a retry
+            works.append(event(b), event(b, run_id=run)),  # another session's run
+            works.append(good[4]),
+            works.append(good[2], stored),  # half of it a retry
+            works.append(event(a), expected_session_seq=99),
+            works.append(event(a), event(b), event(b, run_id=run)),  # refused by one of two
+            works.append(good[3], good[5]),  # of both sessions
+        ]
+    assert asked[1].err()["code"] == "id_reused"
+    assert asked[1].err()["field"] == "events[1].event_id"
+    assert asked[4].err()["code"] == "invalid"
+    assert asked[7].err()["code"] == "conflict"
+    assert asked[7].err()["detail"] == {"actual": 4}, "what was before it in the group counts"
+    assert asked[8].err()["code"] == "invalid"
+    assert asked[0].numbers() == [2]
+    assert asked[2].numbers() == [3]
+    assert asked[3].numbers() == [1]
+    assert asked[3].results()[0]["duplicate"] is True
+    assert asked[6].numbers() == [4, 1]
+    assert [result["duplicate"] for result in asked[6].results()] == [False, True]
+    assert asked[5].numbers() == [1]
+    assert asked[9].numbers() == [5, 2]
+    ids = [one["event_id"] for one in good]
+    assert works.sessions() == {a: [stored["event_id"], *ids[:4]], b: ids[4:]}
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+def test_requests_numbered_ahead_of_a_failure_are_renumbered_and_stored_in_order(
+    works: Rig,
+) -> None:
+    session, reused = new_id(), event(new_id())
+    works.append(reused).ok()
+    later = [event(session) for _ in range(50)]
+    with works.group():
+        first = works.append(event(session))
+        bad = works.append(event(session), event(session), changed(reused))
+        asked = [works.append(one) for one in later]
+    assert first.numbers() == [1]
+    assert bad.err()["code"] == "id_reused"
+    assert [one.numbers() for one in asked] == [[2 + place] for place in range(50)]
+    assert works.sessions()[session][1:] == [one["event_id"] for one in later]
+    works.assert_states_equal_the_file()
+
+
+def test_a_request_that_others_share_is_not_completed_on_numbers_about_to_be_taken_back(
+    works: Rig,
+) -> None:
+    """`a` is sent back while it waits for `b` with a request of both; `b` is busy until then."""
+    a, b, c, reused = new_id(), new_id(), new_id(), event(new_id())
+    works.append(reused).ok()
+    both = [event(a), event(b)]
+    with works.group():
+        bad = works.append(event(a), event(a), changed(reused))
+        busy = works.append(event(b), event(c))
+        good = works.append(event(a))
+        shared = works.append(*both)
+        after = [works.append(event(b)), works.append(event(a))]
+    assert bad.err()["code"] == "id_reused"
+    assert (busy.numbers(), good.numbers(), shared.numbers()) == ([1, 1], [1], [2, 2])
+    assert [one.numbers() for one in after] == [[3], [3]]
+    works.sessions()
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+def test_a_clash_while_a_shared_request_waits_for_its_other_session_harms_neither(
+    works: Rig,
+) -> None:
+    """The order that once lost requests: `a` goes back, and `b` completes what both share."""
+    a, b, reused = new_id(), new_id(), event(new_id())
+    works.append(reused).ok()
+    works.append(event(b)).ok()
+    entity = works.works.directory._sessions[b]
+    with works.group():
+        bad = works.append(event(a), changed(reused))
+        works.settle()
+        entity.actor_inbox.hold()  # `b` has no time now
+        shared = works.append(event(a), event(b))
+        later = works.append(event(b))
+        works.settle()
+    bad.err()
+    works.works.loop.call_soon(entity.actor_inbox.release)
+    assert shared.numbers() == [1, 2]
+    assert later.numbers() == [3]
+    works.sessions()
+    works.assert_states_equal_the_file()
+
+
+def test_a_request_of_many_sessions_that_one_refuses_leaves_no_trace_in_the_others(
+    works: Rig,
+) -> None:
+    sessions = [new_id() for _ in range(5)]
+    foreign = new_id()
+    works.append(event(new_id(), run_id=foreign)).ok()
+    with works.group():
+        before = [works.append(event(one)) for one in sessions]
+        bad = works.append(
+            *(event(one) for one in sessions[:3]),
+            event(sessions[3], run_id=foreign),
+            event(sessions[4]),
+        )
+        after = works.append(*(event(one) for one in sessions))
+    assert bad.err()["code"] == "invalid"
+    assert [one.numbers() for one in before] == [[1]] * 5
+    assert after.numbers() == [2] * 5
+    assert {len(ids) for session, ids in works.sessions().items() if session in sessions} == {2}
+    works.assert_states_equal_the_file()
+
+
+def test_one_id_twice_in_a_group_is_one_event(works: Rig) -> None:
+    session, other = new_id(), new_id()
+    once = event(session)
+    mine, theirs = works.caller, works.other_caller()
+    with works.group():
+        asked = [mine.append(once), theirs.append(once), theirs.append(changed(once))]
+        moved = mine.append({**once, "session_id": other})
+    assert asked[0].results()[0]["duplicate"] is False
+    assert asked[1].results()[0]["duplicate"] is True
+    assert asked[1].numbers() == asked[0].numbers() == [1]
+    assert asked[2].err()["code"] == "id_reused"
+    assert moved.err()["code"] == "id_reused"
+    assert works.sessions() == {session: [once["event_id"]]}
+    works.assert_states_equal_the_file()
+
+
+def test_a_run_that_begins_twice_in_a_group_belongs_to_the_first_session(works: Rig) -> None:
+    first, second, run = new_id(), new_id(), new_id()
+    with works.group():
+        won = works.append(event(first, run_id=run))
+        lost = works.append(event(second), event(second, run_id=run))
+        after = works.append(event(second))
+        ended = works.append(event(first, run_id=run, kind="run_completed"))
+        again = works.append(event(first, run_id=run, kind="run_failed"))
+    assert won.numbers() == [1]
+    assert lost.err()["code"] == "invalid"
+    assert after.numbers() == [1]
+    assert ended.numbers() == [2]
+    assert again.err()["code"] == "invalid_transition"
+    works.assert_states_equal_the_file()
+
+
+def test_a_refusal_that_rests_on_what_fails_is_decided_anew(works: Rig) -> None:
+    """`expected_session_seq` was wrong only as long as a request counted that then failed."""
+    session, reused = new_id(), event(new_id())
+    works.append(reused).ok()
+    with works.group():
+        bad = works.append(event(session), changed(reused))
+        right = works.append(event(session), expected_session_seq=0)
+        wrong = works.append(event(session), expected_session_seq=2)
+    assert bad.err()["code"] == "id_reused"
+    assert right.numbers() == [1]
+    assert wrong.err()["detail"] == {"actual": 1}
+    works.assert_states_equal_the_file()
+
+
+# -- a disk that fails ----------------------------------------------------------------------------
+
+
+def test_what_cannot_be_staged_is_refused_with_nothing_stored_and_writing_resumes_by_itself(
+    works: Rig,
+) -> None:
+    session = new_id()
+    works.append(event(session)).ok()
+    connection = works.writer._storage._connection
+    large = [event(session, payload={"text": "x" * 60_000}) for _ in range(3)]
+
+    def pages_max(count: int) -> None:
+        works.on_loop(lambda: connection.execute(f"PRAGMA max_page_count = {count}").fetchall())
+
+    pages_max(1)  # no more than there are: SQLITE_FULL at the first INSERT that needs one
+    asked = [works.append(one) for one in large]
+    assert [one.code() for one in asked] == [("unavailable", "none")] * 3
+    assert works.status() == "failing"
+    assert works.ask("journal.head").ok()["seq"] == 1
+    assert len(works.ask("journal.read").ok()["events"]) == 1, "reading goes on"
+    pages_max(1 << 20)
+    assert [works.append(one).numbers() for one in large] == [[2], [3], [4]]
+    assert works.status() == "ready"
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+@pytest.mark.parametrize("code", [apsw.SQLITE_FULL, apsw.SQLITE_IOERR_WRITE], ids=["full", "ioerr"])
+def test_a_write_that_the_disk_refuses_is_not_there_afterwards(
+    faulty: Rig, disk: FaultVFS, code: int
+) -> None:
+    session = new_id()
+    faulty.append(event(session)).ok()
+    fault = disk.inject(Fault("write", "wal", times=None, code=code))
+    events = [event(session) for _ in range(4)]
+    with faulty.group():
+        asked = [faulty.append(one) for one in events]
+    codes = [one.code() for one in asked]
+    assert {name for name, _ in codes} == {"unavailable"}
+    assert fault.fired > 0
+    disk.heal()
+    faulty.until("ready")
+    again = [faulty.append(one) for one in events]
+    assert [one.numbers() for one in again] == [[2], [3], [4], [5]]
+    assert faulty.sessions()[session][1:] == [one["event_id"] for one in events]
+    faulty.assert_states_equal_the_file()
+    faulty.assert_at_rest()
+
+
+@pytest.mark.parametrize("performed", [False, True], ids=["not-done", "done"])
+def test_a_commit_that_fails_half_way_is_unknown_and_the_same_ids_give_one_event_each(
+    faulty: Rig, disk: FaultVFS, performed: bool
+) -> None:
+    session = new_id()
+    faulty.append(event(session)).ok()
+    events = [event(session) for _ in range(3)]
+    opened = disk.counts["open", "wal"]
+    fault = Fault("sync", "wal", code=apsw.SQLITE_IOERR_FSYNC, performed=performed)
+    with faulty.group(before_commit=lambda: disk.inject(fault)):
+        asked = [faulty.append(one) for one in events]
+    assert [one.code() for one in asked] == [("unavailable", "unknown")] * 3
+    assert fault.fired == 1
+    faulty.until("ready")
+    assert disk.counts["open", "wal"] > opened, "the file was opened anew"
+    numbers = [faulty.append(one).numbers() for one in events]
+    assert numbers == [[2], [3], [4]]
+    assert faulty.append(event(session)).numbers() == [5]
+    assert len(faulty.sessions()[session]) == 5
+    faulty.assert_states_equal_the_file()
+    faulty.assert_at_rest()
