@@ -88,6 +88,12 @@ class Reader(PooledActor):
             case Verify():
                 self._serve(message.request, lambda: self._verify(message))
 
+    def on_failed(self, message: Any, error: BaseException) -> None:
+        """Go on with a new connection; a stream that waits for its page is told."""
+        self._forget()
+        if isinstance(message, CatchUp):
+            message.done(InternalFault(f"the reader failed: {type(error).__name__}"))
+
     def close(self) -> None:
         """After the pool has stopped."""
         if self._connection is not None:

@@ -54,7 +54,7 @@ class PooledActor(pykka.Actor):
 
     @classmethod
     def start(cls, *args: Any, **kwargs: Any) -> "pykka.ActorRef[Any]":
-        """Create the actor and give it to its dispatcher. `on_start` runs in its first turn."""
+        """Create the actor, call its `on_start` here, and give it to its dispatcher."""
         if cls.listed:
             return super().start(*args, **kwargs)
         return cls.launch(*args, **kwargs).actor_ref
@@ -114,13 +114,13 @@ class PooledActor(pykka.Actor):
 
     def take_turn(self, messages_max: int) -> None:
         """Handle up to `messages_max` messages. Called by the dispatcher, one thread at a time."""
-        inbox = self.actor_inbox
+        inbox, stopped = self.actor_inbox, self.actor_stopped.is_set
         try:
             for _ in range(messages_max):
-                if not inbox.due:
+                if not inbox.due or stopped():
                     break
                 self._handle(inbox.get())
-            if self.actor_stopped.is_set():
+            if stopped():
                 self._actor_loop_teardown()
         finally:
             inbox.end_turn()

@@ -65,6 +65,10 @@ class DispatcherStatistics:
     ready: int
 
 
+def _nothing() -> None:
+    pass
+
+
 class Loop:
     """One thread that runs rounds: calls, input, turns, late turns, replies, timers, sleep.
 
@@ -163,6 +167,7 @@ class Loop:
                 self._round()
             except BaseException:
                 log.critical("a round of %s failed", self.name, exc_info=True)
+                self._calls.append(_nothing)  # the next round comes at once: replies may wait
 
     def _round(self) -> None:
         calls = self._calls
