@@ -274,6 +274,13 @@ class Desk:
     ) -> None:
         """Give each session its share, in one go: what comes later comes after it everywhere."""
         directory = self._office.directory
+        if len(shares) > directory.resident_max:
+            raise TooLarge(
+                f"one request names at most {directory.resident_max} sessions",
+                field="events",
+                hint="send one request a session, or raise actors.resident_max",
+                detail={"limit": directory.resident_max, "actual": len(shares)},
+            )
         directory.begin_request()
         for session_id, places in shares.items():
             session = directory.session(session_id, f"events[{places[0]}].session_id")

@@ -27,7 +27,7 @@ class Directory:
         self, house: House, *, resident_max: int, idle_s: float, mailbox_messages_max: int
     ) -> None:
         self._house = house
-        self._resident_max = resident_max
+        self.resident_max = resident_max
         self._idle_s = idle_s
         self._mailbox_messages_max = mailbox_messages_max
         self._sessions: OrderedDict[str, SessionActor] = OrderedDict()
@@ -60,12 +60,12 @@ class Directory:
             actor.used_by = self._requests
             return actor
         stream_id = parse_ulid(session_id, field)
-        if len(sessions) >= self._resident_max and not self._make_room():
+        if len(sessions) >= self.resident_max and not self._make_room():
             raise Overloaded(
-                f"{self._resident_max} sessions are busy",
+                f"{self.resident_max} sessions are busy",
                 retry_after_ms=RETRY_AFTER_MS,
                 hint="come back, or raise actors.resident_max",
-                detail={"limit": self._resident_max},
+                detail={"limit": self.resident_max},
             )
         actor = SessionActor.launch(self._house, stream_id, messages_max=self._mailbox_messages_max)
         sessions[session_id] = actor

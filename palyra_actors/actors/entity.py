@@ -19,11 +19,16 @@ from typing import Any, ClassVar, Final
 
 from palyra_actors.actors.work import Portion, Tail, Unit
 from palyra_actors.domain.session import Session
-from palyra_actors.errors import InternalFault, PalyraError
+from palyra_actors.errors import InternalFault, Overloaded, PalyraError
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.supervisor import RestartPolicy, Restarts
 from palyra_actors.storage.port import ReadSide
+
+PENDING_UNITS_MAX = 1_024
+"""Units of one entity that are not written yet. Each keeps the state before it."""
+
+PENDING_RETRY_MS = 25
 
 SETTLE_WAIT_S = 0.005
 """How often a failed entity looks whether what it handed over before is written."""
@@ -101,6 +106,13 @@ class Entity(PooledActor):
         if pending and pending[0].unit.settled:
             self._prune()
         try:
+            if len(pending) >= PENDING_UNITS_MAX:
+                raise Overloaded(
+                    f"{PENDING_UNITS_MAX} requests of this session are not written yet",
+                    retry_after_ms=PENDING_RETRY_MS,
+                    hint="keep fewer in flight",
+                    detail={"limit": PENDING_UNITS_MAX},
+                )
             before = self._state
             if before is None:
                 before = self._wake(portion)

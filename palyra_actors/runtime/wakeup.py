@@ -3,12 +3,17 @@
 import contextlib
 import os
 import select
+import threading
 
 
 class Wakeup:
-    """An eventfd. `ring` from any thread; `clear` and `wait` from the one that sleeps on it."""
+    """An eventfd. `ring` from any thread; `clear` and `wait` from the one that sleeps on it.
+
+    After `close` a ring does nothing: its number may be somebody else's file by then.
+    """
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._poll = select.poll()
         self._poll.register(self._fd, select.POLLIN)
@@ -17,8 +22,9 @@ class Wakeup:
         return self._fd
 
     def ring(self) -> None:
-        with contextlib.suppress(BlockingIOError, OSError):
-            os.eventfd_write(self._fd, 1)
+        with self._lock, contextlib.suppress(BlockingIOError):
+            if self._fd >= 0:
+                os.eventfd_write(self._fd, 1)
 
     def clear(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -30,4 +36,7 @@ class Wakeup:
             self.clear()
 
     def close(self) -> None:
-        os.close(self._fd)
+        with self._lock:
+            if self._fd >= 0:
+                os.close(self._fd)
+                self._fd = -1
