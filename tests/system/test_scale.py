@@ -23,7 +23,7 @@ from palyra_actors.actors.writer import SHARE_EVENTS_MAX
 from palyra_actors.api.events import Event, new_id
 from palyra_actors.config import ActorsConfig, BudgetConfig, Config
 from palyra_actors.engine import Engine
-from palyra_actors.errors import InvalidTransition, Overloaded
+from palyra_actors.errors import InvalidTransition, TooLarge
 
 RSS_BYTES_MAX = 400 * 1024 * 1024
 CHILD_SECONDS_MAX = 110
@@ -129,8 +129,8 @@ def test_one_request_never_lets_go_of_a_session_that_it_names_itself(database: P
             assert [number for number, _ in events] == list(range(1, len(events) + 1))
         assert sum(map(len, found.values())) == sent
 
-        with pytest.raises(Overloaded) as refused:  # more than fit can never be served
-            engine.append(list(in_turn(sessions, [0])), timeout_s=0.1)
+        with pytest.raises(TooLarge) as refused:  # more than fit can never be served
+            engine.append(list(in_turn(sessions, [0])))
         assert refused.value.detail["limit"] == 12
         assert engine.head().seq == sent
 
