@@ -25,7 +25,7 @@ from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.supervisor import RestartPolicy, Restarts
 from palyra_actors.storage.port import ReadSide
 
-PENDING_UNITS_MAX = 1_024
+PENDING_UNITS_MAX = 2_048
 """Units of one entity that are not written yet. Each keeps the state before it."""
 
 PENDING_RETRY_MS = 25
@@ -171,12 +171,16 @@ class Entity(PooledActor):
             inbox.release()
 
     def _wake(self, portion: Portion) -> Session:
-        if self._broken_until > self._house.loop.clock.monotonic():
+        unsettled = any(portion.decided for portion in self._pending)
+        if unsettled or self._broken_until > self._house.loop.clock.monotonic():
             raise InternalFault(
                 "this entity failed too often and is left alone for a while",
                 hint="the engine's log says why; try again in a minute",
                 detail={"outcome": "none"},
             )
+        if self._broken_until:
+            self._broken_until = 0.0
+            self._house.given_up -= 1
         state, tail = self._load(portion)
         self._tail = tail
         self._house.activated += 1
@@ -214,7 +218,7 @@ class Entity(PooledActor):
             self._restarts = Restarts(house.restarts)
         seconds = self._restarts.after_failure(house.loop.clock.monotonic())
         if seconds is None:
-            house.given_up += 1
+            house.given_up += not self._broken_until
             self._broken_until = house.loop.clock.monotonic() + house.restarts.window_s
             return
         self._down = True

@@ -10,6 +10,7 @@ window of groups that are kept in memory. All of that happens in the loop's thre
 nothing can be written between the last page and the first live event.
 """
 
+import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from palyra_actors.actors.reader import CatchUp
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request
 from palyra_actors.domain.chain import Stored
-from palyra_actors.errors import Invalid, LimitReached, NotFound, PalyraError
+from palyra_actors.errors import InternalFault, Invalid, LimitReached, NotFound, PalyraError
 from palyra_actors.limits import (
     RECENT_LIMIT_MAX,
     REPLY_PAYLOAD_BYTES_MAX,
@@ -47,6 +48,7 @@ this a stream waits with its peer, who would be cut for being slower than the fi
 PEER_LOOK_S: Final = 0.005
 HEAD_EVERY_S: Final = SUBSCRIPTION_HEAD_SECONDS_MAX - 1.0
 
+log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -287,7 +289,30 @@ class Feed:
         events: Iterable[Stored],
         encoded: dict[int, msgspec.Raw],
     ) -> bool:
-        """False: it has to stop before one of them, without credit or for its peer's sake."""
+        """False: it has to stop before one of them, without credit or for its peer's sake.
+
+        A subscription whose event cannot be sent is ended: going on would leave that event out.
+        """
+        try:
+            return self._send_each(subscription, events, encoded)
+        except BaseException:
+            log.exception("a subscription could not be served")
+            self._forget(subscription)
+            subscription.request.fail(
+                InternalFault(
+                    "the next event could not be sent",
+                    hint="subscribe again after the last event that came",
+                    detail={"outcome": "none"},
+                )
+            )
+            return True
+
+    def _send_each(
+        self,
+        subscription: Subscription,
+        events: Iterable[Stored],
+        encoded: dict[int, msgspec.Raw],
+    ) -> bool:
         peer = subscription.request.peer
         for event in events:
             if event.seq <= subscription.position:
@@ -308,7 +333,7 @@ class Feed:
         return True
 
     def _tell_heads(self) -> None:
+        self._loop.call_later(HEAD_EVERY_S, self._tell_heads)
         item: dict[str, Any] = {"head": head_view(self._head)}
         for subscription in self._subscriptions.values():
             subscription.request.item(item)
-        self._loop.call_later(HEAD_EVERY_S, self._tell_heads)

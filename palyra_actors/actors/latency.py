@@ -51,6 +51,11 @@ class Latency(PooledActor):
         if len(self._samples) >= SAMPLES_MAX:
             self._count()
 
+    def on_failed(self, message: Any, error: BaseException) -> None:
+        """What a group measured is lost; the next one is measured."""
+        del message, error
+        self._samples.clear()
+
     def statistics(self) -> LatencyStatistics:
         """On the loop's thread."""
         self._count()

@@ -20,7 +20,7 @@ class SessionActor(Entity):
     kind: ClassVar[int] = SESSION
 
     def _load(self, portion: Portion) -> tuple[Session, Tail]:
-        row = self._house.reader.stream(SESSION, self.stream_id)
+        row = _ask(self._house.reader.stream, SESSION, self.stream_id)
         if row is None:
             principal = portion.unit.request.principal
             stream = self._tail.stream if self._tail is not None else self._house.next_stream()
@@ -66,7 +66,7 @@ class SessionActor(Entity):
         for run_id in run_ids:
             if run_id in known:
                 continue
-            row = self._house.reader.run(run_id)
+            row = _ask(self._house.reader.run, run_id)
             if row is None:
                 continue
             field = self._place(run_id, portion)
@@ -91,3 +91,17 @@ class SessionActor(Entity):
         needed = [change[0] for portion in self._pending for change in portion.runs]
         needed += run_ids
         return {run_id: known[run_id] for run_id in needed if run_id in known}
+
+
+def _ask(question: Callable[..., _Row], *about: object) -> _Row:
+    """What the file says. Raises StorageUnavailable: it cannot be read, which no session can
+    help; it is refused its request and not started again.
+    """
+    try:
+        return question(*about)
+    except Exception as error:
+        raise StorageUnavailable(
+            f"the database could not be read: {error}",
+            hint="nothing was stored; send it again later",
+            detail={"outcome": "none"},
+        ) from error
