@@ -89,7 +89,8 @@ class Entity(PooledActor):
     def idle(self) -> bool:
         """Nothing waits and nothing is under way: the entity can be let go without a trace."""
         self._prune()
-        return not (self._pending or len(self.actor_inbox) or self.actor_inbox.held)
+        inbox = self.actor_inbox
+        return not (self._pending or len(inbox) or inbox.held or self._left_alone())
 
     # -- its life ---------------------------------------------------------------------------------
 
@@ -172,19 +173,26 @@ class Entity(PooledActor):
 
     def _wake(self, portion: Portion) -> Session:
         unsettled = any(portion.decided for portion in self._pending)
-        if unsettled or self._broken_until > self._house.loop.clock.monotonic():
+        if self._left_alone() or unsettled:
             raise InternalFault(
                 "this entity failed too often and is left alone for a while",
                 hint="the engine's log says why; try again in a minute",
                 detail={"outcome": "none"},
             )
-        if self._broken_until:
-            self._broken_until = 0.0
-            self._house.given_up -= 1
         state, tail = self._load(portion)
         self._tail = tail
         self._house.activated += 1
         return state
+
+    def _left_alone(self) -> bool:
+        """Whether it failed too often lately. It is not let go until that is over: it would come
+        back as if nothing had been, and health would not know."""
+        if self._broken_until > self._house.loop.clock.monotonic():
+            return True
+        if self._broken_until:
+            self._broken_until = 0.0
+            self._house.given_up -= 1
+        return False
 
     @abstractmethod
     def _load(self, portion: Portion) -> tuple[Session, Tail]:
@@ -218,7 +226,7 @@ class Entity(PooledActor):
             self._restarts = Restarts(house.restarts)
         seconds = self._restarts.after_failure(house.loop.clock.monotonic())
         if seconds is None:
-            house.given_up += not self._broken_until
+            house.given_up += 1
             self._broken_until = house.loop.clock.monotonic() + house.restarts.window_s
             return
         self._down = True

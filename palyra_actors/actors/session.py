@@ -1,17 +1,19 @@
 """A session as an actor: `domain.session` with the file behind it."""
 
-from collections.abc import Collection, Mapping
-from typing import ClassVar, Final
+from collections.abc import Callable, Collection, Mapping
+from typing import ClassVar, Final, TypeVar
 
 from palyra_actors.actors.entity import Entity
 from palyra_actors.actors.work import Portion, Tail
 from palyra_actors.domain import session as domain
 from palyra_actors.domain.catalog import SESSION
 from palyra_actors.domain.session import Run, Session
-from palyra_actors.errors import Invalid, NotFound
+from palyra_actors.errors import Invalid, NotFound, StorageUnavailable
 
 RUNS_RESIDENT_MAX: Final = 256
 """Runs that a session remembers beside those under way; others are asked of the file again."""
+
+_Row = TypeVar("_Row")
 
 
 class SessionActor(Entity):

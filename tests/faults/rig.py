@@ -137,6 +137,15 @@ class Rig:
             commit()
 
         storage.commit = held_commit
+        self._passed_on = threading.Event()
+        committer = self.writer._committer
+        pass_on = committer._done
+
+        def noted(result: Any) -> None:
+            pass_on(result)
+            self._passed_on.set()
+
+        committer._done = noted
 
     @property
     def tally(self) -> Tally:
@@ -158,6 +167,12 @@ class Rig:
 
     def let_go(self) -> None:
         self._gate.set()
+
+    def end_commit(self) -> None:
+        """On the loop's thread: `let_go`, and wait until the loop's next round begins with it."""
+        self._passed_on.clear()
+        self.let_go()
+        assert self._passed_on.wait(DEADLINE_S)
 
     def settle(self) -> None:
         """Whatever was asked so far has come as far as it can while the COMMIT stands still."""

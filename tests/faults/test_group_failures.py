@@ -97,48 +97,32 @@ def test_requests_numbered_ahead_of_a_failure_are_renumbered_and_stored_in_order
     works.assert_states_equal_the_file()
 
 
-def test_a_request_that_others_share_is_not_completed_on_numbers_about_to_be_taken_back(
+def test_a_shared_request_is_not_completed_on_numbers_that_are_being_taken_back(
     works: Rig,
 ) -> None:
-    """`a` is sent back while it waits for `b` with a request of both; `b` is busy until then."""
-    a, b, c, reused = new_id(), new_id(), new_id(), event(new_id())
-    works.append(reused).ok()
-    both = [event(a), event(b)]
-    with works.group():
-        bad = works.append(event(a), event(a), changed(reused))
-        busy = works.append(event(b), event(c))
-        good = works.append(event(a))
-        shared = works.append(*both)
-        after = [works.append(event(b)), works.append(event(a))]
-    assert bad.err()["code"] == "id_reused"
-    assert (busy.numbers(), good.numbers(), shared.numbers()) == ([1, 1], [1], [2, 2])
-    assert [one.numbers() for one in after] == [[3], [3]]
-    works.sessions()
-    works.assert_states_equal_the_file()
-    works.assert_at_rest()
-
-
-def test_a_clash_while_a_shared_request_waits_for_its_other_session_harms_neither(
-    works: Rig,
-) -> None:
-    """The order that once lost requests: `a` goes back, and `b` completes what both share."""
+    """`a` is sent back while it waits for `b`, and in the same round `b` decides its share."""
     a, b, reused = new_id(), new_id(), event(new_id())
     works.append(reused).ok()
     works.append(event(b)).ok()
-    entity = works.works.directory._sessions[b]
-    with works.group():
-        bad = works.append(event(a), changed(reused))
-        works.settle()
-        entity.actor_inbox.hold()  # `b` has no time now
-        shared = works.append(event(a), event(b))
-        later = works.append(event(b))
-        works.settle()
-    bad.err()
-    works.works.loop.call_soon(entity.actor_inbox.release)
-    assert shared.numbers() == [1, 2]
-    assert later.numbers() == [3]
+    inbox = works.works.directory._sessions[b].actor_inbox
+    works.hold()
+    bad = works.append(event(a), changed(reused))
+    good = works.append(event(a))
+    works.on_loop(inbox.hold)  # `b` has no time now
+    shared = works.append(event(a), event(b))
+    later = works.append(event(b))
+    works.settle()
+
+    def wake_b_and_end_the_commit() -> None:
+        works.works.loop.call_soon(inbox.release)
+        works.end_commit()  # the clash comes up in the round in which `b` wakes, and before it
+
+    works.on_loop(wake_b_and_end_the_commit)
+    assert bad.err()["code"] == "id_reused"
+    assert (good.numbers(), shared.numbers(), later.numbers()) == ([1], [2, 2], [3])
     works.sessions()
     works.assert_states_equal_the_file()
+    works.assert_at_rest()
 
 
 def test_a_request_of_many_sessions_that_one_refuses_leaves_no_trace_in_the_others(

@@ -1,0 +1,414 @@
+"""What fails, fails alone: an entity, the writer, the feed, the monitor, a reader, the file.
+
+Every part is made to fail by a fault put into its own code, a `SystemExit` among them: what ends
+a program elsewhere ends one request here.
+"""
+
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import apsw
+import pytest
+
+from palyra_actors import engine as engine_module
+from palyra_actors.actors import feed, writer
+from palyra_actors.actors.latency import Latency
+from palyra_actors.actors.session import SessionActor
+from palyra_actors.api.events import new_id
+from palyra_actors.ids import format_ulid
+from palyra_actors.storage.journal import JournalReader
+from palyra_actors.testing.faults import Fault, FaultVFS
+from tests.faults.rig import NO_BUDGET, Rig, rig
+from tests.system.harness import event
+
+FEED: Any = feed
+WRITER: Any = writer
+FAULTS = [RuntimeError("boom"), MemoryError(), SystemExit(3), KeyboardInterrupt()]
+
+
+@pytest.fixture
+def works(database: Path) -> Iterator[Rig]:
+    with rig(database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def patch() -> Iterator[pytest.MonkeyPatch]:
+    """Undone before the engine is closed."""
+    with pytest.MonkeyPatch.context() as opened:
+        yield opened
+
+
+def raising(
+    error: BaseException, real: Callable[..., Any], *, times: int = 1, when: Any = None
+) -> Callable[..., Any]:
+    """`real`, but for the first `times` calls for which `when` holds."""
+    left = [times]
+
+    def call(*arguments: Any, **options: Any) -> Any:
+        if left[0] and (when is None or when(*arguments)):
+            left[0] -= 1
+            raise error
+        return real(*arguments, **options)
+
+    return call
+
+
+def of(session: str) -> Callable[..., bool]:
+    """Whether a call is one of that session's actor."""
+    return lambda actor, *_: format_ulid(actor.stream_id) == session
+
+
+# -- a session ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["_decide", "_load"])
+def test_a_session_that_fails_takes_its_own_request_along_and_comes_back_equal(
+    works: Rig, patch: pytest.MonkeyPatch, place: str, error: BaseException
+) -> None:
+    broken, sound = new_id(), new_id()
+    if place == "_decide":
+        works.append(event(broken)).ok()
+    first = 2 if place == "_decide" else 1
+    patch.setattr(
+        SessionActor, place, raising(error, getattr(SessionActor, place), when=of(broken))
+    )
+    with works.group():
+        asked = [works.append(event(broken)), works.append(event(sound))]
+        later = [works.append(event(broken)), works.append(event(sound))]
+    assert asked[0].code() == ("internal", "none")
+    assert asked[1].numbers() == [1]
+    assert later[0].numbers() == [first], "it came back, and nothing of the failed one counts"
+    assert later[1].numbers() == [2]
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+    assert works.ask("engine.stats").ok()["actors"]["restarted"] == 1
+
+
+def test_a_session_that_fails_with_requests_under_way_waits_for_them_and_numbers_on(
+    works: Rig, patch: pytest.MonkeyPatch
+) -> None:
+    session = new_id()
+    with works.group():
+        before = [works.append(event(session)) for _ in range(5)]
+        works.settle()
+        patch.setattr(SessionActor, "_decide", raising(RuntimeError("boom"), SessionActor._decide))
+        bad = works.append(event(session))
+        after = [works.append(event(session)) for _ in range(5)]
+    assert [one.numbers() for one in before] == [[n] for n in range(1, 6)]
+    assert bad.code() == ("internal", "none")
+    assert [one.numbers() for one in after] == [[n] for n in range(6, 11)]
+    works.sessions()
+    works.assert_states_equal_the_file()
+
+
+def test_a_session_that_fails_in_a_request_of_several_leaves_the_others_as_they_were(
+    works: Rig, patch: pytest.MonkeyPatch
+) -> None:
+    a, broken, c = new_id(), new_id(), new_id()
+    works.append(event(a), event(broken), event(c)).ok()
+    patch.setattr(
+        SessionActor,
+        "_decide",
+        raising(RuntimeError("boom"), SessionActor._decide, when=of(broken)),
+    )
+    bad = works.append(event(a), event(broken), event(c))
+    good = works.append(event(a), event(broken), event(c))
+    assert bad.code() == ("internal", "none")
+    assert good.numbers() == [2, 2, 2]
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+def test_a_session_that_fails_again_and_again_is_left_alone_and_health_says_so(
+    database: Path, patch: pytest.MonkeyPatch
+) -> None:
+    config = NO_BUDGET.replaced("actors", restarts_max=2, restart_backoff_ms=1)
+    broken, sound = new_id(), new_id()
+    with rig(database, config) as works:
+        works.append(event(broken)).ok()
+        real = SessionActor._decide
+        patch.setattr(
+            SessionActor, "_decide", raising(RuntimeError("boom"), real, times=99, when=of(broken))
+        )
+        assert [works.append(event(broken)).code() for _ in range(3)] == [("internal", "none")] * 3
+        assert works.status() == "degraded"
+        assert "left alone" in works.works.health()["reasons"][0]
+        patch.setattr(SessionActor, "_decide", real)
+        refused = works.append(event(broken))
+        assert refused.code() == ("internal", "none")
+        assert "left alone" in refused.err()["message"]
+        assert works.append(event(sound)).numbers() == [1]
+        assert works.ask("engine.stats").ok()["actors"]["given_up"] == 1
+        works.assert_at_rest()
+
+
+def test_a_session_that_was_left_alone_is_tried_again_once_its_window_is_over(
+    database: Path, patch: pytest.MonkeyPatch
+) -> None:
+    config = NO_BUDGET.replaced(
+        "actors", restarts_max=0, restart_backoff_ms=1, restart_window_seconds=0.2
+    )
+    session = new_id()
+    with rig(database, config) as works:
+        works.append(event(session)).ok()
+        patch.setattr(SessionActor, "_decide", raising(RuntimeError("boom"), SessionActor._decide))
+        assert works.append(event(session)).code() == ("internal", "none")
+        assert works.status() == "degraded"
+        moment = works.works.clock.monotonic() + 0.25
+        works.eventually(lambda: works.works.clock.monotonic() > moment, "the end of the window")
+        assert works.append(event(session)).numbers() == [2]
+        assert works.status() == "ready"
+        works.assert_states_equal_the_file()
+
+
+def test_a_disk_that_cannot_be_read_is_no_fault_of_the_session(
+    database: Path,
+) -> None:
+    """More often than a session may fail: `unavailable`, and at once well again."""
+    with FaultVFS("isolation-read") as disk:
+        with rig(database, vfs=disk.name) as works:
+            works.append(event(new_id())).ok()
+        with rig(database, vfs=disk.name) as works:
+            session = new_id()
+            disk.inject(Fault("read", times=None, code=apsw.SQLITE_IOERR_READ))
+            codes = [works.append(event(session)).code() for _ in range(10)]
+            disk.heal()
+            assert codes == [("unavailable", "none")] * 10
+            assert works.append(event(session)).numbers() == [1]
+            assert works.status() == "ready"
+
+
+# -- the writer -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["lay_out", "prepare_answers"])
+def test_a_writer_that_fails_leaves_its_group_unknown_and_is_back_at_once(
+    works: Rig, patch: pytest.MonkeyPatch, place: str, error: BaseException
+) -> None:
+    session = new_id()
+    works.append(event(session)).ok()
+    events = [event(session) for _ in range(3)]
+    real = getattr(WRITER, place)
+    held = works.hold()
+    patch.setattr(WRITER, place, raising(error, real))
+    asked = [works.append(one) for one in events]
+    works.settle()
+    works.let_go()
+    held.ok()
+    assert [one.code() for one in asked] == [("unavailable", "unknown")] * 3
+    again = [works.append(one) for one in events]
+    assert [one.numbers() for one in again] == [[2], [3], [4]]
+    assert works.append(event(session)).numbers() == [5]
+    assert works.status() == "ready"
+    works.sessions()
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+def test_a_writer_that_fails_while_a_commit_is_under_way_lets_it_end(
+    works: Rig, patch: pytest.MonkeyPatch
+) -> None:
+    """Were the connection dropped, or the next group begun, an `ok` could come from the wrong
+    COMMIT."""
+    session = new_id()
+    works.append(event(session)).ok()
+    patch.setattr(
+        WRITER,
+        "prepare_answers",
+        raising(RuntimeError("boom"), WRITER.prepare_answers),
+    )
+    held = works.hold()
+    behind = works.append(event(session))
+    works.settle()
+    assert not held.answered
+    assert not behind.answered
+    assert works.on_loop(lambda: works.writer._group is not None), "its COMMIT is under way"
+    works.let_go()
+    assert held.code() == ("unavailable", "unknown")
+    assert behind.numbers() == [2]
+    assert len(works.journal()) == 3
+    works.assert_states_equal_the_file()
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+def test_a_look_up_that_fails_after_a_clash_refuses_the_group_and_loses_no_request(
+    works: Rig, patch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    session = new_id()
+    stored = event(session)
+    works.append(stored).ok()
+    patch.setattr(WRITER, "sift", raising(error, WRITER.sift))
+    with works.group():
+        asked = [works.append(event(session)), works.append(stored), works.append(event(session))]
+    codes = {one.code() for one in asked}
+    assert codes <= {("unavailable", "none"), ("internal", "none")}
+    assert works.append(stored).results()[0]["duplicate"] is True
+    assert works.append(event(session)).numbers() == [2]
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+# -- those who only listen ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+@pytest.mark.parametrize("place", ["publish", "tell"])
+def test_a_listener_that_fails_costs_no_reply_and_no_commit(
+    works: Rig, patch: pytest.MonkeyPatch, place: str, error: BaseException
+) -> None:
+    session = new_id()
+    name = "_published" if place == "publish" else "_measured"
+    real = getattr(works.writer, name)
+    patch.setattr(works.writer, name, raising(error, real, times=3))
+    opened = works.writer._storage._connection
+    asked = [works.append(event(session)) for _ in range(10)]
+    assert [one.numbers() for one in asked] == [[n] for n in range(1, 11)]
+    assert works.writer._storage._connection is opened, "nobody doubted the file"
+    assert works.status() == "ready"
+    works.assert_at_rest()
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+def test_a_monitor_that_fails_goes_on_measuring(
+    works: Rig, patch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    session = new_id()
+    patch.setattr(Latency, "on_receive", raising(error, Latency.on_receive))
+    for number in range(1, 6):
+        assert works.append(event(session)).numbers() == [number]
+    works.settle()
+    assert works.ask("engine.stats").ok()["appends"]["acked"] == 4
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+def test_a_feed_that_fails_ends_the_subscription_rather_than_skip_an_event(
+    works: Rig, patch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    session = new_id()
+    subscribed = works.ask("journal.subscribe", {"credit": 100, "after_seq": 0})
+    works.append(event(session)).ok()
+    works.eventually(lambda: bool(subscribed.items), "the first item")
+    patch.setattr(FEED, "event_view", raising(error, FEED.event_view))
+    for _ in range(3):
+        works.append(event(session)).ok()
+    works.settle()
+    seqs = [item["event"]["seq"] for item in subscribed.items if "event" in item]
+    assert seqs == list(range(1, len(seqs) + 1)), "without gap"
+    if len(seqs) < 4:
+        assert subscribed.err()["code"] == "internal"
+    again = works.ask("journal.subscribe", {"credit": 100, "after_seq": 0})
+    works.eventually(lambda: len(again.items) >= 4, "a new subscription")
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+def test_a_reader_that_fails_answers_and_reads_on(
+    works: Rig, patch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    works.append(event(new_id())).ok()
+    patch.setattr(JournalReader, "page", raising(error, JournalReader.page, times=2))
+    asked = [works.ask("journal.read") for _ in range(8)]
+    replies = [one.reply() for one in asked]
+    failed = [reply["err"]["code"] for reply in replies if "err" in reply]
+    assert len(failed) == 2
+    assert set(failed) <= {"unavailable", "internal"}
+    assert all(len(works.ask("journal.read").ok()["events"]) == 1 for _ in range(8))
+    works.assert_at_rest()
+
+
+@pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
+def test_a_reader_that_fails_while_a_subscription_catches_up_ends_that_one_with_an_error(
+    works: Rig, patch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    works.append(event(new_id())).ok()
+    works.engine.close()
+    with rig(works.path) as reopened:
+        patch.setattr(JournalReader, "page", raising(error, JournalReader.page))
+        first = reopened.ask("journal.subscribe", {"credit": 10, "after_seq": 0})
+        assert first.err()["code"] in {"internal", "unavailable"}
+        second = reopened.ask("journal.subscribe", {"credit": 10, "after_seq": 0})
+        reopened.eventually(lambda: bool(second.items), "the first item")
+
+
+# -- the file -------------------------------------------------------------------------------------
+
+
+def unlink(path: Path) -> None:
+    path.unlink()
+
+
+def replace(path: Path) -> None:
+    other = path.with_name("other.db")
+    other.write_bytes(b"")
+    os.replace(other, path)
+
+
+@pytest.mark.parametrize("take_away", [unlink, replace])
+def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
+    works: Rig, take_away: Callable[[Path], None]
+) -> None:
+    assert engine_module.OWNER_LOOK_S < 1.0, "it is noticed within a second"
+    session = new_id()
+    works.append(event(session)).ok()
+    take_away(works.path)
+    works.until("failing")
+    assert "replaced or unlinked" in works.works.health()["reasons"][0]
+    asked = [works.append(event(session)) for _ in range(3)]
+    assert [one.code() for one in asked] == [("unavailable", "none")] * 3
+    works.assert_at_rest()
+
+
+@pytest.mark.parametrize("take_away", [unlink, replace])
+def test_a_commit_that_fails_on_a_file_that_was_taken_away_brings_no_ack_back(
+    database: Path, take_away: Callable[[Path], None]
+) -> None:
+    """Reopening would find, or make, another file of that name and go on with it."""
+    session = new_id()
+    with FaultVFS("isolation-taken") as disk, rig(database, vfs=disk.name) as works:
+        works.append(event(session)).ok()
+
+        def fail() -> None:
+            take_away(database)
+            disk.inject(Fault("sync", "wal", code=apsw.SQLITE_IOERR_FSYNC))
+
+        with works.group(before_commit=fail):
+            asked = works.append(event(session))
+        assert asked.code() == ("unavailable", "unknown")
+        works.until("failing")
+        moment = works.works.clock.monotonic() + 2 * WRITER.REOPEN_S
+        works.eventually(lambda: works.works.clock.monotonic() > moment, "a second try")
+        assert works.append(event(session)).code() == ("unavailable", "none")
+        assert works.status() == "failing"
+        assert not database.exists() or database.stat().st_size == 0, "a stranger's, untouched"
+        works.assert_at_rest()
+
+
+# -- the counters ---------------------------------------------------------------------------------
+
+
+def test_at_rest_the_counters_add_up_after_every_kind_of_end(
+    works: Rig, patch: pytest.MonkeyPatch
+) -> None:
+    session = new_id()
+    stored = event(session)
+    works.append(stored).ok()
+    subscriber = works.other_caller()
+    subscriber.ask("journal.subscribe", {"credit": 10})
+    works.append({**stored, "payload": {"text": "other"}}).err()
+    works.append(event("not an id")).err()
+    works.ask("journal.nonsense").err()
+    works.ask("journal.read").ok()
+    patch.setattr(SessionActor, "_decide", raising(RuntimeError("boom"), SessionActor._decide))
+    works.append(event(session)).err()
+    patch.setattr(WRITER, "lay_out", raising(RuntimeError("boom"), WRITER.lay_out))
+    works.append(event(session)).err()
+    works.append(event(session)).ok()
+    assert works.tally.under_way == 1, "the subscription"
+    works.on_loop(lambda: works.works.feed.drop_peer(subscriber))  # its connection is gone
+    tally = works.tally
+    works.assert_at_rest()
+    assert (tally.ok, tally.refused, tally.unknown, tally.closed) == (3, 4, 1, 1)
