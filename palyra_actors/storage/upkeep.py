@@ -142,16 +142,16 @@ class Checkpointer:
         if not (force or self.due()):
             return None
         began = self._monotonic()
-        before = wal_state(self._connection)
         try:
+            before = wal_state(self._connection)
             done = _checkpoint(self._connection)
+            after = wal_state(self._connection)
         except apsw.BusyError:
             return None
         except apsw.Error:
             self._count_failure()
             raise
         seconds = self._monotonic() - began
-        after = wal_state(self._connection)
         used = wal_used_bytes(after, self._frame_bytes)
         report = CheckpointReport(
             moved_frames=max(0, done.moved - (before.moved if before.frames <= done.frames else 0)),
