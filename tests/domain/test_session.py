@@ -1,0 +1,199 @@
+"""A session's decisions and its fold."""
+
+from contextlib import suppress
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palyra_actors.domain.catalog import (
+    RUN_COMPLETED,
+    RUN_DONE,
+    RUN_FAILED,
+    RUN_IN_PROGRESS,
+    RUN_STATE_FAILED,
+)
+from palyra_actors.domain.session import (
+    Append,
+    Appended,
+    Archive,
+    Draft,
+    Run,
+    Session,
+    Status,
+    append,
+    appended,
+    changed_runs,
+    decide,
+    evolve,
+)
+from palyra_actors.errors import Conflict, InvalidTransition, PalyraError
+
+RUNS = [bytes([n]) * 16 for n in range(1, 5)]
+ENDS = {RUN_COMPLETED: RUN_DONE, RUN_FAILED: RUN_STATE_FAILED}
+
+
+def _draft(kind: int | str = 1, run: bytes | None = None) -> Draft:
+    return Draft(b"e" * 16, run, kind, 1, 0, b"\x80", False)
+
+
+_DRAFTS = st.builds(
+    _draft,
+    st.sampled_from([1, 2, "x.a", RUN_COMPLETED, RUN_FAILED]),
+    st.none() | st.sampled_from(RUNS),
+)
+
+
+def _apply(session: Session, command: Any) -> Session:
+    return evolve(session, decide(session, command))
+
+
+class Model:
+    """The same rules, told in the plainest words."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.runs: dict[bytes, list[Any]] = {}
+
+    def append(self, drafts: list[Draft]) -> bool:
+        """False: refused, and nothing changed."""
+        count, runs = self.count, {run: list(state) for run, state in self.runs.items()}
+        for draft in drafts:
+            count += 1
+            if draft.run_id is None:
+                continue
+            run = runs.setdefault(draft.run_id, [RUN_IN_PROGRESS, count, None])
+            if draft.kind in ENDS:
+                end = ENDS[int(draft.kind)]
+                if run[0] not in (RUN_IN_PROGRESS, end):
+                    return False
+                if run[0] == RUN_IN_PROGRESS:
+                    run[0], run[2] = end, count
+        self.count, self.runs = count, runs
+        return True
+
+
+@given(batches=st.lists(st.lists(_DRAFTS, min_size=1, max_size=6), max_size=8))
+@settings(max_examples=150)
+def test_decisions_and_states_are_those_of_a_plain_model(batches: list[list[Draft]]) -> None:
+    session, model = Session(), Model()
+    for drafts in batches:
+        before = session
+        try:
+            session = _apply(session, append(drafts))
+        except InvalidTransition:
+            assert not model.append(drafts)
+            assert session is before
+        else:
+            assert model.append(drafts)
+        assert session.last_seq == model.count
+        assert {run: list(state) for run, state in session.runs.items()} == model.runs
+
+
+@given(drafts=st.lists(_DRAFTS, max_size=20), cuts=st.lists(st.integers(0, 20)))
+@settings(max_examples=150)
+def test_a_fold_one_by_one_is_the_fold_in_batches(drafts: list[Draft], cuts: list[int]) -> None:
+    one_by_one = Session()
+    for draft in drafts:
+        one_by_one = evolve(one_by_one, appended([draft]))
+    in_batches = Session()
+    bounds = sorted({0, len(drafts), *(cut for cut in cuts if cut <= len(drafts))})
+    for start, end in pairwise(bounds):
+        in_batches = evolve(in_batches, appended(drafts[start:end]))
+    assert in_batches == one_by_one
+    assert evolve(Session(), appended(drafts)) == one_by_one
+
+
+@given(batches=st.lists(st.lists(_DRAFTS, min_size=1, max_size=6), max_size=8))
+def test_the_changes_between_two_states_lead_from_one_to_the_other(
+    batches: list[list[Draft]],
+) -> None:
+    session = Session()
+    told: dict[bytes, Run] = {}
+    for drafts in batches:
+        after = evolve(session, appended(drafts))
+        for run_id, run, is_new in changed_runs(session, after):
+            assert is_new is (run_id not in told)
+            told[run_id] = run
+        session = after
+        assert told == dict(session.runs)
+
+
+@given(drafts=st.lists(_DRAFTS, min_size=1, max_size=6))
+def test_neither_deciding_nor_evolving_changes_what_it_was_given(drafts: list[Draft]) -> None:
+    session = evolve(Session(), appended([_draft(run=RUNS[0]), _draft(run=RUNS[1])]))
+    last_seq, runs = session.last_seq, dict(session.runs)
+    kept = list(drafts)
+    with suppress(PalyraError):
+        _apply(session, append(drafts))
+    assert (session.last_seq, dict(session.runs)) == (last_seq, runs)
+    assert drafts == kept
+
+
+def test_a_run_is_in_progress_from_its_first_event_and_remembers_it() -> None:
+    session = _apply(Session(last_seq=4), append([_draft(), _draft(run=RUNS[0])]))
+    assert session.runs[RUNS[0]] == Run(RUN_IN_PROGRESS, 6, None)
+
+
+@pytest.mark.parametrize(("kind", "state"), ENDS.items())
+def test_a_run_that_ends_stays_so_and_still_takes_events(kind: int, state: int) -> None:
+    session = _apply(Session(), append([_draft(run=RUNS[0]), _draft(kind, RUNS[0])]))
+    assert session.runs[RUNS[0]] == Run(state, 1, 2)
+    session = _apply(session, append([_draft(run=RUNS[0]), _draft(kind, RUNS[0])]))
+    assert session.runs[RUNS[0]] == Run(state, 1, 2)
+
+
+@pytest.mark.parametrize("kind", ENDS)
+def test_an_end_that_names_no_run_ends_none(kind: int) -> None:
+    session = _apply(Session(), append([_draft(run=RUNS[0]), _draft(kind)]))
+    assert session.runs[RUNS[0]].state == RUN_IN_PROGRESS
+
+
+@pytest.mark.parametrize(("first", "second"), [tuple(ENDS), tuple(ENDS)[::-1]])
+@pytest.mark.parametrize("together", [True, False])
+def test_nothing_leads_from_one_end_to_the_other(first: int, second: int, together: bool) -> None:
+    drafts = [_draft(), _draft(first, RUNS[0]), _draft(), _draft(second, RUNS[0])]
+    session = Session()
+    if not together:
+        session, drafts = _apply(session, append(drafts[:2])), drafts[2:]
+    with pytest.raises(InvalidTransition) as refusal:
+        decide(session, append(drafts))
+    assert refusal.value.field == f"events[{len(drafts) - 1}].kind"
+    names = {RUN_COMPLETED: "done", RUN_FAILED: "failed"}
+    assert refusal.value.detail == {"from": names[first], "to": names[second]}
+
+
+@pytest.mark.parametrize("expected", [0, 4, 6, 2**63 - 1])
+def test_another_expected_number_is_a_conflict_that_says_the_present_one(expected: int) -> None:
+    with pytest.raises(Conflict) as refusal:
+        decide(Session(last_seq=5), append([_draft()], expected))
+    assert refusal.value.detail == {"actual": 5}
+
+
+def test_the_expected_number_is_let_through() -> None:
+    assert _apply(Session(last_seq=5), append([_draft()], 5)).last_seq == 6
+    assert _apply(Session(), append([_draft()], 0)).last_seq == 1
+
+
+@pytest.mark.parametrize("command", [append([_draft()]), Archive()])
+def test_an_archived_session_takes_nothing_more(command: Any) -> None:
+    session = _apply(Session(last_seq=3), Archive())
+    assert (session.status, session.last_seq) == (Status.ARCHIVED, 4)
+    with pytest.raises(InvalidTransition) as refusal:
+        decide(session, command)
+    assert refusal.value.detail["from"] == "archived"
+
+
+@given(drafts=st.lists(_DRAFTS, max_size=8))
+def test_a_command_says_of_its_drafts_what_is_in_them(drafts: list[Draft]) -> None:
+    command = append(drafts, 3)
+    assert isinstance(command, Append)
+    assert set(command.run_ids) == {d.run_id for d in drafts if d.run_id is not None}
+    assert command.ends is any(d.kind in ENDS for d in drafts)
+    told = appended(drafts)
+    assert isinstance(told, Appended)
+    assert (list(told.drafts), set(told.run_ids), told.ends) == (
+        drafts, set(command.run_ids), command.ends,
+    )  # fmt: skip

@@ -1,0 +1,204 @@
+"""Frames as bytes: one way in, quick; one way to say what is wrong, slow; and what comes back."""
+
+from typing import Any
+
+import msgpack  # type: ignore[import-untyped]
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palyra_actors.errors import WIRE_ERRORS, Conflict, InternalFault, StorageUnavailable
+from palyra_actors.wire import codec, frames
+from palyra_actors.wire.messages import BODIES, EventResult
+
+ULID = "01HF7YAT00000000000000000A"
+EVENT = {
+    "event_id": ULID, "session_id": ULID, "kind": "model_token", "actor": "user", "ts_ms": 5,
+    "payload": {"a": 1},
+}  # fmt: skip
+GOOD_BODIES: dict[str, dict[str, Any]] = {
+    "journal.append": {"events": [EVENT, {**EVENT, "run_id": ULID}], "expected_session_seq": 4},
+    "journal.read": {"session_id": ULID, "kinds": ["x.a"], "after_seq": 1, "limit": 2, "raw": True},
+    "journal.recent": {"limit": 5},
+    "journal.verify": {"from_seq": 1, "to_seq": 2, "expect": {"seq": 1, "hash": b"x" * 32}},
+    "journal.subscribe": {"credit": 1, "after_seq": 0},
+    "journal.credit": {"sub": "a", "credit": 1},
+    "journal.unsubscribe": {"sub": 5},
+}
+
+
+def _frame(**envelope: Any) -> bytes:
+    packed = msgpack.packb({"v": 1, "id": 7, "op": "journal.head", "body": {}, **envelope})
+    assert isinstance(packed, bytes)
+    return packed
+
+
+def _refusal(frame: bytes) -> codec.Unusable | None:
+    try:
+        codec.decode(frame)
+    except codec.Unusable as refusal:
+        return refusal
+    return None
+
+
+def _refused(frame: bytes) -> codec.Unusable:
+    refusal = _refusal(frame)
+    assert refusal is not None
+    return refusal
+
+
+@pytest.mark.parametrize("op", BODIES)
+def test_every_operation_is_decoded_to_its_own_type(op: str) -> None:
+    message: Any = codec.decode(
+        _frame(op=op, body=GOOD_BODIES.get(op, {}), budget_ms=3, traceparent="t", principal="p")
+    )
+    assert type(message.body) is BODIES[op]
+    assert isinstance(message, codec.REQUEST_TYPES[op])
+    assert (message.id, message.budget_ms, message.traceparent, message.principal) == (
+        7, 3, "t", "p",
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize("op", BODIES)
+def test_what_may_be_left_out_has_the_contracts_default(op: str) -> None:
+    required = {
+        "journal.append": {"events": [EVENT]},
+        "journal.subscribe": {"credit": 1},
+        "journal.credit": {"sub": 1, "credit": 1},
+        "journal.unsubscribe": {"sub": 1},
+    }
+    message = codec.decode(_frame(op=op, body=required.get(op, {})))
+    assert (message.budget_ms, message.traceparent, message.principal) == (None, None, None)
+    if op == "journal.read":
+        assert (message.body.after_seq, message.body.limit, message.body.raw) == (0, 100, False)
+    if op == "journal.recent":
+        assert message.body.limit == 100
+    if op == "journal.append":
+        assert message.body.events[0].run_id is None
+
+
+def test_a_payload_stays_the_bytes_that_were_sent() -> None:
+    message = codec.decode(_frame(op="journal.append", body={"events": [EVENT]}))
+    assert bytes(message.body.events[0].payload) == msgpack.packb({"a": 1})
+
+
+@given(request_id=st.integers(0, 2**64 - 1) | st.text(min_size=1, max_size=70))
+def test_an_id_is_usable_up_to_64_bytes_not_characters(request_id: int | str) -> None:
+    frame = _frame(id=request_id)
+    if isinstance(request_id, str) and len(request_id.encode()) > 64:
+        refusal = _refused(frame)
+        assert (refusal.request_id, refusal.error.code) == (None, "malformed")
+    else:
+        assert codec.decode(frame).id == request_id
+
+
+@given(frame=st.binary(max_size=200))
+@settings(max_examples=300)
+def test_any_bytes_are_a_request_or_a_refusal_of_the_contract(frame: bytes) -> None:
+    refusal = _refusal(frame)
+    if refusal is None:
+        assert type(codec.decode(frame)) in codec.REQUEST_TYPES.values()
+    else:
+        assert refusal.error.code in ("malformed", "unsupported_version", "unknown_op", "invalid")
+
+
+_JUNK = st.recursive(
+    st.none() | st.booleans() | st.integers(-5, 2**64 - 1) | st.floats() | st.text() | st.binary(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=5), inner),
+    max_leaves=8,
+)
+
+
+@given(op=st.sampled_from(sorted(GOOD_BODIES)), junk=_JUNK, data=st.data())
+@settings(max_examples=300)
+def test_a_field_with_junk_is_refused_by_its_name_or_was_allowed(
+    op: str, junk: Any, data: st.DataObject
+) -> None:
+    """The slow look names the same field that the quick one stumbled over."""
+    good = GOOD_BODIES[op]
+    key = data.draw(st.sampled_from(sorted(good)))
+    frame = _frame(op=op, body={**good, key: junk})
+    refusal = _refusal(frame)
+    if refusal is not None:
+        assert refusal.request_id == 7
+        assert refusal.error.code in ("invalid", "too_large")
+        assert (refusal.error.field or "").startswith(key)
+
+
+@pytest.mark.parametrize("key", EVENT)
+@given(junk=_JUNK, place=st.integers(0, 3))
+@settings(max_examples=40)
+def test_a_wrong_field_of_an_event_is_named_with_the_events_place(
+    key: str, junk: Any, place: int
+) -> None:
+    events: list[dict[str, Any]] = [dict(EVENT) for _ in range(4)]
+    events[place][key] = junk
+    refusal = _refusal(_frame(op="journal.append", body={"events": events}))
+    if refusal is not None:
+        assert refusal.error.code == "invalid"
+        assert refusal.error.field == f"events[{place}].{key}"
+
+
+def test_more_events_than_fit_are_counted_before_the_wrong_one_is_looked_for() -> None:
+    refusal = _refused(_frame(op="journal.append", body={"events": [None] * 5000}))
+    assert refusal.error.code == "too_large"
+    assert refusal.error.detail == {"limit": 1024, "actual": 5000}
+
+
+@pytest.mark.parametrize("count", [0, 1, 15, 16, 70, 70_000])
+def test_an_envelope_with_too_many_keys_is_refused_unread(count: int) -> None:
+    extra = {f"k{n}": n for n in range(count)}
+    frame = _frame(v=2, **extra)
+    code = "unsupported_version" if count + 4 <= codec.ENVELOPE_KEYS_MAX else "malformed"
+    assert _refused(frame).error.code == code
+
+
+# -- what comes back ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("request_id", [0, 2**64 - 1, "é", None])
+def test_an_ok_is_read_back_by_a_client(request_id: Any) -> None:
+    result = EventResult(ULID, 5, 6, b"h" * 32, False, True)
+    frame = codec.encode_ok(request_id, {"results": [result]})
+    ok, error = frames.read_reply(frame)
+    assert error is None
+    assert ok["results"] == [
+        {
+            "event_id": ULID,
+            "seq": 5,
+            "session_seq": 6,
+            "hash": b"h" * 32,
+            "duplicate": False,
+            "redacted": True,
+        }
+    ]
+    assert frames.peek(frame)[:2] == (request_id, "ok")
+
+
+def test_an_item_is_read_back_by_a_client() -> None:
+    frame = codec.encode_item("s", {"head": {"seq": 1, "hash": bytes(32)}})
+    assert frames.peek(frame) == ("s", "item", "head")
+    assert frames.read_item(frame) == {"head": {"seq": 1, "hash": bytes(32)}}
+
+
+@pytest.mark.parametrize("code", WIRE_ERRORS)
+def test_every_error_is_read_back_as_the_one_that_was_sent(code: str) -> None:
+    sent = WIRE_ERRORS[code](
+        "why", field="a.b", hint="do", retry_after_ms=5, detail={"limit": 1, "actual": 2}
+    )
+    ok, error = frames.read_reply(codec.encode_err(3, sent))
+    assert ok == {}
+    assert type(error) is type(sent)
+    assert error is not None
+    assert error.to_wire() == sent.to_wire()
+
+
+def test_what_does_not_apply_is_left_out_of_an_error() -> None:
+    err = msgpack.unpackb(codec.encode_err(None, Conflict("why")))["err"]
+    assert err == {"code": "conflict", "message": "why", "retryable": False}
+
+
+@pytest.mark.parametrize("kind", [InternalFault, StorageUnavailable])
+def test_an_open_outcome_is_said(kind: Any) -> None:
+    err = msgpack.unpackb(codec.encode_err(1, kind("x", detail={"outcome": "unknown"})))["err"]
+    assert (err["retryable"], err["detail"]) == (True, {"outcome": "unknown"})
