@@ -168,6 +168,10 @@ class Rig:
     def let_go(self) -> None:
         self._gate.set()
 
+    def forget_hooks(self) -> None:
+        """What was to run before a COMMIT that did not come."""
+        self._hooks.clear()
+
     def end_commit(self) -> None:
         """On the loop's thread: `let_go`, and wait until the loop's next round begins with it."""
         self._passed_on.clear()
