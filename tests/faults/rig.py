@@ -25,7 +25,7 @@ from palyra_actors.engine import Engine
 from palyra_actors.ids import format_ulid
 from palyra_actors.storage.connection import open_reader
 from palyra_actors.storage.journal import JournalReader
-from palyra_actors.storage.port import Selection
+from palyra_actors.storage.port import CommitUnknown, Selection
 from tests.system.harness import DEADLINE_S, event
 
 NO_BUDGET = Config().replaced("budget", write_ms=0)
@@ -122,6 +122,7 @@ class Rig:
         self.caller = Caller(self)
         self.ask = self.caller.ask
         self.append = self.caller.append
+        self._answer_lost = False
         self._hooks: deque[Callable[[], object]] = deque()
         self._gate = threading.Event()
         self._gate.set()
@@ -135,6 +136,9 @@ class Rig:
             if self._hooks:
                 self._hooks.popleft()()
             commit()
+            if self._answer_lost:
+                self._answer_lost = False
+                raise CommitUnknown("its answer was lost")
 
         storage.commit = held_commit
         self._passed_on = threading.Event()
@@ -168,9 +172,14 @@ class Rig:
     def let_go(self) -> None:
         self._gate.set()
 
+    def lose_answer(self) -> None:
+        """For `before_commit`: the COMMIT is done, and its caller hears that it failed."""
+        self._answer_lost = True
+
     def forget_hooks(self) -> None:
-        """What was to run before a COMMIT that did not come."""
+        """What was to happen at a COMMIT that did not come."""
         self._hooks.clear()
+        self._answer_lost = False
 
     def end_commit(self) -> None:
         """On the loop's thread: `let_go`, and wait until the loop's next round begins with it."""

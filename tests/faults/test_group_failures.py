@@ -241,23 +241,27 @@ def test_a_write_that_the_disk_refuses_is_not_there_afterwards(
     faulty.assert_at_rest()
 
 
-@pytest.mark.parametrize("performed", [False, True], ids=["not-done", "done"])
+@pytest.mark.parametrize("failure", ["not-synced", "synced", "done"])
 def test_a_commit_that_fails_half_way_is_unknown_and_the_same_ids_give_one_event_each(
-    faulty: Rig, disk: FaultVFS, performed: bool
+    faulty: Rig, disk: FaultVFS, failure: str
 ) -> None:
     session = new_id()
     faulty.append(event(session)).ok()
     events = [event(session) for _ in range(3)]
     opened = disk.counts["open", "wal"]
-    fault = Fault("sync", "wal", code=apsw.SQLITE_IOERR_FSYNC, performed=performed)
-    with faulty.group(before_commit=lambda: disk.inject(fault)):
+    fault = Fault("sync", "wal", code=apsw.SQLITE_IOERR_FSYNC, performed=failure == "synced")
+    with faulty.group(
+        before_commit=faulty.lose_answer if failure == "done" else lambda: disk.inject(fault)
+    ):
         asked = [faulty.append(one) for one in events]
     assert [one.code() for one in asked] == [("unavailable", "unknown")] * 3
-    assert fault.fired == 1
+    assert fault.fired == (failure != "done")
     faulty.until("ready")
     assert disk.counts["open", "wal"] > opened, "the file was opened anew"
-    numbers = [faulty.append(one).numbers() for one in events]
-    assert numbers == [[2], [3], [4]]
+    again = [faulty.append(one) for one in events]
+    assert [one.numbers() for one in again] == [[2], [3], [4]]
+    if failure == "done":
+        assert all(one.results()[0]["duplicate"] for one in again)
     assert faulty.append(event(session)).numbers() == [5]
     assert len(faulty.sessions()[session]) == 5
     faulty.assert_states_equal_the_file()

@@ -29,6 +29,7 @@ from tests.system.harness import event
 
 SESSIONS = [f"01HQAD0000000000000000000{letter}" for letter in "ABC"]
 IDS = 24
+FAILURES = ["not synced", "synced", "done"]
 MACHINES = itertools.count()
 
 
@@ -167,12 +168,13 @@ class Groups(RuleBasedStateMachine):
                 assert reply == (self.model.answer(request) if answer == "repeated" else answer)
         self.again(requests)
 
-    @rule(group=st.lists(drafts, min_size=1, max_size=6), performed=st.booleans())
-    def a_group_whose_commit_fails(self, group: list[Any], performed: bool) -> None:
+    @rule(group=st.lists(drafts, min_size=1, max_size=6), failure=st.sampled_from(FAILURES))
+    def a_group_whose_commit_fails(self, group: list[Any], failure: str) -> None:
         requests = [self.request(draft) for draft in group]
-        fault = Fault("sync", "wal", code=apsw.SQLITE_IOERR_FSYNC, performed=performed)
+        fault = Fault("sync", "wal", code=apsw.SQLITE_IOERR_FSYNC, performed=failure == "synced")
         before = {session: list(ids) for session, ids in self.model.sessions.items()}
-        with self.rig.group(before_commit=lambda: self.disk.inject(fault)):
+        fail = self.rig.lose_answer if failure == "done" else lambda: self.disk.inject(fault)
+        with self.rig.group(before_commit=fail):
             asked = [self.send(request) for request in requests]
         replies = [outcome(one) for one in asked]
         self.rig.forget_hooks()
