@@ -89,6 +89,27 @@ def test_requests_in_flight_for_more_sessions_than_may_be_awake_keep_every_numbe
         assert wire.ok("journal.verify")["valid"] is True
 
 
+def test_a_session_that_a_request_has_just_woken_makes_no_room_for_another_of_it(
+    tmp_path: Path,
+) -> None:
+    with house(tmp_path, TWO) as opened:
+        wire = opened.connect()
+        for _ in range(20):
+            busy, first, second = (new_id() for _ in range(3))
+            sent = [
+                wire.send("journal.append", {"events": [event(session) for session in sessions]})
+                for sessions in ([busy], [first, second], [first], [second, first])
+            ]
+            replies = {reply["id"]: reply for reply in (wire.receive() for _ in sent)}
+            assert "ok" in replies[sent[0]]
+            errors = [reply["err"]["code"] for reply in replies.values() if "err" in reply]
+            assert set(errors) <= {"overloaded"}
+        numbers: dict[str, list[int]] = {}
+        for stored in wire.read_all():
+            numbers.setdefault(stored["session_id"], []).append(stored["stream_seq"])
+        assert all(found == list(range(1, len(found) + 1)) for found in numbers.values())
+
+
 @pytest.mark.parametrize("writes", [1, 3])
 def test_idle_sessions_are_let_go_after_a_while_and_those_in_use_are_not(
     tmp_path: Path, clock: ManualClock, writes: int

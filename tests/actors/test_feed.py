@@ -90,3 +90,25 @@ def test_large_events_are_let_go_of_by_their_bytes(
     assert 100 <= kept._window_events <= 101
     recent = wire.ok("journal.recent")["events"]
     assert [e["seq"] for e in recent] == list(range(51, 151))
+
+
+def test_recent_events_of_a_principal_have_no_gap_where_memory_was_let_go_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feed, "WINDOW_EVENTS_MAX", 10)
+    hers: list[int] = []
+
+    def append(wire: Wire, principal: str) -> int:
+        body = {"events": [event(new_id())]}
+        return int(wire.ok("journal.append", body, principal=principal)["results"][0]["seq"])
+
+    with house(tmp_path) as opened:
+        hers.append(append(opened.connect(), "alice"))
+    with house(tmp_path) as opened:
+        wire = opened.connect()
+        hers.append(append(wire, "alice"))
+        for _ in range(150):
+            append(wire, "bob")
+        hers.append(append(wire, "alice"))
+        recent = wire.ok("journal.recent", principal="alice")["events"]
+    assert [e["seq"] for e in recent] == hers[-1:]
