@@ -96,10 +96,10 @@ def test_a_session_that_a_request_has_just_woken_makes_no_room_for_another_of_it
         wire = opened.connect()
         for _ in range(20):
             busy, first, second = (new_id() for _ in range(3))
-            sent = [
-                wire.send("journal.append", {"events": [event(session) for session in sessions]})
-                for sessions in ([busy], [first, second], [first], [second, first])
-            ]
+            sent = []
+            for sessions in ([busy], [first, second], *[[first]] * 8, [second, first]):
+                body = {"events": [event(session) for session in sessions]}
+                sent += [wire.send("journal.append", body), wire.send("engine.health")]
             replies = {reply["id"]: reply for reply in (wire.receive() for _ in sent)}
             assert "ok" in replies[sent[0]]
             errors = [reply["err"]["code"] for reply in replies.values() if "err" in reply]
