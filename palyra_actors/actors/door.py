@@ -33,8 +33,8 @@ from palyra_actors.runtime.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-ROUND_FRAMES_MAX: Final = 256
-ROUND_BYTES_MAX: Final = FRAME_BYTES_MAX
+ROUND_FRAMES_MAX: Final = 128
+ROUND_BYTES_MAX: Final = 256 * 1024
 SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
 """Above this libzmq closes the connection; between the contract's limit and this one the peer
 gets its `too_large`."""
