@@ -222,6 +222,12 @@ class Rig:
     def until(self, status: str) -> None:
         self.eventually(lambda: self.status() == status, status)
 
+    def let_pass(self, seconds: float) -> None:
+        """Wait for a timer of the loop that was set after all that are due by then."""
+        done = threading.Event()
+        self.on_loop(lambda: self.works.loop.call_later(seconds, done.set))
+        assert done.wait(DEADLINE_S)
+
     def on_loop(self, call: Callable[[], Any]) -> Any:
         """Run it between two of the loop's rounds; what it returned."""
         done, result = threading.Event(), []
