@@ -8,7 +8,7 @@ is and of what kind; the thread that waits for it reads the rest.
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 
 from palyra_actors.errors import Invalid, Malformed, PalyraError, TooLarge, from_wire
 from palyra_actors.limits import FRAME_BYTES_MAX, PROTOCOL_VERSION

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any, Self
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import zmq
 
 DEADLINE_S = 20.0

@@ -4,7 +4,7 @@ import itertools
 import threading
 from collections.abc import Iterator
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pytest
 
 from palyra_actors.api.events import Event, new_id

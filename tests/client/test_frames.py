@@ -2,7 +2,7 @@
 
 import struct
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pytest
 
 from palyra_actors.errors import Conflict, Invalid, Malformed, Overloaded, TooLarge, Unavailable

@@ -95,7 +95,7 @@ def test_any_depth_is_refused_without_a_crash(levels: int) -> None:
 
 
 def test_many_containers_side_by_side_are_not_deep() -> None:
-    value = [{}, []] * 500 + ["日本語" * 50]
+    value: list[object] = [{}, []] * 500 + ["日本語" * 50]
     assert decode(ormsgpack.packb(value), "payload") == value
 
 

@@ -267,8 +267,9 @@ def test_a_listener_that_fails_costs_no_reply_and_no_commit(
     real = getattr(works.writer, name)
     patch.setattr(works.writer, name, raising(error, real, times=3))
     opened = works.writer._storage._connection
-    asked = [works.append(event(session)) for _ in range(10)]
-    assert [one.numbers() for one in asked] == [[n] for n in range(1, 11)]
+    for number in range(1, 5):
+        assert works.append(event(session)).numbers() == [number]
+        works.settle()  # a group is shown after its replies have left
     assert works.writer._storage._connection is opened, "nobody doubted the file"
     assert works.status() == "ready"
     works.assert_at_rest()

@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import zmq
 
 from palyra_actors.api.events import new_id

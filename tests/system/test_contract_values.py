@@ -3,7 +3,7 @@
 import math
 from typing import Any
 
-import msgpack  # type: ignore[import-untyped]
+import msgpack
 import pytest
 
 from palyra_actors.api.events import new_id
