@@ -159,7 +159,7 @@ def test_the_same_campaign_finds_losses_where_commits_are_not_synced(
 def test_an_engine_starts_on_what_a_power_cut_left_and_numbers_on(
     tmp_path: Path, campaign: bool
 ) -> None:
-    images = 400 if campaign else 40
+    images = 400 if campaign else 24
     result = cut_power(append_from_all_sides("full"), goes_on, tmp_path, images=images)
     show("engine started on the image", dict(result.verdicts()))
     assert result.count("ok") == len(result.cuts) == images
