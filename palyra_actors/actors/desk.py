@@ -291,7 +291,11 @@ class Desk:
             for portion in unit.portions:
                 portion.entity.hand(portion)
         except MailboxFull as full:
-            raise _behind(unit, full) from full
+            refusal = _behind(unit, full)
+            for portion in unit.portions:
+                if portion.decided:  # and holds back for the others
+                    portion.entity.rewind(portion)
+            raise refusal from full
 
     # -- journal: reading -------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from palyra_actors.api.events import new_id
+from palyra_actors.config import ActorsConfig, Config
 from palyra_actors.domain import session as domain
 from palyra_actors.domain.session import Append
 from palyra_actors.testing.clock import ManualClock
@@ -141,3 +142,19 @@ def test_everything_is_accounted_for_after_failures(own: House) -> None:
         ),
     )
     assert wire.ok("journal.verify")["valid"] is True
+
+
+def test_a_request_that_one_full_mailbox_refuses_holds_no_other_session(tmp_path: Path) -> None:
+    config = Config(
+        actors=ActorsConfig(mailbox_messages_max=1, turn_messages_max=1, restart_backoff_ms=5_000)
+    )
+    down, busy, free = new_id(), new_id(), new_id()
+    with house(tmp_path, config) as opened:
+        wire = opened.connect()
+        _poison(wire, event(down, payload=POISON))  # it waits for its back-off
+        wire.send("journal.append", {"events": [event(busy), event(down)]})  # busy waits for it
+        wire.send("journal.append", {"events": [event(busy)]})  # and its mailbox is full
+        refused = wire.call("journal.append", {"events": [event(free), event(busy)]})
+        assert refused["err"]["code"] == "overloaded"
+        answer = wire.call("journal.append", {"events": [event(free)]})
+    assert answer["ok"]["results"][0]["session_seq"] == 1
