@@ -22,22 +22,20 @@ class MailboxFull(Exception):
 class Mailbox:
     """pykka's inbox, bounded. `hand_over` is given by the dispatcher the actor was started on.
 
-    A *held* mailbox gives no turns: ordinary messages wait. Urgent messages come before all
-    others and are handled even then, for they decide what the others mean.
+    A *held* mailbox gives no turns: messages wait.
     """
 
-    __slots__ = ("_envelopes", "_held", "_turn", "_urgent", "hand_over", "messages_max")
+    __slots__ = ("_envelopes", "_held", "_turn", "hand_over", "messages_max")
 
     def __init__(self, messages_max: int = MESSAGES_MAX_DEFAULT) -> None:
         self.messages_max = messages_max
         self.hand_over: Callable[[], None] | None = None
         self._envelopes: deque[Any] = deque()
-        self._urgent: deque[Any] = deque()
         self._turn = threading.Lock()
         self._held = False
 
     def __len__(self) -> int:
-        return len(self._envelopes) + len(self._urgent)
+        return len(self._envelopes)
 
     # -- pykka's ActorInbox ------------------------------------------------------------------
 
@@ -55,18 +53,12 @@ class Mailbox:
 
     def get(self) -> Any:
         """The next message. Only for the thread that holds the turn."""
-        return self._urgent.popleft() if self._urgent else self._envelopes.popleft()
+        return self._envelopes.popleft()
 
     def empty(self) -> bool:
-        return not (self._envelopes or self._urgent)
+        return not self._envelopes
 
     # -- beyond pykka ------------------------------------------------------------------------
-
-    def put_urgent(self, message: Any) -> None:
-        """Queue a message past bound and hold."""
-        self._urgent.append(Envelope(message))
-        if self._turn.acquire(False):
-            self._hand_over()
 
     def put_back(self, message: Any) -> None:
         """Return a message to the head of the line. Only within the actor's own turn."""
@@ -74,7 +66,7 @@ class Mailbox:
 
     def take_turn_if_free(self) -> bool:
         """Take the turn without a message, if none waits: for `PooledActor.hand`."""
-        return not (self._envelopes or self._held or self._urgent) and self._turn.acquire(False)
+        return not (self._envelopes or self._held) and self._turn.acquire(False)
 
     def hold(self) -> None:
         """No more turns until `release`. Only within the actor's own turn."""
@@ -93,7 +85,7 @@ class Mailbox:
     @property
     def due(self) -> int:
         """How many messages may be handled now."""
-        return len(self._urgent) if self._held else len(self._urgent) + len(self._envelopes)
+        return 0 if self._held else len(self._envelopes)
 
     def end_turn(self) -> None:
         """Give the turn back; ask for the next one if messages are left."""

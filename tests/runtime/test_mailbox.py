@@ -83,16 +83,7 @@ def test_what_comes_before_the_start_waits_for_it(mailbox: Mailbox) -> None:
     assert _take_all(mailbox) == [1, 2]
 
 
-def test_urgent_messages_come_first_and_past_the_bound(mailbox: Mailbox, turns: Turns) -> None:
-    _put(mailbox, 1, 2, 3)
-    mailbox.put_urgent("now")
-    mailbox.put_urgent("then")
-    assert _take_all(mailbox) == ["now", "then", 1, 2, 3]
-
-
-def test_a_held_mailbox_gives_no_turns_for_ordinary_messages(
-    mailbox: Mailbox, turns: Turns
-) -> None:
+def test_a_held_mailbox_gives_no_turns(mailbox: Mailbox, turns: Turns) -> None:
     _put(mailbox, 1)
     _take_all(mailbox)
     mailbox.hold()
@@ -102,20 +93,6 @@ def test_a_held_mailbox_gives_no_turns_for_ordinary_messages(
     mailbox.release()
     assert turns.asked == 2
     assert _take_all(mailbox) == [2, 3]
-
-
-def test_a_held_mailbox_still_gives_turns_for_urgent_ones(mailbox: Mailbox, turns: Turns) -> None:
-    _put(mailbox, 1, 2)
-    mailbox.get()
-    mailbox.hold()
-    mailbox.end_turn()
-    mailbox.put_urgent("now")
-    assert turns.asked == 2
-    assert mailbox.due == 1
-    assert mailbox.get().message == "now"
-    mailbox.end_turn()
-    assert turns.asked == 2
-    assert mailbox.held
 
 
 def test_a_release_where_nothing_waits_asks_for_no_turn(mailbox: Mailbox, turns: Turns) -> None:
@@ -136,10 +113,9 @@ def test_what_is_put_back_is_next_again(mailbox: Mailbox, turns: Turns) -> None:
     [
         lambda mailbox: _put(mailbox, 1),
         lambda mailbox: mailbox.hold(),
-        lambda mailbox: mailbox.put_urgent(1),
         lambda mailbox: mailbox.take_turn_if_free(),
     ],
-    ids=["a message waits", "held", "an urgent one waits", "a turn is taken"],
+    ids=["a message waits", "held", "a turn is taken"],
 )
 def test_a_turn_without_a_message_is_given_only_where_nothing_is_before_it(
     mailbox: Mailbox, turns: Turns, occupy: Callable[[Mailbox], object]
