@@ -182,14 +182,14 @@ class StorageUnavailable(Unavailable):
 class NoReply(Unavailable):
     """The caller's deadline passed without an answer: the outcome of a write is unknown.
 
-    Made by the client, never sent by the engine.
+    Made by the client, never sent by the engine. Where `detail.attempts` is 0 nothing was sent.
     """
 
     code = "no_reply"
 
     @property
     def outcome(self) -> Outcome:
-        return "unknown"
+        return "none" if self.detail.get("attempts") == 0 else "unknown"
 
 
 class InternalFault(Broken):

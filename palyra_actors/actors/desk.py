@@ -23,6 +23,7 @@ from palyra_actors.domain.catalog import (
     kind_name,
 )
 from palyra_actors.domain.payload import Sealer, same_content
+from palyra_actors.domain.redact import redact_text
 from palyra_actors.domain.session import Append, Draft, append
 from palyra_actors.errors import (
     Denied,
@@ -143,7 +144,7 @@ class Desk:
             if message.budget_ms is not None:
                 request.budget_ms = message.budget_ms
             if message.traceparent is not None:
-                request.traceparent = message.traceparent
+                request.traceparent = _no_secret(message.traceparent)
             if self.stopping:
                 raise stopping()
             if request.tally.under_way > office.requests_max:
@@ -380,6 +381,17 @@ def _too_many(which: str, limit: int) -> Overloaded:
         hint="keep fewer in flight",
         detail={"limit": limit},
     )
+
+
+def _no_secret(traceparent: str) -> str:
+    """It is stored and chained as it is, beside the payload: nothing could take it out again."""
+    if redact_text(traceparent) != traceparent:
+        raise Invalid(
+            "the traceparent holds what looks like a secret",
+            field="traceparent",
+            hint="W3C Trace Context: 00-<trace id>-<parent id>-<flags>",
+        )
+    return traceparent
 
 
 def _stored_kinds(kinds: list[str] | None) -> frozenset[int | str] | None:

@@ -49,6 +49,7 @@ the peer has taken all that was sent before, so that a peer that does not read h
 BACKLOG_RETRY_S: Final = 0.005
 PEER_RETRY_MS: Final = 250
 IDLE_PEERS_LOOKED_AT: Final = 64
+PORT_MAX: Final = 65_535  # libzmq takes higher ones modulo 65,536
 LINGER_MS: Final = 1_000
 STUCK_S_MAX: Final = 30.0
 """A peer that takes nothing of its backlog for so long is cut, however little it is."""
@@ -391,8 +392,9 @@ def _refuse_strangers(endpoint: str) -> None:
     """Without CURVE anyone who reaches the door is an admin: loopback and ipc only."""
     if endpoint.startswith("ipc://"):
         return
-    host, colon, _ = endpoint.removeprefix("tcp://").rpartition(":")
-    if not endpoint.startswith("tcp://") or not colon:
+    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
+    is_port = port == "*" or (port.isascii() and port.isdigit() and int(port) <= PORT_MAX)
+    if not endpoint.startswith("tcp://") or not colon or not is_port:
         raise ConfigInvalid(
             f"{endpoint!r} is no endpoint",
             field="door.endpoint",

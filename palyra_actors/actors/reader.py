@@ -185,20 +185,22 @@ class Reader(PooledActor):
                 log.warning("a reading connection did not close: %s", error)
 
     def _resolve(self, selection: Selection, session_id: bytes | None) -> Selection:
+        """The selection with its stream. Who owns a session sees all of it, whoever wrote there."""
+        principal = selection.principal
         if session_id is not None:
             row = self._open().stream(SESSION, session_id)
-            if row is None or selection.principal not in (None, row.principal):
+            if row is None or principal not in (None, row.principal):
                 raise NotFound("there is no such session", field="session_id")
-            selection = selection._replace(stream=row.stream)
+            selection = selection._replace(stream=row.stream, principal=None)
         if selection.run_id is not None:
             run = self._open().run(selection.run_id)
             if (
                 run is None
                 or selection.stream not in (None, run.stream)
-                or selection.principal not in (None, run.principal)
+                or principal not in (None, run.principal)
             ):
                 raise NotFound("there is no such run", field="run_id")
-            selection = selection._replace(stream=run.stream)
+            selection = selection._replace(stream=run.stream, principal=None)
         return selection
 
     def _answer(self, request: Request, body: Any) -> None:

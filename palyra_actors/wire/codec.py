@@ -6,8 +6,10 @@ again, slowly, to say what is wrong with it.
 
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, Final, TypeAlias, Union
 
+import msgpack
 import msgspec
 from msgspec import Raw
 
@@ -24,6 +26,7 @@ from palyra_actors.limits import (
     FRAME_BYTES_MAX,
     PROTOCOL_VERSION,
     REQUEST_ID_BYTES_MAX,
+    VALUE_DEPTH_MAX,
 )
 from palyra_actors.wire.messages import BODIES, AppendBody, Envelope, EventIn, envelope_types
 
@@ -106,7 +109,10 @@ def too_many_events(count: int) -> TooLarge:
 
 
 def _explain(frame: bytes) -> Unusable:
-    envelope = _envelope_map(frame)
+    try:
+        envelope = _envelope_map(frame)
+    except RecursionError:
+        return _too_deep(frame)
     if envelope is None:
         if len(frame) > FRAME_BYTES_MAX:
             return Unusable(None, _frame_too_large(frame))
@@ -154,6 +160,37 @@ def _explain(frame: bytes) -> Unusable:
     return Unusable(request_id, _invalid(envelope, op))
 
 
+def _too_deep(frame: bytes) -> Unusable:
+    """Something is nested deeper than a decoder goes. What stands before it is the envelope's."""
+    unpacker = msgpack.Unpacker(max_buffer_size=max(len(frame), 1))
+    unpacker.feed(frame)
+    found: dict[object, object] = {}
+    with suppress(Exception):  # whatever it is, it ends the part that can be read
+        for _ in range(min(unpacker.read_map_header(), ENVELOPE_KEYS_MAX)):
+            key = unpacker.unpack()
+            if key in ("v", "id", "op"):
+                found[key] = unpacker.unpack()
+            else:
+                unpacker.skip()
+    scalars = {
+        str(key): Raw(_encode(value))
+        for key, value in found.items()
+        if isinstance(value, int | str)
+    }
+    answer = _explain(_encode({**scalars, "body": None}))
+    if answer.request_id is None:
+        return Unusable(
+            None, Malformed("the frame is nested deeper than can be read", hint="see the limits")
+        )
+    if isinstance(answer.error, Invalid):
+        answer.error = Invalid(
+            f"the request is nested deeper than {VALUE_DEPTH_MAX} levels",
+            field="body",
+            hint="values are at most that deep",
+        )
+    return answer
+
+
 def _frame_too_large(frame: bytes) -> TooLarge:
     return TooLarge(
         f"a frame holds at most {FRAME_BYTES_MAX} bytes",
@@ -168,7 +205,7 @@ def _envelope_map(frame: bytes) -> Mapping[str, Raw] | None:
         return None
     try:
         return _decode_any_map(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return None
 
 
@@ -219,7 +256,9 @@ def _invalid(envelope: Mapping[str, Raw], op: str) -> PalyraError:
         if body_type is AppendBody:
             return _invalid_event(body) or _from_validation(error, "body")
         return _from_validation(error, "body")
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+    except RecursionError:
+        return Invalid(f"nested deeper than {VALUE_DEPTH_MAX} levels", field="body")
+    except (msgspec.MsgspecError, UnicodeDecodeError):
         return Malformed("the body is broken MessagePack", field="body")
     return Malformed("the frame is not one MessagePack map and nothing else")
 

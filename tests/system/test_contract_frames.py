@@ -331,3 +331,9 @@ def test_every_error_has_a_code_a_message_and_whether_to_retry(wire: Wire) -> No
         assert set(error) <= {
             "code", "message", "retryable", "field", "hint", "retry_after_ms", "detail",
         }  # fmt: skip
+
+
+def test_a_traceparent_that_looks_like_a_secret_is_refused(wire: Wire) -> None:
+    for secret in ("Bearer abcdefghijklmnop1234", "sk-live-12345678901234567890"):
+        error = wire.err("journal.append", {"events": [event(new_id())]}, traceparent=secret)
+        assert (error["code"], error["field"]) == ("invalid", "traceparent")

@@ -138,3 +138,17 @@ def test_a_principal_sees_its_own_recent_events_without_a_gap(own: House) -> Non
         for limit in (1, 5, 100):
             recent = wire.ok("journal.recent", {"limit": limit}, principal="alice")["events"]
             assert [e["seq"] for e in recent] == hers[-limit:]
+
+
+def test_who_owns_a_session_reads_all_of_it_whoever_wrote_there(wire: Wire) -> None:
+    session = new_id()
+    _append(wire, "carol", event(session))
+    wire.append(event(session))
+    page = wire.ok("journal.read", {"session_id": session}, principal="carol")
+    assert [stored["stream_seq"] for stored in page["events"]] == [1, 2]
+
+
+@pytest.mark.parametrize("port", ["99999", "65536", "7811x", "", "-1"])
+def test_a_door_on_no_port_is_refused(tmp_path: Path, port: str) -> None:
+    with Engine.open(tmp_path / "journal.db") as engine, pytest.raises(ConfigInvalid):
+        engine.serve(f"tcp://127.0.0.1:{port}")

@@ -202,3 +202,22 @@ def test_what_does_not_apply_is_left_out_of_an_error() -> None:
 def test_an_open_outcome_is_said(kind: Any) -> None:
     err = msgpack.unpackb(codec.encode_err(1, kind("x", detail={"outcome": "unknown"})))["err"]
     assert (err["retryable"], err["detail"]) == (True, {"outcome": "unknown"})
+
+
+@pytest.mark.parametrize("levels", [200, 2_000, 100_000])
+@pytest.mark.parametrize("opener", [b"\x91", b"\x81\xa1a"])
+def test_a_request_that_is_nested_too_deep_is_refused_under_its_own_id(
+    levels: int, opener: bytes
+) -> None:
+    deep = opener * levels + b"\xc0"
+    frame = b"\x84\xa1v\x01\xa2id\x07\xa2op\xaejournal.append\xa4body\x81\xa6events" + deep
+    with pytest.raises(codec.Unusable) as refused:
+        codec.decode(frame)
+    assert (refused.value.request_id, refused.value.error.code) == (7, "invalid")
+
+
+def test_the_version_is_looked_at_first_however_deep_the_rest_is() -> None:
+    frame = b"\x83\xa1v\x02\xa2id\x07\xa1x" + b"\x91" * 5_000 + b"\xc0"
+    with pytest.raises(codec.Unusable) as refused:
+        codec.decode(frame)
+    assert (refused.value.request_id, refused.value.error.code) == (7, "unsupported_version")
