@@ -25,9 +25,8 @@ from typing import Any
 
 import apsw
 import zmq
-from load import Load, emit, engine, frames, workspace
+from load import Load, bare_groups, emit, engine, frames, workspace
 
-from palyra_actors.domain.chain import GENESIS
 from palyra_actors.storage.connection import open_checkpointer, open_writer
 from palyra_actors.storage.migrations import migrate
 from palyra_actors.storage.queries import sql
@@ -79,7 +78,8 @@ def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
 
     thread = threading.Thread(target=checkpoints)
     thread.start()
-    groups = _groups(group, sessions, int(RATE_GUESS * seconds / group / (20 if group == 1 else 1)))
+    count = int(RATE_GUESS * seconds / group / (20 if group == 1 else 1))
+    groups = bare_groups(group, count, sessions, lambda _, place: place * sessions // group + 1)
     executemany, execute = writer.executemany, writer.execute
     execute("BEGIN IMMEDIATE")
     executemany(sql("insert_principal"), [(1, "local")])
@@ -114,31 +114,6 @@ def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
         "p50_ms": took_each[len(took_each) // 2] * 1000,
         "p99_ms": took_each[int(len(took_each) * 0.99)] * 1000,
     }
-
-
-def _groups(group: int, sessions: int, count: int) -> list[Any]:
-    payload, run, now = os.urandom(256), os.urandom(16), time.time_ns() // 1_000_000
-    numbers = [0] * (sessions + 1)
-    last = [0] * (sessions + 1)
-    made, seq = [], 0
-    for _ in range(count):
-        rows, heads, marks = [], {}, []
-        for place in range(group):
-            seq += 1
-            stream = place * sessions // group + 1
-            numbers[stream] += 1
-            event_id = (now + seq // 30).to_bytes(6, "big") + os.urandom(10)
-            link = seq - last[stream] if last[stream] else 0
-            rows.append(
-                (seq, event_id, stream, numbers[stream], link, None, run, 4, 2, 1, now, now, 0,
-                 None, payload, None, GENESIS)
-            )  # fmt: skip
-            last[stream] = seq
-            heads[stream] = (stream, numbers[stream], seq)
-            if numbers[stream] % 64 == 0:
-                marks.append((stream, numbers[stream] // 64, seq))
-        made.append((rows, list(heads.values()), marks))
-    return made
 
 
 def sync_of_an_append(folder: Path, seconds: float, reuse: bool) -> float:

@@ -16,9 +16,8 @@ from pathlib import Path
 from typing import Any
 
 import apsw
-from load import emit, workspace
+from load import bare_groups, emit, workspace
 
-from palyra_actors.domain.chain import GENESIS
 from palyra_actors.storage.connection import open_reader, open_writer
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.migrations import migrate
@@ -75,28 +74,8 @@ def fill(path: str, group: int, events: int, indexed: bool) -> tuple[float, int]
 
 
 def made(group: int, events: int) -> list[Any]:
-    """Rows, heads and marks of each commit. Ids rise in time and are random within it."""
-    payload, run, now = os.urandom(256), os.urandom(16), time.time_ns() // 1_000_000
-    numbers, last = [0] * (SESSIONS + 1), [0] * (SESSIONS + 1)
-    groups, seq = [], 0
-    for _ in range(events // group):
-        rows, heads, marks = [], {}, []
-        for _ in range(group):
-            seq += 1
-            stream = seq % SESSIONS + 1
-            numbers[stream] += 1
-            event_id = (now + seq // 30).to_bytes(6, "big") + os.urandom(10)
-            link = seq - last[stream] if last[stream] else 0
-            rows.append(
-                (seq, event_id, stream, numbers[stream], link, None, run, 4, 2, 1, now, now, 0,
-                 None, payload, None, GENESIS)
-            )  # fmt: skip
-            last[stream] = seq
-            heads[stream] = (stream, numbers[stream], seq)
-            if numbers[stream] % 64 == 0:
-                marks.append((stream, numbers[stream] // 64, seq))
-        groups.append((rows, list(heads.values()), marks))
-    return groups
+    """Rows, heads and marks of each commit, over the sessions in turn."""
+    return bare_groups(group, events // group, SESSIONS, lambda seq, _: seq % SESSIONS + 1)
 
 
 def read_by_marks(path: str, streams: range) -> tuple[int, float]:

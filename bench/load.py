@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from typing import Any
 import msgspec
 import zmq
 
+from palyra_actors.domain.chain import GENESIS
 from palyra_actors.ids import Ulids, format_ulid
 
 PAYLOAD = {"tool": "bash", "args": {"command": "ls -la src", "timeout": 30}, "output": "x" * 180}
@@ -88,6 +89,37 @@ def frames(
             request["budget_ms"] = budget_ms
         made.append(encode(request))
     return made
+
+
+def bare_groups(
+    group: int, count: int, streams: int, stream_of: Callable[[int, int], int]
+) -> list[Any]:
+    """What a loop without an engine writes: rows, heads and marks of each of `count` commits.
+
+    `stream_of(seq, place)` says to which stream, 1..`streams`, an event goes by its seq and its
+    place in the commit. Ids rise in time and are random within it.
+    """
+    payload, run, now = os.urandom(256), os.urandom(16), time.time_ns() // 1_000_000
+    numbers, last = [0] * (streams + 1), [0] * (streams + 1)
+    groups, seq = [], 0
+    for _ in range(count):
+        rows, heads, marks = [], {}, []
+        for place in range(group):
+            seq += 1
+            stream = stream_of(seq, place)
+            numbers[stream] += 1
+            event_id = (now + seq // 30).to_bytes(6, "big") + os.urandom(10)
+            link = seq - last[stream] if last[stream] else 0
+            rows.append(
+                (seq, event_id, stream, numbers[stream], link, None, run, 4, 2, 1, now, now, 0,
+                 None, payload, None, GENESIS)
+            )  # fmt: skip
+            last[stream] = seq
+            heads[stream] = (stream, numbers[stream], seq)
+            if numbers[stream] % 64 == 0:
+                marks.append((stream, numbers[stream] // 64, seq))
+        groups.append((rows, list(heads.values()), marks))
+    return groups
 
 
 class Load:

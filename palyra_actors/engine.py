@@ -14,7 +14,7 @@ import contextlib
 import os
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Final, Self
 
@@ -444,15 +444,3 @@ class Engine(Operations):
         self._closed = True
         self._works.stop(wait_s_max)
         super().close()
-
-
-@contextlib.contextmanager
-def temporary_engine(config: Config | None = None) -> Iterator[Engine]:
-    """An engine on a file that goes when the block ends: for trying things out."""
-    import tempfile
-
-    with (
-        tempfile.TemporaryDirectory(prefix="palyra-") as folder,
-        Engine.open(Path(folder) / "palyra.db", config) as engine,
-    ):
-        yield engine

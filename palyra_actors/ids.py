@@ -16,7 +16,6 @@ from palyra_actors.errors import InvalidId
 ALPHABET: Final = "0123456789ABCDEFGHJKMNPQRSTVWXYZ"
 TEXT_CHARACTERS: Final = 26
 BYTES: Final = 16
-ZERO: Final = bytes(BYTES)
 
 _PAIRS: Final = tuple(first + second for first in ALPHABET for second in ALPHABET)
 _INT_DIGITS: Final = "0123456789abcdefghijklmnopqrstuv"  # what int(…, 32) reads

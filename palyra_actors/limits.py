@@ -10,8 +10,6 @@ PROTOCOL_VERSION: Final = 1
 # -- frames -----------------------------------------------------------------------------------
 FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 REQUEST_ID_BYTES_MAX: Final = 64
-REQUEST_ID_UINT_MAX: Final = 2**64 - 1
-OP_BYTES_MAX: Final = 64  # no operation's name is longer; ours
 TRACEPARENT_BYTES_MAX: Final = 128  # W3C Trace Context, version 00 has 55; ours leaves room
 PRINCIPAL_BYTES_MAX: Final = 64  # ours
 BUDGET_MS_DEFAULT: Final = 25

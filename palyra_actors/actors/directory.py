@@ -73,12 +73,6 @@ class Directory:
         actor.used_by = self._requests
         return actor
 
-    def let_go_of_all(self) -> None:
-        """Stop every entity. Only once nothing is under way."""
-        for actor in self._sessions.values():
-            actor.actor_stopped.set()
-        self._sessions.clear()
-
     def _make_room(self) -> bool:
         for session_id, actor in islice(self._sessions.items(), SWEEP_ENTITIES_MAX):
             if actor.used_by == self._requests:

@@ -201,11 +201,6 @@ class JournalWriter(_Side):
         with suppress(apsw.Error):  # the WAL still holds everything; the next one tries again
             finish(self._connection, frames_max=TIDY_FRAMES_MAX)
 
-    def space(self) -> tuple[int, int]:
-        """Bytes in the database file, and how many of them are free."""
-        used, free = self._connection.execute(sql("page_counts")).fetchall()[0]
-        return int(str(used)), int(str(free))
-
 
 class JournalReader(_Side):
     """A read-only connection. Every call sees all commits that returned before it began.

@@ -102,7 +102,3 @@ SELECT e.seq, e.event_id, s.kind, s.stream_id, e.stream_seq, e.session_id, e.run
 FROM events e JOIN streams s USING (stream) JOIN principals p ON p.principal = e.principal
 WHERE e.seq > (SELECT coalesce(max(seq), 0) FROM events) - ?
 ORDER BY e.seq
-
--- name: page_counts
-SELECT (SELECT page_count FROM pragma_page_count) * (SELECT page_size FROM pragma_page_size),
-       (SELECT freelist_count FROM pragma_freelist_count) * (SELECT page_size FROM pragma_page_size)
