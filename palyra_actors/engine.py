@@ -20,6 +20,7 @@ from typing import Any, Final, Self
 
 import palyra_actors
 from palyra_actors import limits
+from palyra_actors.actors import clerks
 from palyra_actors.actors.checkpointer import Checkpoints
 from palyra_actors.actors.desk import Desk, Office
 from palyra_actors.actors.directory import Directory
@@ -35,6 +36,7 @@ from palyra_actors.api.operations import Operations
 from palyra_actors.clock import Clock, SystemClock
 from palyra_actors.config import Config
 from palyra_actors.errors import OpenRefused
+from palyra_actors.ids import Ulids
 from palyra_actors.limits import RECENT_LIMIT_MAX
 from palyra_actors.runtime.dispatcher import Loop, Pool
 from palyra_actors.runtime.supervisor import RestartPolicy
@@ -145,6 +147,7 @@ class _Works:
             reader=self.reading,
             submit=self.writer.submit,
             next_stream=self._next_stream,
+            new_id=Ulids(self.clock.wall_ms, os.urandom),
             restarts=RestartPolicy(
                 actors.restart_backoff_ms,
                 actors.restart_backoff_ms_max,
@@ -157,6 +160,7 @@ class _Works:
             resident_max=actors.resident_max,
             idle_s=actors.idle_seconds,
             mailbox_messages_max=actors.mailbox_messages_max,
+            kinds=clerks.KINDS,
         )
         self.readers = [
             Reader.launch(
@@ -184,6 +188,7 @@ class _Works:
                 hello=self.hello,
                 health=self.health,
                 stats=self.stats,
+                house=self.house,
                 requests_max=self.config.door.requests_max,
                 peer_requests_max=self.config.door.peer_requests_max,
             )

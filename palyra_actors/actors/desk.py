@@ -9,9 +9,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
+from palyra_actors.actors import clerks
+from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.directory import Directory
+from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
-from palyra_actors.actors.reader import CatchUp, ReadPage, Verify
+from palyra_actors.actors.reader import ReadPage, Verify
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Portion, Request, Tally, Unit, stopping
 from palyra_actors.domain.catalog import (
@@ -21,6 +24,7 @@ from palyra_actors.domain.catalog import (
     RUN_ENDS,
     kind_from_client,
     kind_name,
+    kind_to_find,
 )
 from palyra_actors.domain.payload import Sealer, same_content
 from palyra_actors.domain.redact import redact_text
@@ -72,6 +76,7 @@ class Office:
     hello: Callable[[Request], Mapping[str, Any]]
     health: Callable[[], Mapping[str, Any]]
     stats: Callable[[], Mapping[str, Any]]
+    house: House
     requests_max: int
     peer_requests_max: int
 
@@ -96,6 +101,8 @@ class Desk:
             "engine.health": self._health,
             "engine.stats": self._stats,
         }
+        self.counter = Counter(office.house, office.directory, self.to_reader)
+        operations.update(clerks.operations(self.counter))
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
     def serve(self, arrivals: Sequence[tuple[Peer, bytes]]) -> None:
@@ -258,7 +265,8 @@ class Desk:
         directory = self._office.directory
         directory.begin_request()
         session = directory.session(session_id, "events[0].session_id")
-        portion = Portion(unit, session, session.stream_id, command, range(len(command.drafts)))
+        drafts = command.drafts
+        portion = Portion(unit, session, session.stream_id, command, range(len(drafts)), drafts)
         unit.portions.append(portion)
         unit.left = 1
         try:
@@ -286,7 +294,7 @@ class Desk:
         for session_id, places in shares.items():
             session = directory.session(session_id, f"events[{places[0]}].session_id")
             own = append([drafts[place] for place in places], expected)
-            unit.portions.append(Portion(unit, session, session.stream_id, own, places))
+            unit.portions.append(Portion(unit, session, session.stream_id, own, places, own.drafts))
         unit.left = len(unit.portions)
         try:
             for portion in unit.portions:
@@ -309,7 +317,7 @@ class Desk:
             None if request.admin else request.principal,
         )
         session_id = None if body.session_id is None else parse_ulid(body.session_id, "session_id")
-        self._to_reader(ReadPage(request, selection, session_id, body.limit, body.raw))
+        self.to_reader(ReadPage(request, selection, session_id, body.limit, body.raw))
 
     def _recent(self, request: Request, body: RecentBody) -> None:
         principal = None if request.admin else request.principal
@@ -325,13 +333,10 @@ class Desk:
         if body.to_seq is not None and body.to_seq < from_seq - 1:
             raise Invalid("to_seq lies before from_seq", field="to_seq")
         expect = None if body.expect is None else Head(body.expect.seq, body.expect.hash)
-        self._to_reader(Verify(request, from_seq, body.to_seq, expect))
+        self.to_reader(Verify(request, from_seq, body.to_seq, expect))
 
-    def to_reader(self, message: CatchUp) -> None:
-        """Pass a subscription's page to a reader. Raises Overloaded."""
-        self._to_reader(message)
-
-    def _to_reader(self, message: Any) -> None:
+    def to_reader(self, message: Any) -> None:
+        """Pass a message to the next reader that has room. Raises Overloaded."""
         readers = self._office.readers
         for _ in readers:
             self._next_reader = (self._next_reader + 1) % len(readers)
@@ -405,7 +410,7 @@ def _stored_kinds(kinds: list[str] | None) -> frozenset[int | str] | None:
         )
     stored: set[int | str] = set()
     for index, name in enumerate(kinds):
-        kind = kind_from_client(name)
+        kind = kind_to_find(name)
         if kind is None:
             raise Invalid(
                 f"{name[:64]!r} is no kind",

@@ -1,13 +1,15 @@
 """Who is awake. Wakes entities on demand and lets idle ones go, the longest unused first."""
 
 from collections import OrderedDict
+from collections.abc import Mapping
 from itertools import islice
-from typing import Final
+from typing import Final, TypeAlias
 
-from palyra_actors.actors.entity import House
+from palyra_actors.actors.entity import Entity, House
 from palyra_actors.actors.session import SessionActor
+from palyra_actors.domain.catalog import SESSION
 from palyra_actors.errors import Overloaded
-from palyra_actors.ids import parse_ulid
+from palyra_actors.ids import format_ulid, parse_ulid
 
 SWEEP_S: Final = 1.0
 SWEEP_ENTITIES_MAX: Final = 256
@@ -15,87 +17,112 @@ SWEEP_ENTITIES_MAX: Final = 256
 
 RETRY_AFTER_MS: Final = 50
 
+Name: TypeAlias = str | tuple[int, bytes]
+"""A session's id as text, as it comes in frames; another entity's kind and id."""
+
 
 class Directory:
-    """Sessions by id. Not an actor: it lives in the loop's thread, with those it serves.
+    """Entities by id. Not an actor: it lives in the loop's thread, with those it serves.
 
     At most `resident_max` are awake. One that was unused for `idle_s` seconds and has nothing
-    under way is let go; the file knows all about it.
+    under way is let go; the file knows all about it. `kinds` are the entities besides sessions.
     """
 
     def __init__(
-        self, house: House, *, resident_max: int, idle_s: float, mailbox_messages_max: int
+        self,
+        house: House,
+        *,
+        resident_max: int,
+        idle_s: float,
+        mailbox_messages_max: int,
+        kinds: Mapping[int, type[Entity]] | None = None,
     ) -> None:
         self._house = house
         self.resident_max = resident_max
         self._idle_s = idle_s
         self._mailbox_messages_max = mailbox_messages_max
-        self._sessions: OrderedDict[str, SessionActor] = OrderedDict()
+        self._kinds: dict[int, type[Entity]] = {SESSION: SessionActor, **(kinds or {})}
+        self._awake: OrderedDict[Name, Entity] = OrderedDict()
         self._requests = 0
         self.passivated = 0
         self._now = house.loop.clock.monotonic()  # as of the last sweep: exact enough for idleness
         house.loop.call_later(SWEEP_S, self._sweep)
 
     def __len__(self) -> int:
-        return len(self._sessions)
+        return len(self._awake)
 
     def begin_request(self) -> None:
-        """The sessions that are asked for from now on serve one request: none of them makes room
+        """The entities that are asked for from now on serve one request: none of them makes room
         for another. One that did would come back beside itself and number its events twice.
         """
         self._requests += 1
 
-    def session(self, session_id: str, field: str) -> SessionActor:
+    def session(self, session_id: str, field: str) -> Entity:
         """The session of that id, awake.
 
         Raises:
             InvalidId: it is no ULID.
             Overloaded: all that may be awake are, and busy.
         """
-        sessions = self._sessions
-        actor = sessions.get(session_id)
-        if actor is not None:
-            sessions.move_to_end(session_id)
-            actor.used_at = self._now
-            actor.used_by = self._requests
-            return actor
-        stream_id = parse_ulid(session_id, field)
-        if len(sessions) >= self.resident_max and not self._make_room():
+        actor = self._awake.get(session_id)
+        if actor is None:
+            return self._wake(session_id, SESSION, parse_ulid(session_id, field))
+        self._awake.move_to_end(session_id)
+        actor.used_at = self._now
+        actor.used_by = self._requests
+        return actor
+
+    def entity(self, kind: int, entity_id: bytes) -> Entity:
+        """The entity of that kind and id, awake. Raises Overloaded as `session` does."""
+        name: Name = format_ulid(entity_id) if kind == SESSION else (kind, entity_id)
+        actor = self._awake.get(name)
+        if actor is None:
+            return self._wake(name, kind, entity_id)
+        self._awake.move_to_end(name)
+        actor.used_at = self._now
+        actor.used_by = self._requests
+        return actor
+
+    def resident(self, kind: int, entity_id: bytes) -> Entity | None:
+        """The entity if it is awake; it is not woken, nor kept awake."""
+        return self._awake.get(format_ulid(entity_id) if kind == SESSION else (kind, entity_id))
+
+    def _wake(self, name: Name, kind: int, entity_id: bytes) -> Entity:
+        if len(self._awake) >= self.resident_max and not self._make_room():
             raise Overloaded(
-                f"{self.resident_max} sessions are busy",
+                f"{self.resident_max} entities are busy",
                 retry_after_ms=RETRY_AFTER_MS,
                 hint="come back, or raise actors.resident_max",
                 detail={"limit": self.resident_max},
             )
-        actor = SessionActor.launch(self._house, stream_id, messages_max=self._mailbox_messages_max)
-        sessions[session_id] = actor
+        actor: Entity = self._kinds[kind].launch(
+            self._house, entity_id, messages_max=self._mailbox_messages_max
+        )
+        self._awake[name] = actor
         actor.used_at = self._now
         actor.used_by = self._requests
         return actor
 
     def _make_room(self) -> bool:
-        for session_id, actor in islice(self._sessions.items(), SWEEP_ENTITIES_MAX):
+        for name, actor in islice(self._awake.items(), SWEEP_ENTITIES_MAX):
             if actor.used_by == self._requests:
                 return False  # and so are all that follow
             if actor.idle:
-                self._let_go(session_id)
+                self._let_go(name)
                 return True
         return False
 
     def _sweep(self) -> None:
         self._now = self._house.loop.clock.monotonic()
         oldest_kept = self._now - self._idle_s
-        for session_id, actor in self._oldest(SWEEP_ENTITIES_MAX):
+        for name, actor in list(islice(self._awake.items(), SWEEP_ENTITIES_MAX)):
             if actor.used_at > oldest_kept:
                 break
             if actor.idle:
-                self._let_go(session_id)
+                self._let_go(name)
         self._house.loop.call_later(SWEEP_S, self._sweep)
 
-    def _oldest(self, count: int) -> list[tuple[str, SessionActor]]:
-        return list(islice(self._sessions.items(), count))
-
-    def _let_go(self, session_id: str) -> None:
-        actor = self._sessions.pop(session_id)
+    def _let_go(self, name: Name) -> None:
+        actor = self._awake.pop(name)
         actor.actor_stopped.set()
         self.passivated += 1

@@ -13,17 +13,27 @@ says and what is under way make it up.
 import re
 from abc import abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeVar
 
-from palyra_actors.actors.work import Portion, Tail, Unit
-from palyra_actors.domain.session import Session
-from palyra_actors.errors import InternalFault, Overloaded, PalyraError
+import msgspec
+
+from palyra_actors.actors.work import Portion, Request, Tail, Unit
+from palyra_actors.domain.catalog import BY_THE_ENGINE, ENGINE_KINDS, SESSION
+from palyra_actors.domain.fact import RECORDED_MS, SEQ, Change, Decision, Fact, Place
+from palyra_actors.domain.session import Draft
+from palyra_actors.errors import (
+    InternalFault,
+    NotFound,
+    Overloaded,
+    PalyraError,
+    StorageUnavailable,
+)
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.supervisor import RestartPolicy, Restarts
-from palyra_actors.storage.port import ReadSide
+from palyra_actors.storage.port import ReadSide, StreamRow
 
 PENDING_UNITS_MAX = 2_048
 """Units of one entity that are not written yet. Each keeps the state before it."""
@@ -36,6 +46,12 @@ SETTLE_WAIT_S = 0.005
 
 _DRAFT: Final = re.compile(r"events\[(\d+)\]")
 
+ASLEEP: Final = object()
+"""The state of an entity that does not know its own. None is one that has no event yet."""
+
+_encode = msgspec.msgpack.Encoder().encode
+_Row = TypeVar("_Row")
+
 
 @dataclass(slots=True)
 class House:
@@ -45,6 +61,7 @@ class House:
     reader: ReadSide
     submit: Callable[[Unit], None]
     next_stream: Callable[[], int]
+    new_id: Callable[[], bytes]
     restarts: RestartPolicy
     activated: int = 0
     restarted: int = 0
@@ -56,6 +73,8 @@ class Entity(PooledActor):
 
     listed: ClassVar[bool] = False
     kind: ClassVar[int]
+    missing: ClassVar[str] = "there is no such entity"
+    id_field: ClassVar[str] = "id"
 
     def __init__(self, house: House, stream_id: bytes, messages_max: int) -> None:
         super().__init__(house.loop, messages_max=messages_max)
@@ -63,7 +82,8 @@ class Entity(PooledActor):
         self.used_at = 0.0
         self.used_by = 0
         self._house = house
-        self._state: Session | None = None
+        self._state: Any = ASLEEP
+        self._next = 1  # the number of the next event in its stream
         self._tail: Tail | None = None
         self._pending: deque[Portion] = deque()
         self._restarts: Restarts | None = None
@@ -115,15 +135,20 @@ class Entity(PooledActor):
                     detail={"limit": PENDING_UNITS_MAX},
                 )
             before = self._state
-            if before is None:
+            if before is ASLEEP:
                 before = self._wake(portion)
+            tail = self._tail
+            assert tail is not None
+            if tail.principal != unit.request.principal:
+                self._check_owner(tail, unit.request)
+            portion.first_seq = self._next
             self._state = self._decide(before, portion)
         except PalyraError as refusal:
             self._refuse(portion, refusal)
             return
+        self._next += len(portion.drafts)
         portion.before = before
-        portion.first_seq = before.last_seq + 1
-        portion.tail = self._tail
+        portion.tail = tail
         portion.decided = True
         pending.append(portion)
         unit.left -= 1
@@ -146,6 +171,7 @@ class Entity(PooledActor):
             )
         unit.error = refusal
         portion.before = self._state
+        portion.first_seq = self._next
         self._pending.append(portion)
         for other in unit.portions:
             if other.decided:
@@ -155,8 +181,9 @@ class Entity(PooledActor):
     def _go_back(self, portion: Portion) -> None:
         if portion not in self._pending:
             return  # a failure in between has gone back further
-        if self._state is not None:
+        if self._state is not ASLEEP:
             self._state = portion.before
+            self._next = portion.first_seq
         inbox = self.actor_inbox
         again: Portion | None = None
         while again is not portion:
@@ -171,7 +198,7 @@ class Entity(PooledActor):
         if not self._down:
             inbox.release()
 
-    def _wake(self, portion: Portion) -> Session:
+    def _wake(self, portion: Portion) -> Any:
         unsettled = any(portion.decided for portion in self._pending)
         if self._left_alone() or unsettled:
             raise InternalFault(
@@ -179,10 +206,28 @@ class Entity(PooledActor):
                 hint="the engine's log says why; try again in a minute",
                 detail={"outcome": "none"},
             )
-        state, tail = self._load(portion)
+        row = ask(self._house.reader.stream, self.kind, self.stream_id)
+        if row is None:
+            state = self._unborn()
+            stream = self._tail.stream if self._tail is not None else self._house.next_stream()
+            tail = Tail(stream, self.kind, self.stream_id, portion.unit.request.principal)
+        else:
+            state = ask(self._load_state, self._house.reader, row)
+            tail = Tail(row.stream, self.kind, self.stream_id, row.principal)
+            tail.created_ms = row.created_ms
+            tail.seq = row.tail_seq
+            tail.exists = True
         self._tail = tail
+        self._next = 1 if row is None else row.stream_seq + 1
+        self._state = state
         self._house.activated += 1
         return state
+
+    def _check_owner(self, tail: Tail, request: Request) -> None:
+        if self._next == 1:
+            tail.principal = request.principal  # its first writer failed; this one is first now
+        elif not request.admin:
+            raise NotFound(self.missing, field=self.id_field)
 
     def _left_alone(self) -> bool:
         """Whether it failed too often lately. It is not let go until that is over: it would come
@@ -194,13 +239,27 @@ class Entity(PooledActor):
             self._house.given_up -= 1
         return False
 
-    @abstractmethod
-    def _load(self, portion: Portion) -> tuple[Session, Tail]:
-        """State and tail as the file has them, or those of an entity that is not there yet."""
+    def _unborn(self) -> Any:
+        """The state of one that has no event yet."""
+        return None
 
     @abstractmethod
-    def _decide(self, state: Session, portion: Portion) -> Session:
-        """The state after the portion's command, or a refusal raised. Sets `portion.runs`."""
+    def _load_state(self, reader: ReadSide, row: StreamRow) -> Any:
+        """The state as the file has it. On the loop's thread: a few lookups."""
+
+    @abstractmethod
+    def _decide(self, state: Any, portion: Portion) -> Any:
+        """The state after the portion's command, or a refusal raised.
+
+        Sets the portion's `drafts` unless they came with it, and what follows from them.
+        """
+
+    def written(self, portion: Portion) -> None:
+        """The portion is durable; its facts have their numbers. On the loop's thread."""
+
+    def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The answer that a decision kept this recipe for. Raises Gone."""
+        raise InternalFault(f"{type(self).__name__} keeps no recipes", detail={"outcome": "none"})
 
     # -- failure ----------------------------------------------------------------------------------
 
@@ -220,7 +279,7 @@ class Entity(PooledActor):
             for other in portions:
                 if other.decided:
                     other.entity.rewind(other)
-        self._state = None
+        self._state = ASLEEP
         house = self._house
         if self._restarts is None:
             self._restarts = Restarts(house.restarts)
@@ -246,3 +305,64 @@ class Entity(PooledActor):
         pending = self._pending
         while pending and pending[0].unit.settled:
             pending.popleft().before = None  # whoever else holds the portion needs no old state
+
+
+class CommandEntity(Entity):
+    """An entity that takes commands: `_choose` decides, `fold` makes state and rows of it."""
+
+    @abstractmethod
+    def _choose(self, state: Any, command: Any, now_ms: int) -> Decision:
+        """What the command causes; `state` is None where there is no event yet."""
+
+    @abstractmethod
+    def fold(self, state: Any, fact: Fact, stream: int) -> tuple[Any, Sequence[Change]]:
+        """The family's fold: see `domain.fact`."""
+
+    def _decide(self, state: Any, portion: Portion) -> Any:
+        house, tail, unit = self._house, self._tail, portion.unit
+        assert tail is not None
+        now_ms = house.loop.clock.wall_ms()
+        decision = self._choose(state, portion.command, now_ms)
+        principal = unit.request.principal
+        drafts: list[Draft] = []
+        facts: list[Fact] = []
+        changes: list[Change] = []
+        sessions: list[bytes | None] = []
+        for place, new in enumerate(decision.events):
+            named = not place and unit.key is not None and portion is unit.portions[0]
+            event_id = unit.key.event_id if named and unit.key is not None else house.new_id()
+            concerns = self.stream_id if self.kind == SESSION else new.session_id
+            fact = Fact(
+                new.kind, new.payload, self._next + place, now_ms, Place(place, SEQ),
+                Place(place, RECORDED_MS), new.run_id, concerns, event_id, "system", principal,
+            )  # fmt: skip
+            state, rows = self.fold(state, fact, tail.stream)
+            kind, payload = ENGINE_KINDS[new.kind], _encode(new.payload)
+            drafts.append(
+                Draft(event_id, new.run_id, kind, BY_THE_ENGINE, now_ms, payload, new.redacted)
+            )
+            facts.append(fact)
+            changes += rows
+            sessions.append(concerns)
+        portion.drafts, portion.indices = drafts, range(len(drafts))
+        portion.facts, portion.changes = facts, changes
+        portion.sessions = None if self.kind == SESSION else sessions
+        portion.answer, portion.recall = decision.answer(state), decision.recall
+        unit.payload_bytes = sum(len(d.payload) for other in unit.portions for d in other.drafts)
+        return state
+
+
+def ask(question: Callable[..., _Row], *about: object) -> _Row:
+    """What the file says. Raises StorageUnavailable: it cannot be read, which no entity can help;
+    it is refused its request and not started again.
+    """
+    try:
+        return question(*about)
+    except PalyraError:
+        raise
+    except Exception as error:
+        raise StorageUnavailable(
+            f"the database could not be read: {error}",
+            hint="nothing was stored; send it again later",
+            detail={"outcome": "none"},
+        ) from error

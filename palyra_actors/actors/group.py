@@ -7,9 +7,10 @@ from typing import Any, Final
 
 import msgspec
 
-from palyra_actors.actors.work import Portion, Tail, Unit
-from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, STREAM_NAMES
+from palyra_actors.actors.work import Key, Portion, Tail, Unit
+from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, SESSION, STREAM_NAMES
 from palyra_actors.domain.chain import Stored
+from palyra_actors.domain.fact import placed
 from palyra_actors.domain.session import Draft
 from palyra_actors.storage.port import Batch, EventRow, Head
 from palyra_actors.wire.messages import EventResult
@@ -37,15 +38,17 @@ class Group:
     tails: dict[Tail, int] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     owners: list[tuple[Tail, str]] = field(default_factory=list)
-    answers: list[tuple[Unit, msgspec.Raw]] = field(default_factory=list)
+    answers: list[tuple[Unit, Any]] = field(default_factory=list)
     after: Head = NOTHING
     starts: list[int] = field(default_factory=list)
     payload_bytes: int = 0
+    told: list[Portion] = field(default_factory=list)
+    """Portions of commands: their entities hear of it once they are durable."""
 
     def forget_units(self) -> None:
         """Once all are answered: what the feed keeps are rows."""
         self.payload_bytes = sum(unit.payload_bytes for unit in self.units)
-        self.units, self.answers, self.starts = [], [], []
+        self.units, self.answers, self.starts, self.told = [], [], [], []
         self.batch = Batch(events=self.batch.events)
 
 
@@ -63,13 +66,15 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
     seq, link = group.before
     first_seq = seq
     ends: dict[Tail, int] = {}
-    changing: dict[Portion, None] = {}
+    changing: dict[Portion, list[int]] = {}
     for unit in group.units:
         start(seq - first_seq)
         request = unit.request
         principal_name, traceparent = request.principal, request.traceparent
         principal = names.get(principal_name) or _principal(group, names, principal_name)
         for portion, drafts, number in _stretches(unit):
+            if not drafts:
+                continue
             stream_seq = number
             tail = portion.tail
             assert tail is not None
@@ -80,13 +85,19 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
                     _open(group, names, tail)
             stream, stream_id = tail.stream, tail.stream_id
             stream_name, owner = streams[tail.kind], (tail, principal_name)
+            sessions = portion.sessions
+            session_id: bytes | None = stream_id
+            if portion.runs or portion.changes or portion.facts:
+                changing.setdefault(portion, []).extend(range(seq + 1, seq + 1 + len(drafts)))
             for event_id, run_id, kind, actor, ts_ms, payload, redacted in drafts:
                 seq += 1
+                if sessions is not None:
+                    session_id = sessions[stream_seq - portion.first_seq]
                 link = digest_of(
                     link
                     + encode(
                         (
-                            seq, event_id, stream_name, stream_id, stream_seq, stream_id, run_id,
+                            seq, event_id, stream_name, stream_id, stream_seq, session_id, run_id,
                             kinds.get(kind, kind), actors[actor], principal_name, ts_ms,
                             recorded_ms, redacted, traceparent, digest_of(payload).digest(),
                         )
@@ -94,7 +105,8 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
                 ).digest()  # fmt: skip
                 append(
                     (
-                        seq, event_id, stream, stream_seq, seq - last if last else 0, None, run_id,
+                        seq, event_id, stream, stream_seq, seq - last if last else 0,
+                        None if sessions is None else session_id, run_id,
                         kind, actor, principal, ts_ms, recorded_ms, 1 if redacted else 0,
                         traceparent, payload, None, link,
                     )
@@ -106,10 +118,18 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
                 stream_seq += 1
             tails[tail] = last
             ends[tail] = stream_seq - 1
-            if portion.runs:
-                changing[portion] = None
-    for portion in changing:
+        if unit.key is not None:
+            _keep_answer(batch, unit, unit.key)
+    for portion, seqs in changing.items():
         _change_runs(batch, portion)
+        for change in portion.changes:
+            batch.change(*placed(change, seqs, recorded_ms))
+        if portion.facts:
+            portion.facts = [
+                fact._replace(seq=own_seq, recorded_ms=recorded_ms)
+                for fact, own_seq in zip(portion.facts, seqs, strict=True)
+            ]
+            group.told.append(portion)
     group.after = Head(seq, link)
     batch.heads = [(tail.stream, stream_seq, tails[tail]) for tail, stream_seq in ends.items()]
 
@@ -120,10 +140,19 @@ def _stretches(unit: Unit) -> Sequence[tuple[Portion, Sequence[Draft], int]]:
     """
     if len(unit.portions) == 1:
         portion = unit.portions[0]
-        return ((portion, portion.command.drafts, portion.first_seq),)
+        return ((portion, portion.drafts, portion.first_seq),)
     return [
         (portion, (draft,), portion.first_seq + place) for _, portion, place, draft in unit.drafts()
     ]
+
+
+def _keep_answer(batch: Batch, unit: Unit, key: Key) -> None:
+    """For whoever sends the command again. One that wrote nothing is decided again instead."""
+    first = unit.portions[0]
+    if first.drafts:
+        assert first.tail is not None
+        kept = {"answer": unit.answer} if first.recall is None else {"recall": first.recall}
+        batch.change("answer.insert", (key.event_id, first.tail.stream, key.digest, _encode(kept)))
 
 
 def _open(group: Group, names: Mapping[str, int], tail: Tail) -> None:
@@ -160,6 +189,9 @@ def prepare_answers(group: Group) -> None:
     """
     rows, answer = group.batch.events, group.answers.append
     for unit, place in zip(group.units, group.starts, strict=True):
+        if unit.is_command:
+            answer((unit, unit.answer))
+            continue
         ids = unit.event_ids
         if unit.echo or unit.repeats:
             ids = [
@@ -189,7 +221,8 @@ def stored_events(group: Group, last: int | None = None) -> list[Stored]:
 def _stored(row: EventRow, tail: Tail, principal: str, previous: bytes) -> Stored:
     kind: Any = row[7]
     return Stored(
-        row[0], row[1], STREAM_NAMES[tail.kind], tail.stream_id, row[3], tail.stream_id, row[6],
+        row[0], row[1], STREAM_NAMES[tail.kind], tail.stream_id, row[3],
+        tail.stream_id if tail.kind == SESSION else row[5], row[6],
         KIND_NAMES.get(kind, kind), ACTOR_NAMES[row[8]], principal, row[10], row[11],
         bool(row[12]), row[13], row[14], sha256(row[14]).digest(), row[16], previous,
     )  # fmt: skip

@@ -5,7 +5,7 @@ few thousand, so that others get their turn and no read transaction grows old.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -34,6 +34,14 @@ class ReadPage:
     session_id: bytes | None
     limit: int
     raw: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Answer the request with what `find` makes of the file, in the reader's thread."""
+
+    request: Request
+    find: Callable[[ReadSide], Mapping[str, Any]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +91,8 @@ class Reader(PooledActor):
         match message:
             case ReadPage():
                 self._serve(message.request, lambda: self._read_page(message))
+            case Look():
+                self._serve(message.request, lambda: self._look(message))
             case CatchUp():
                 self._catch_up(message)
             case Verify():
@@ -113,6 +123,9 @@ class Reader(PooledActor):
                 "end": page.end,
             },
         )
+
+    def _look(self, look: Look) -> None:
+        self._answer(look.request, look.find(self._open()))
 
     def _catch_up(self, message: CatchUp) -> None:
         head_seq = 0

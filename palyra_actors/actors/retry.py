@@ -4,28 +4,33 @@ An id that is stored with the same content is a retry and gets the first answer 
 content it is refused. Where only some of a request's events are stored, the rest is written.
 """
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import msgspec
 
 from palyra_actors.actors.work import Portion, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, kind_name
 from palyra_actors.domain.chain import Stored, payload_digest
 from palyra_actors.domain.payload import same_content
 from palyra_actors.domain.session import Draft, append
-from palyra_actors.errors import IdReused, Invalid, PalyraError
+from palyra_actors.errors import Gone, IdReused, Invalid, PalyraError
 from palyra_actors.storage.port import WriteSide
 from palyra_actors.wire.messages import EventResult
 
 
 class Verdict(NamedTuple):
-    """Refused with an error, answered with results, or (neither) to be decided anew."""
+    """Refused with an error, answered with results or a command's body, or (neither) to be decided
+    anew."""
 
     error: PalyraError | None = None
-    answer: list[EventResult] | None = None
+    answer: list[EventResult] | Mapping[str, Any] | None = None
 
 
 def judge_refused(storage: WriteSide, unit: Unit) -> Verdict:
     """A unit that an entity refused. Its refusal stands unless all of it is stored."""
+    if unit.is_command:
+        return judge_command(storage, unit) or Verdict(unit.error)
     drafts = unit.drafts()
     known = storage.known([draft.event_id for _, _, _, draft in drafts])
     if not known:
@@ -34,6 +39,35 @@ def judge_refused(storage: WriteSide, unit: Unit) -> Verdict:
     if error is not None:
         return Verdict(error)
     return Verdict(unit.error) if len(known) < len(drafts) else Verdict(answer=_answer(unit))
+
+
+def judge_command(storage: WriteSide, unit: Unit) -> Verdict | None:
+    """What became of a command that came before under the same id; None: none did."""
+    key = unit.key
+    if key is None:
+        return None
+    for digest, kept in storage.rows("answer.find", (key.event_id,)):
+        if digest != key.digest:
+            break
+        if kept is None:
+            return Verdict(Gone("what this request was answered has been erased", field="event_id"))
+        told = msgspec.msgpack.decode(kept)
+        try:
+            recipe = told.get("recall")
+            answer = told["answer"] if recipe is None else unit.portions[0].entity.recall(recipe)
+        except PalyraError as error:
+            return Verdict(error)
+        return Verdict(answer={**answer, "duplicate": True})
+    else:
+        if not storage.known([key.event_id]):
+            return None
+    return Verdict(
+        IdReused(
+            "this event id was used before with other content",
+            field="event_id",
+            hint="give every new request an id of its own",
+        )
+    )
 
 
 def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
@@ -46,6 +80,14 @@ def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
     seen: set[bytes] = set()
     for unit in units:
         ids = [draft.event_id for _, _, _, draft in unit.drafts()]
+        if unit.is_command:
+            verdict = judge_command(storage, unit)
+            if verdict is None and seen.intersection(ids):
+                verdict = Verdict()
+            if verdict is not None:
+                verdicts[unit] = verdict
+            seen.update(ids)
+            continue
         if any(event_id in known for event_id in ids):
             error = _compare(unit, known)
             if error is not None:
@@ -120,8 +162,9 @@ def _drop_known(unit: Unit, known: dict[bytes, Stored]) -> None:
     for portion in unit.portions:
         left = [
             (index, draft)
-            for index, draft in zip(portion.indices, portion.command.drafts, strict=True)
+            for index, draft in zip(portion.indices, portion.drafts, strict=True)
             if draft.event_id not in known
         ]
         portion.indices = [index for index, _ in left]
         portion.command = append([draft for _, draft in left], portion.command.expected_seq)
+        portion.drafts = portion.command.drafts

@@ -1,46 +1,46 @@
 """A session as an actor: `domain.session` with the file behind it."""
 
-from collections.abc import Callable, Collection, Mapping
-from typing import ClassVar, Final, TypeVar
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Final
 
-from palyra_actors.actors.entity import Entity
+from palyra_actors.actors.entity import CommandEntity, ask
 from palyra_actors.actors.work import Portion, Tail
 from palyra_actors.domain import session as domain
 from palyra_actors.domain.catalog import SESSION
-from palyra_actors.domain.session import Run, Session
-from palyra_actors.errors import Invalid, NotFound, StorageUnavailable
+from palyra_actors.domain.fact import Change, Decision, Fact
+from palyra_actors.domain.session import Append, Run, Session
+from palyra_actors.errors import InternalFault, Invalid, NotFound
+from palyra_actors.storage.port import ReadSide, StreamRow
 
 RUNS_RESIDENT_MAX: Final = 256
 """Runs that a session remembers beside those under way; others are asked of the file again."""
 
-_Row = TypeVar("_Row")
 
-
-class SessionActor(Entity):
+class SessionActor(CommandEntity):
     """Appends to one session, in the order in which they were sent."""
 
     kind: ClassVar[int] = SESSION
+    missing = "there is no such session"
+    id_field = "session_id"
 
-    def _load(self, portion: Portion) -> tuple[Session, Tail]:
-        row = _ask(self._house.reader.stream, SESSION, self.stream_id)
-        if row is None:
-            principal = portion.unit.request.principal
-            stream = self._tail.stream if self._tail is not None else self._house.next_stream()
-            return Session(), Tail(stream, SESSION, self.stream_id, principal)
-        tail = Tail(row.stream, SESSION, self.stream_id, row.principal)
-        tail.created_ms = row.created_ms
-        tail.seq = row.tail_seq
-        tail.exists = True
-        return Session(last_seq=row.stream_seq), tail
+    def _unborn(self) -> Session:
+        return Session()
+
+    def _load_state(self, reader: ReadSide, row: StreamRow) -> Session:
+        return Session(last_seq=row.stream_seq)
+
+    def _choose(self, state: Session, command: Any, now_ms: int) -> Decision:
+        raise InternalFault(f"a session knows no {type(command).__name__}")
+
+    def fold(self, state: Session, fact: Fact, stream: int) -> tuple[Session, Sequence[Change]]:
+        raise InternalFault(f"a session knows no {fact.kind}")
 
     def _decide(self, state: Session, portion: Portion) -> Session:
-        request, tail = portion.unit.request, self._tail
+        if type(portion.command) is not Append:
+            decided: Session = super()._decide(state, portion)
+            return decided
+        tail = self._tail
         assert tail is not None
-        if tail.principal != request.principal:
-            if state.last_seq == 0:
-                tail.principal = request.principal  # its first writer failed; this one is first now
-            elif not request.admin:
-                raise NotFound("there is no such session", field="session_id")
         command = portion.command
         for run_id in command.run_ids:
             if run_id not in state.runs:
@@ -68,7 +68,7 @@ class SessionActor(Entity):
         for run_id in run_ids:
             if run_id in known:
                 continue
-            row = _ask(self._house.reader.run, run_id)
+            row = ask(self._house.reader.run, run_id)
             if row is None:
                 continue
             field = self._place(run_id, portion)
@@ -93,17 +93,3 @@ class SessionActor(Entity):
         needed = [change[0] for portion in self._pending for change in portion.runs]
         needed += run_ids
         return {run_id: known[run_id] for run_id in needed if run_id in known}
-
-
-def _ask(question: Callable[..., _Row], *about: object) -> _Row:
-    """What the file says. Raises StorageUnavailable: it cannot be read, which no session can
-    help; it is refused its request and not started again.
-    """
-    try:
-        return question(*about)
-    except Exception as error:
-        raise StorageUnavailable(
-            f"the database could not be read: {error}",
-            hint="nothing was stored; send it again later",
-            detail={"outcome": "none"},
-        ) from error

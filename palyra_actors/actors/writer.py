@@ -14,13 +14,13 @@ after it, and the rest of the group is staged again at once.
 
 import logging
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final
 
 from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import Group, lay_out, prepare_answers
-from palyra_actors.actors.retry import Verdict, judge_refused, sift
+from palyra_actors.actors.retry import Verdict, judge_command, judge_refused, sift
 from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
 from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
@@ -243,14 +243,14 @@ class Writer(PooledActor):
             if in_company and not _fits(unit, shares):
                 later.append(unit)
                 continue
-            if unit.error is not None:
+            if unit.error is not None or (unit.is_command and not unit.size):
                 if units:
                     queue.appendleft(unit)  # what it rests on is written first
                     break
-                self._answer_refused(unit)
+                self._answer_unwritten(unit)
                 continue
             units.append(unit)
-            events += len(unit.event_ids)
+            events += unit.size
             payload_bytes += unit.payload_bytes
         queue.extendleft(reversed(later))
         return units
@@ -337,6 +337,7 @@ class Writer(PooledActor):
         self._groups += 1
         self._events += events
         self._events_max = max(self._events_max, events)
+        self._tell_entities(group)
         late, arrived = 0, []
         commit_ms = (ended - group.began) * 1000
         for unit, results in group.answers:
@@ -348,7 +349,10 @@ class Writer(PooledActor):
             late += not within
             arrived.append(request.arrived)
             queued_ms = (group.began - request.arrived) * 1000
-            request.ok(AppendOk(results, Timing(queued_ms, commit_ms, total_ms, within)))
+            timing = Timing(queued_ms, commit_ms, total_ms, within)
+            request.ok(
+                {**results, "timing": timing} if unit.is_command else AppendOk(results, timing)
+            )
         self._rejected = None
         group.forget_units()
         self._show(group)
@@ -356,6 +360,14 @@ class Writer(PooledActor):
             self._measured(Measured(group.began, self._staged_at, ended, events, arrived, late))
         except BaseException:
             log.exception("a group could not be measured")
+
+    def _tell_entities(self, group: Group) -> None:
+        """Those of commands hear that they are durable, before anybody else does."""
+        for portion in group.told:
+            try:
+                portion.entity.written(portion)
+            except BaseException:
+                log.exception("an entity could not take note of what was written")
 
     def _show(self, group: Group) -> None:
         """Publish it. Whoever fails at that, the group is durable and the next one comes."""
@@ -366,14 +378,18 @@ class Writer(PooledActor):
 
     # -- what fails -------------------------------------------------------------------------------
 
-    def _answer_refused(self, unit: Unit) -> None:
-        """A refusal, unless all of it is stored already: then it is the first answer again."""
-        assert unit.error is not None
+    def _answer_unwritten(self, unit: Unit) -> None:
+        """A refusal, or a command to which nothing had to be written; unless all of it is stored
+        already: then it is the first answer again."""
+        otherwise = Verdict(unit.error) if unit.error is not None else Verdict(answer=unit.answer)
         try:
-            verdict = judge_refused(self._storage, unit)
+            if unit.error is not None:
+                verdict = judge_refused(self._storage, unit)
+            else:
+                verdict = judge_command(self._storage, unit) or otherwise
         except Exception as error:  # noqa: BLE001 - the refusal stands whatever the file says
-            log.warning("a refused request could not be looked up: %s", error)
-            verdict = Verdict(unit.error)
+            log.warning("a request could not be looked up: %s", error)
+            verdict = otherwise
         self._pronounce(unit, verdict)
 
     def _without_clashes(self, group: Group, clash: Clash) -> list[Unit]:
@@ -390,11 +406,22 @@ class Writer(PooledActor):
             self._eject(group.units, dict.fromkeys(group.units, unread))
             return []
         if not verdicts:
-            log.error("a group clashed with the file and no unit of it does: %s", clash)
-            fault = InternalFault("the group contradicts the file", detail={"outcome": "none"})
-            self._eject(group.units, dict.fromkeys(group.units, fault))
-            return []
+            log.error("a group clashed with the file and no id of it does: %s", clash)
+            fault = InternalFault("the request contradicts the file", detail={"outcome": "none"})
+            culprits = [unit for unit in group.units if self._clashes(unit)] or group.units
+            return self._eject(group.units, dict.fromkeys(culprits, fault))
         return self._eject(group.units, verdicts)
+
+    def _clashes(self, unit: Unit) -> bool:
+        """Whether the unit alone cannot be written: a row of a family that is there already."""
+        alone = Group([unit], self._head, 0.0, self._loop.clock.wall_ms())
+        lay_out(alone, self._names)
+        try:
+            self._storage.stage(alone.batch)
+        except (Clash, StorageUnavailable):
+            return True
+        self._storage.rollback()
+        return False
 
     def _eject(self, units: list[Unit], bad: "dict[Unit, Any]") -> list[Unit]:
         """Take units out, and all that their entities decided after them; the others remain.
@@ -444,7 +471,13 @@ class Writer(PooledActor):
             total_ms = (now - request.arrived) * 1000
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
             within = budget_ms == 0 or total_ms <= budget_ms
-            request.ok(AppendOk(verdict.answer, Timing(total_ms, 0.0, total_ms, within)))
+            timing = Timing(total_ms, 0.0, total_ms, within)
+            answer = verdict.answer
+            request.ok(
+                {**answer, "timing": timing}
+                if isinstance(answer, Mapping)
+                else AppendOk(answer, timing)
+            )
 
     def _fail(self, unit: Unit, error: PalyraError) -> None:
         unit.settle()
@@ -491,6 +524,7 @@ class Writer(PooledActor):
                 tail.exists = True
             for unit in group.units:
                 unit.settle()
+            self._tell_entities(group)
             group.forget_units()
             self._show(group)
         else:

@@ -8,22 +8,27 @@ from typing import Final
 
 # -- streams: one an entity; runs and approvals live in their session's ------------------------
 SESSION: Final = 1
+CANVAS: Final = 2
+CRON: Final = 3
+MEMORY: Final = 4
+SYSTEM: Final = 5
 STREAM_NAMES: Final[dict[int, str]] = {
     SESSION: "session",
-    2: "canvas",
-    3: "cron",
-    4: "memory",
-    5: "system",
+    CANVAS: "canvas",
+    CRON: "cron",
+    MEMORY: "memory",
+    SYSTEM: "system",
 }
 
 # -- who did it ---------------------------------------------------------------------------------
 ACTOR_NAMES: Final[dict[int, str]] = {1: "user", 2: "agent", 3: "system", 4: "plugin"}
 ACTOR_NUMBERS: Final[dict[str, int]] = {name: number for number, name in ACTOR_NAMES.items()}
+BY_THE_ENGINE: Final = 3
 
 # -- what happened ------------------------------------------------------------------------------
 RUN_COMPLETED: Final = 6
 RUN_FAILED: Final = 7
-KIND_NAMES: Final[dict[int, str]] = {
+_CLIENT_NAMES: Final[dict[int, str]] = {
     1: "message_received",
     2: "model_token",
     3: "tool_proposed",
@@ -32,7 +37,16 @@ KIND_NAMES: Final[dict[int, str]] = {
     RUN_COMPLETED: "run_completed",
     RUN_FAILED: "run_failed",
 }
-CLIENT_KINDS: Final[dict[str, int]] = {name: number for number, name in KIND_NAMES.items()}
+CLIENT_KINDS: Final[dict[str, int]] = {name: number for number, name in _CLIENT_NAMES.items()}
+
+# the engine's own: sessions 100-119, runs 120-139, approvals 140-159, canvases 160-179,
+# cron 180-199, memory 200-219, the system 220-239
+ENGINE_KINDS: Final[dict[str, int]] = {}
+KIND_NAMES: Final[dict[int, str]] = {
+    **_CLIENT_NAMES,
+    **{number: name for name, number in ENGINE_KINDS.items()},
+}
+KIND_NUMBERS: Final[dict[str, int]] = {**CLIENT_KINDS, **ENGINE_KINDS}
 _OWN_KIND: Final = re.compile(r"x\.[a-z0-9_.]{1,62}\Z")
 
 
@@ -42,6 +56,12 @@ def kind_from_client(name: str) -> int | str | None:
     if number is not None:
         return number
     return name if _OWN_KIND.match(name) else None
+
+
+def kind_to_find(name: str) -> int | str | None:
+    """What a kind is stored as, whoever writes it; None: there is no such kind."""
+    number = KIND_NUMBERS.get(name)
+    return number if number is not None else kind_from_client(name)
 
 
 def kind_name(stored: int | str) -> str:

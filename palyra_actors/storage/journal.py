@@ -12,7 +12,7 @@ from typing import Any, Final
 
 import apsw
 
-from palyra_actors.domain.catalog import ACTOR_NAMES, CLIENT_KINDS, KIND_NAMES, STREAM_NAMES
+from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, KIND_NUMBERS, STREAM_NAMES
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
 from palyra_actors.errors import StorageUnavailable
 from palyra_actors.storage.port import (
@@ -76,7 +76,7 @@ def _is_as_written(row: Sequence[Any]) -> bool:
     return bool(
         row[18]
         and row[12] in (0, 1)
-        and row[7] not in CLIENT_KINDS
+        and row[7] not in KIND_NUMBERS
         and (row[14] is None or row[15] is None)
     )
 
@@ -90,6 +90,10 @@ class _Side:
         for seq, digest in self._connection.execute(sql("head")):
             return Head(seq, digest)
         return Head(0, GENESIS)
+
+    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+        """What the statement of that name finds."""
+        return list(self._connection.execute(sql(statement), parameters))
 
     def run(self, run_id: bytes) -> RunRow | None:
         """The run of that id, whichever stream it belongs to."""
@@ -140,6 +144,8 @@ class JournalWriter(_Side):
             ):
                 if rows:
                     executemany(sql(statement), rows)
+            for statement, changes in batch.changes:
+                executemany(sql(statement), changes)
         except apsw.ConstraintError as error:
             self.rollback()
             raise Clash(str(error)) from error

@@ -1,20 +1,29 @@
-"""SQL by name: `sql/queries.sql` holds every statement, each below a line `-- name: …`."""
+"""SQL by name: `sql/*.sql` hold every statement, each below a line `-- name: …`.
+
+The journal's own are in `queries.sql`; those of a family are in its own file and carry its name
+before a dot: `canvas.insert_patch`.
+"""
 
 import re
 from functools import cache
 from importlib.resources import files
 
-_MARK = re.compile(r"^-- name: ([a-z_]+)\n", re.MULTILINE)
+_MARK = re.compile(r"^-- name: ([a-z_.]+)\n", re.MULTILINE)
+_NOT_QUERIES = re.compile(r"schema\.sql|\d{4}_.*")
 
 
 @cache
 def _statements() -> dict[str, str]:
-    text = files("palyra_actors.storage").joinpath("sql", "queries.sql").read_text("utf-8")
-    parts = _MARK.split(text)
-    names, bodies = parts[1::2], parts[2::2]
-    if len(set(names)) != len(names):
-        raise AssertionError("two statements have one name")
-    return {name: body.strip() for name, body in zip(names, bodies, strict=True)}
+    found: dict[str, str] = {}
+    for file in files("palyra_actors.storage").joinpath("sql").iterdir():
+        if not file.name.endswith(".sql") or _NOT_QUERIES.fullmatch(file.name):
+            continue
+        parts = _MARK.split(file.read_text("utf-8"))
+        for name, body in zip(parts[1::2], parts[2::2], strict=True):
+            if name in found:
+                raise AssertionError(f"two statements have the name {name}")
+            found[name] = body.strip()
+    return found
 
 
 def sql(name: str) -> str:

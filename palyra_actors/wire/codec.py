@@ -28,7 +28,8 @@ from palyra_actors.limits import (
     REQUEST_ID_BYTES_MAX,
     VALUE_DEPTH_MAX,
 )
-from palyra_actors.wire.messages import BODIES, AppendBody, Envelope, EventIn, envelope_types
+from palyra_actors.wire.messages import AppendBody, Envelope, EventIn
+from palyra_actors.wire.operations import BODIES, envelope_types
 
 RequestId: TypeAlias = int | str | None
 """None only in the answer to a frame that has no usable id."""

@@ -6,7 +6,6 @@ so that the refusal can say the limit and the actual size.
 
 from typing import Annotated, Any, Final, Literal, TypeAlias
 
-import msgspec
 from msgspec import Meta, Raw, Struct
 
 from palyra_actors.limits import (
@@ -89,6 +88,13 @@ class UnsubscribeBody(Body):
     sub: RequestId
 
 
+class WriteBody(Body, kw_only=True):
+    """Of an operation that changes something. `event_id`: the same request sent again under the
+    same id gets the first answer again."""
+
+    event_id: str | None = None
+
+
 class NoBody(Body):
     """The operation takes none."""
 
@@ -106,7 +112,7 @@ BODIES: Final[dict[str, type[Body]]] = {
     "journal.credit": CreditBody,
     "journal.unsubscribe": UnsubscribeBody,
 }
-"""Every operation that this engine has, by its name on the wire."""
+"""The operations of engine and journal. All of them together: `wire.operations.BODIES`."""
 
 
 class Envelope(Struct, gc=False, kw_only=True):
@@ -123,21 +129,6 @@ class Envelope(Struct, gc=False, kw_only=True):
         ]
         | None
     ) = None
-
-
-def envelope_types() -> dict[str, type[Envelope]]:
-    """For each operation, an envelope with its body: a frame is decoded and checked in one go."""
-    types: dict[str, Any] = {}
-    for op, body in BODIES.items():
-        if any(field.required for field in msgspec.structs.fields(body)):
-            fields: list[Any] = [("body", body)]
-        else:
-            fields = [("body", body, msgspec.field(default_factory=body))]
-        types[op] = msgspec.defstruct(
-            op.replace(".", "_"), fields, bases=(Envelope,), tag_field="op", tag=op, gc=False,
-            kw_only=True,
-        )  # fmt: skip
-    return types
 
 
 class EventResult(Struct, gc=False):

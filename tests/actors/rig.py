@@ -1,7 +1,7 @@
 """Requests, units and portions without an engine around them."""
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from palyra_actors.actors.work import Portion, Request, Tail, Unit
@@ -39,6 +39,12 @@ class NoEntity:
     def go_on(self) -> None:
         raise AssertionError("not expected")
 
+    def written(self, portion: Portion) -> None:
+        raise AssertionError("not expected")
+
+    def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        raise AssertionError("not expected")
+
 
 def an_id() -> bytes:
     """A new id."""
@@ -74,7 +80,12 @@ def unit(made: Request, shares: Sequence[tuple[Stream, Sequence[tuple[int, Draft
     for stream, rows in shares:
         command = append([d for _, d in rows])
         portion = Portion(
-            built, NoEntity(), stream.tail.stream_id, command, [index for index, _ in rows]
+            built,
+            NoEntity(),
+            stream.tail.stream_id,
+            command,
+            [index for index, _ in rows],
+            command.drafts,
         )
         after = evolve(stream.state, decide(stream.state, command))
         portion.decided = True

@@ -64,7 +64,7 @@ def test_a_unit_that_is_stored_whole_is_answered_with_what_was_said_first(
     verdicts = sift(journal, [again, other])
     assert set(verdicts) == {again}
     answer = verdicts[again].answer
-    assert answer is not None
+    assert isinstance(answer, list)
     assert [(r.seq, r.hash, r.duplicate) for r in answer] == [
         (1, b"\1" * 32, True), (2, b"\2" * 32, True),
     ]  # fmt: skip

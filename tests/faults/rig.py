@@ -18,6 +18,7 @@ from typing import Any
 import msgpack
 
 from palyra_actors.actors import writer as writer_module
+from palyra_actors.actors.entity import ASLEEP
 from palyra_actors.actors.work import Tally
 from palyra_actors.config import Config
 from palyra_actors.domain.catalog import SESSION
@@ -266,10 +267,10 @@ class Rig:
         self.settle()
         reader = JournalReader(open_reader(str(self.path), cache_bytes=1 << 20))
         try:
-            for session_id, actor in self.works.directory._sessions.items():
+            for session_id, actor in self.works.directory._awake.items():
                 row = reader.stream(SESSION, actor.stream_id)
                 state = actor._state
-                if state is None:
+                if actor.kind != SESSION or state is ASLEEP:
                     continue
                 assert state.last_seq == (row.stream_seq if row else 0), session_id
                 if row is not None and actor._tail is not None and actor._tail.exists:

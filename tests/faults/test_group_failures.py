@@ -104,7 +104,7 @@ def test_a_shared_request_is_not_completed_on_numbers_that_are_being_taken_back(
     a, b, reused = new_id(), new_id(), event(new_id())
     works.append(reused).ok()
     works.append(event(b)).ok()
-    inbox = works.works.directory._sessions[b].actor_inbox
+    inbox = works.works.directory._awake[b].actor_inbox
     works.hold()
     bad = works.append(event(a), changed(reused))
     good = works.append(event(a))

@@ -66,7 +66,7 @@ def of(session: str) -> Callable[..., bool]:
 
 
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("place", ["_decide", "_load"])
+@pytest.mark.parametrize("place", ["_decide", "_unborn"])
 def test_a_session_that_fails_takes_its_own_request_along_and_comes_back_equal(
     works: Rig, patch: pytest.MonkeyPatch, place: str, error: BaseException
 ) -> None:

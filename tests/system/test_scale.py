@@ -61,7 +61,7 @@ def in_a_process_of_its_own(database: Path, sessions: int, rounds: int) -> dict[
     return result
 
 
-def test_ten_thousand_sessions_appended_to_in_turn_take_400_mb_and_no_thread_more(
+def test_ten_thousand_awake_appended_to_in_turn_take_400_mb_and_no_thread_more(
     database: Path, campaign: bool
 ) -> None:
     result = in_a_process_of_its_own(database, 10_000, 20 if campaign else 2)
@@ -265,8 +265,8 @@ def test_a_session_that_never_rests_does_not_remember_more_and_more_runs(databas
 
         def look() -> None:
             nonlocal most
-            for actor in works.directory._sessions.values():
-                most = max(most, len(actor._state.runs) if actor._state else 0)
+            for actor in works.directory._awake.values():
+                most = max(most, len(getattr(actor._state, "runs", ())))
 
         works.loop.call_soon(lambda: works.loop.after_round(look))
         with engine.batch(events_max=2, in_flight=in_flight) as batch:

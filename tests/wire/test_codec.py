@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from palyra_actors.errors import WIRE_ERRORS, Conflict, InternalFault, StorageUnavailable
 from palyra_actors.wire import codec, frames
-from palyra_actors.wire.messages import BODIES, EventResult
+from palyra_actors.wire.messages import EventResult
+from palyra_actors.wire.operations import BODIES
 
 ULID = "01HF7YAT00000000000000000A"
 EVENT = {

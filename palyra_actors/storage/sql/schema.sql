@@ -1,4 +1,11 @@
-PRAGMA user_version = 1;
+PRAGMA user_version = 2;
+
+CREATE TABLE answers (
+    event_id BLOB NOT NULL PRIMARY KEY,
+    stream   INTEGER NOT NULL,
+    digest   BLOB NOT NULL,
+    answer   BLOB
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE events (
     seq            INTEGER PRIMARY KEY,
@@ -59,5 +66,7 @@ CREATE TABLE streams (
     created_ms INTEGER NOT NULL,
     UNIQUE (stream_id, kind)
 ) STRICT;
+
+CREATE INDEX answers_by_stream ON answers (stream);
 
 CREATE UNIQUE INDEX events_by_id ON events (event_id);

@@ -1,0 +1,35 @@
+"""The clerks at the desk: each turns the requests of one family into commands and looks.
+
+`clerks` makes all of them. A clerk's `operations` are its handlers by the operation's name; they
+run on the loop's thread, and raise what they refuse.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Final, Protocol, TypeAlias
+
+from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.entity import Entity
+from palyra_actors.actors.work import Request
+
+Handler: TypeAlias = Callable[[Request, Any], None]
+
+
+class Clerk(Protocol):
+    """Serves one family's operations."""
+
+    def operations(self) -> Mapping[str, Handler]: ...
+
+
+CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = ()
+"""Every family's clerk."""
+
+KINDS: Final[dict[int, type[Entity]]] = {}
+"""The entities besides sessions: stream kind to actor."""
+
+
+def operations(counter: Counter) -> dict[str, Handler]:
+    """Every family's handlers."""
+    found: dict[str, Handler] = {}
+    for make in CLERKS:
+        found.update(make(counter).operations())
+    return found

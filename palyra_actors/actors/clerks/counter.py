@@ -1,0 +1,149 @@
+"""What a clerk works with: the way to entities and readers, checks, ids and time."""
+
+from collections.abc import Callable, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import msgspec
+
+from palyra_actors.actors.directory import Directory
+from palyra_actors.actors.entity import House
+from palyra_actors.actors.reader import Look
+from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
+from palyra_actors.domain.payload import check_value
+from palyra_actors.domain.redact import redact, redact_text
+from palyra_actors.errors import Overloaded, PalyraError
+from palyra_actors.ids import parse_ulid
+from palyra_actors.runtime.dispatcher import Loop
+from palyra_actors.runtime.mailbox import MailboxFull
+from palyra_actors.storage.port import ReadSide
+from palyra_actors.wire.messages import WriteBody
+
+RETRY_AFTER_MS: Final = 25
+DIGEST_BYTES: Final = 16
+"""Of a SHA-256: what two requests under one id are compared by."""
+
+_sorted = msgspec.msgpack.Encoder(order="sorted").encode
+
+
+class Counter:
+    """All of it on the loop's thread, but for what `look` is given to do."""
+
+    def __init__(
+        self, house: House, directory: Directory, to_reader: Callable[[Any], None]
+    ) -> None:
+        self.house = house
+        self.directory = directory
+        self.to_reader = to_reader
+
+    @property
+    def loop(self) -> Loop:
+        return self.house.loop
+
+    @property
+    def reader(self) -> ReadSide:
+        """The loop's own connection: for a lookup or two, not for pages."""
+        return self.house.reader
+
+    def now_ms(self) -> int:
+        """Wall time, milliseconds since 1970 UTC."""
+        return self.house.loop.clock.wall_ms()
+
+    def call_later(self, seconds: float, call: Callable[[], None]) -> None:
+        """Once, on this thread."""
+        self.house.loop.call_later(seconds, call)
+
+    def new_id(self) -> bytes:
+        """An id that is greater than all before it."""
+        return self.house.new_id()
+
+    def ulid(self, text: str, field: str) -> bytes:
+        """Raises InvalidId."""
+        return parse_ulid(text, field)
+
+    def clean(self, text: str) -> tuple[str, bool]:
+        """A client's text without its secrets, and whether it had any."""
+        clean = redact_text(text)
+        return clean, clean is not text
+
+    def clean_value(self, raw: msgspec.Raw, field: str, bytes_max: int) -> tuple[Any, bool]:
+        """A client's value, decoded, without its secrets, and whether it had any.
+
+        Raises:
+            TooLarge: it is longer than `bytes_max` bytes.
+            Invalid: it breaks a rule of the contract's values; `field` and the path in it.
+        """
+        return redact(check_value(bytes(raw), field, bytes_max), kind="")
+
+    def command(
+        self,
+        request: Request,
+        kind: int,
+        entity_id: bytes,
+        command: Any,
+        *,
+        op: str,
+        body: WriteBody,
+    ) -> None:
+        """Hand a command to its entity; its `ok` is the decision's answer and `timing`.
+
+        Raises:
+            InvalidId: the body's `event_id` is no ULID.
+            Overloaded: the entity is behind.
+        """
+        key = None
+        if body.event_id is not None:
+            event_id = parse_ulid(body.event_id, "event_id")
+            key = Key(event_id, _digest(op, request.principal, body))
+        self._hand(request, kind, entity_id, command, key)
+
+    def internal(
+        self,
+        principal: str,
+        kind: int,
+        entity_id: bytes,
+        command: Any,
+        done: Callable[[Mapping[str, Any] | PalyraError], None],
+    ) -> None:
+        """A command of the engine's own, in the name of a principal; it passes as admin.
+
+        `done` gets the answer or the error, never at once in this call's caller's frame unless
+        nothing had to be waited for.
+        """
+        request = Errand(principal, self.house.loop.clock.monotonic(), done)
+        try:
+            self._hand(request, kind, entity_id, command, None)
+        except PalyraError as refusal:
+            request.fail(refusal)
+
+    def look(self, request: Request, find: Callable[[ReadSide], Mapping[str, Any]]) -> None:
+        """Answer with what `find` returns, or the PalyraError that it raises: in a reader's
+        thread, which sees every commit that was acknowledged before. Raises Overloaded.
+        """
+        self.to_reader(Look(request, find))
+
+    def _hand(
+        self, request: Request, kind: int, entity_id: bytes, command: Any, key: Key | None
+    ) -> None:
+        self.directory.begin_request()
+        entity = self.directory.entity(kind, entity_id)
+        unit = Unit(request, ())
+        unit.is_command, unit.key, unit.left = True, key, 1
+        portion = Portion(unit, entity, entity_id, command, ())
+        unit.portions.append(portion)
+        try:
+            entity.hand(portion)
+        except MailboxFull as full:
+            unit.settled = True
+            raise Overloaded(
+                f"it is behind: {full}", hint="come back later", retry_after_ms=RETRY_AFTER_MS
+            ) from full
+
+
+def _digest(op: str, principal: str, body: WriteBody) -> bytes:
+    """Of what is asked for, by meaning: the order of keys and the form of numbers do not matter,
+    and secrets are out of it."""
+    content = msgspec.msgpack.decode(msgspec.msgpack.encode(body))
+    del content["event_id"]
+    clean, _ = redact(content, kind="")
+    return sha256(_sorted([op, principal, clean])).digest()[:DIGEST_BYTES]
