@@ -100,6 +100,7 @@ class _Works:
             self.lock = DatabaseLock.acquire(path)
             undo.callback(self.lock.release)
             self.file = os.path.realpath(path)
+            self.crashed = wal_bytes(self.file) > 0  # who closes, empties it
             writing = JournalWriter(self._connect_writer)
             undo.callback(writing.close)
             self.reading = JournalReader(
@@ -189,6 +190,7 @@ class _Works:
                 health=self.health,
                 stats=self.stats,
                 house=self.house,
+                chore=self.writer.chore,
                 requests_max=self.config.door.requests_max,
                 peer_requests_max=self.config.door.peer_requests_max,
             )
@@ -203,6 +205,9 @@ class _Works:
         self.pool.start()
         self.loop.start()
         self.checkpoints.start()
+        if self.crashed:
+            for call in self.desk.counter.after_crash:
+                self.loop.call_soon(call)
 
     def serve(self, endpoint: str) -> str:
         from palyra_actors.actors.door import Door

@@ -32,6 +32,16 @@ SUBSCRIBE_CREDIT_MAX: Final = 10_000
 SUBSCRIPTION_HEAD_SECONDS_MAX: Final = 5
 SUBSCRIPTIONS_PER_PEER_MAX: Final = 64  # ours
 
+# -- sessions and runs ------------------------------------------------------------------------
+SESSION_KEY_BYTES_MAX: Final = 256  # ours
+TITLE_BYTES_MAX: Final = 1024  # ours
+REASON_BYTES_MAX: Final = 1024  # ours
+QUERY_BYTES_MAX: Final = 256  # ours: the text query of a list
+LIST_LIMIT_DEFAULT: Final = 100
+LIST_LIMIT_MAX: Final = 500
+BRANCH_DEPTH_MAX: Final = 1000  # ours: forks of forks; each costs a page of history a lookup
+TAPE_ENTRIES_MAX: Final = 1024
+
 # -- a reply must fit a frame, too: pages of large events end early (ours) ---------------------
 REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024
 

@@ -38,9 +38,14 @@ class Committer:
     def tidy(self, storage: WriteSide, done: Callable[[], None]) -> None:
         """Move the WAL's rest between two transactions; `done` is called in this thread."""
 
+        self.chore(storage.tidy, done)
+
+    def chore(self, do: Callable[[], None], done: Callable[[], None]) -> None:
+        """Do something between two transactions; `done` is called in this thread, come what may."""
+
         def work() -> None:
             try:
-                storage.tidy()
+                do()
             finally:
                 done()
 

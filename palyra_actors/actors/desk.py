@@ -43,7 +43,7 @@ from palyra_actors.ids import parse_ulid
 from palyra_actors.limits import APPEND_EVENTS_MAX, KINDS_FILTER_MAX
 from palyra_actors.runtime.actor import Ref
 from palyra_actors.runtime.mailbox import MailboxFull
-from palyra_actors.storage.port import Head, Selection
+from palyra_actors.storage.port import Head, Selection, WriteSide
 from palyra_actors.wire import codec
 from palyra_actors.wire.messages import (
     AppendBody,
@@ -77,6 +77,7 @@ class Office:
     health: Callable[[], Mapping[str, Any]]
     stats: Callable[[], Mapping[str, Any]]
     house: House
+    chore: Callable[[Callable[[WriteSide], None]], None]
     requests_max: int
     peer_requests_max: int
 
@@ -101,7 +102,7 @@ class Desk:
             "engine.health": self._health,
             "engine.stats": self._stats,
         }
-        self.counter = Counter(office.house, office.directory, self.to_reader)
+        self.counter = Counter(office.house, office.directory, self.to_reader, office.chore)
         operations.update(clerks.operations(self.counter))
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 

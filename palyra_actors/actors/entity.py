@@ -141,7 +141,7 @@ class Entity(PooledActor):
             assert tail is not None
             if tail.principal != unit.request.principal:
                 self._check_owner(tail, unit.request)
-            portion.first_seq = self._next
+            portion.first_seq = portion.next_before = self._next
             self._state = self._decide(before, portion)
         except PalyraError as refusal:
             self._refuse(portion, refusal)
@@ -171,7 +171,7 @@ class Entity(PooledActor):
             )
         unit.error = refusal
         portion.before = self._state
-        portion.first_seq = self._next
+        portion.next_before = self._next
         self._pending.append(portion)
         for other in unit.portions:
             if other.decided:
@@ -183,7 +183,7 @@ class Entity(PooledActor):
             return  # a failure in between has gone back further
         if self._state is not ASLEEP:
             self._state = portion.before
-            self._next = portion.first_seq
+            self._next = portion.next_before
         inbox = self.actor_inbox
         again: Portion | None = None
         while again is not portion:
@@ -323,6 +323,8 @@ class CommandEntity(Entity):
         assert tail is not None
         now_ms = house.loop.clock.wall_ms()
         decision = self._choose(state, portion.command, now_ms)
+        if decision.first_seq is not None:
+            self._next = portion.first_seq = decision.first_seq
         principal = unit.request.principal
         drafts: list[Draft] = []
         facts: list[Fact] = []

@@ -12,6 +12,7 @@ from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, SESSION, STREA
 from palyra_actors.domain.chain import Stored
 from palyra_actors.domain.fact import placed
 from palyra_actors.domain.session import Draft
+from palyra_actors.domain.session_commands import run_insert, run_update
 from palyra_actors.storage.port import Batch, EventRow, Head
 from palyra_actors.wire.messages import EventResult
 
@@ -120,8 +121,10 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
             ends[tail] = stream_seq - 1
         if unit.key is not None:
             _keep_answer(batch, unit, unit.key)
+    at_row: dict[bytes, int] = {}
     for portion, seqs in changing.items():
-        _change_runs(batch, portion)
+        if portion.runs:
+            _change_runs(batch, portion, at_row, recorded_ms)
         for change in portion.changes:
             batch.change(*placed(change, seqs, recorded_ms))
         if portion.facts:
@@ -172,14 +175,24 @@ def _principal(group: Group, names: Mapping[str, int], name: str) -> int:
     return number
 
 
-def _change_runs(batch: Batch, portion: Portion) -> None:
+def _change_runs(
+    batch: Batch, portion: Portion, at_row: dict[bytes, int], recorded_ms: int
+) -> None:
+    """A run's row once a group, as far as its state does not move: then each step is its own."""
     tail = portion.tail
     assert tail is not None
     for run_id, run, is_new in portion.runs:
         if is_new:
-            batch.runs.append((run_id, tail.stream, run.state, run.first, run.last))
+            row = run_insert(run_id, tail.stream, run)
+            batch.runs.append(placed(("", row), (), recorded_ms)[1])
+            continue
+        row = placed(("", run_update(run_id, run)), (), recorded_ms)[1]
+        index = at_row.get(run_id)
+        if index is not None and batch.run_ends[index][0] == row[0] and row[-2] is None:
+            batch.run_ends[index] = row
         else:
-            batch.run_ends.append((run.state, run.last, run_id))
+            at_row[run_id] = len(batch.run_ends)
+            batch.run_ends.append(row)
 
 
 def prepare_answers(group: Group) -> None:

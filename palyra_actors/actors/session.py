@@ -1,19 +1,34 @@
 """A session as an actor: `domain.session` with the file behind it."""
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
 from palyra_actors.actors.entity import CommandEntity, ask
-from palyra_actors.actors.work import Portion, Tail
+from palyra_actors.actors.work import Portion
 from palyra_actors.domain import session as domain
+from palyra_actors.domain import session_commands as commands
 from palyra_actors.domain.catalog import SESSION
 from palyra_actors.domain.fact import Change, Decision, Fact
-from palyra_actors.domain.session import Append, Run, Session
-from palyra_actors.errors import InternalFault, Invalid, NotFound
+from palyra_actors.domain.run import Run
+from palyra_actors.domain.session import (
+    NOTHING_SAID,
+    STATUS_NUMBERS,
+    About,
+    Append,
+    Session,
+    Status,
+)
+from palyra_actors.domain.session_commands import Who
+from palyra_actors.errors import Invalid, NotFound
 from palyra_actors.storage.port import ReadSide, StreamRow
 
 RUNS_RESIDENT_MAX: Final = 256
 """Runs that a session remembers beside those under way; others are asked of the file again."""
+
+
+STATUSES: Final[dict[int, Status]] = {number: status for status, number in STATUS_NUMBERS.items()}
+NO_RUNS: Final[Mapping[bytes, Run]] = MappingProxyType({})
 
 
 class SessionActor(CommandEntity):
@@ -27,16 +42,26 @@ class SessionActor(CommandEntity):
         return Session()
 
     def _load_state(self, reader: ReadSide, row: StreamRow) -> Session:
-        return Session(last_seq=row.stream_seq)
+        for status, *about in reader.rows("session.state", (row.stream,)):
+            return Session(row.stream_seq, STATUSES[status], NO_RUNS, About(*about))
+        return Session(row.stream_seq, about=NOTHING_SAID)
 
     def _choose(self, state: Session, command: Any, now_ms: int) -> Decision:
-        raise InternalFault(f"a session knows no {type(command).__name__}")
+        tail = self._tail
+        assert tail is not None
+        about = state.about
+        if about is not None and about.created_ms is None and tail.created_ms:
+            state = state._replace(about=about._replace(created_ms=tail.created_ms))
+        return commands.decide(state, command, Who(self.stream_id, tail.principal, now_ms))
 
     def fold(self, state: Session, fact: Fact, stream: int) -> tuple[Session, Sequence[Change]]:
-        raise InternalFault(f"a session knows no {fact.kind}")
+        return commands.fold(state, fact, stream)
 
     def _decide(self, state: Session, portion: Portion) -> Session:
         if type(portion.command) is not Append:
+            run_id = getattr(portion.command, "run_id", None)
+            if run_id is not None and run_id not in state.runs:
+                state = self._with_runs(state, (run_id,), lambda _: "run_id")
             decided: Session = super()._decide(state, portion)
             return decided
         tail = self._tail
@@ -44,25 +69,35 @@ class SessionActor(CommandEntity):
         command = portion.command
         for run_id in command.run_ids:
             if run_id not in state.runs:
-                state = self._with_runs(state, portion, tail)
+                state = self._with_runs(
+                    state, command.run_ids, lambda run_id: self._place(run_id, command)
+                )
                 break
-        event = domain.decide(state, command)
-        after = domain.evolve(state, event)
+        after = domain.appended(state, command)
         if after.runs is not state.runs:
             portion.runs = tuple(domain.changed_runs(state, after))
         elif portion.runs:
             portion.runs = ()  # decided before, and differently
+        if after.about is not state.about:
+            portion.changes = domain.session_rows(
+                state, after, stream=tail.stream, session_id=tail.stream_id, owner=tail.principal
+            )
+        elif portion.changes:
+            portion.changes = ()
         return after
 
     @staticmethod
-    def _place(run_id: bytes, portion: Portion) -> str:
-        drafts = portion.command.drafts
+    def _place(run_id: bytes, command: Append) -> str:
+        drafts = command.drafts
         index = next(index for index, draft in enumerate(drafts) if draft.run_id == run_id)
         return f"events[{index}].run_id"
 
-    def _with_runs(self, state: Session, portion: Portion, tail: Tail) -> Session:
-        """The state, knowing those of the portion's runs that the file has."""
-        run_ids = portion.command.run_ids
+    def _with_runs(
+        self, state: Session, run_ids: Collection[bytes], place: Callable[[bytes], str]
+    ) -> Session:
+        """The state, knowing those of the runs that the file has; `place` names one's field."""
+        tail = self._tail
+        assert tail is not None
         known: Mapping[bytes, Run] = state.runs
         found: dict[bytes, Run] = {}
         for run_id in run_ids:
@@ -71,25 +106,30 @@ class SessionActor(CommandEntity):
             row = ask(self._house.reader.run, run_id)
             if row is None:
                 continue
-            field = self._place(run_id, portion)
             if row.principal != tail.principal:
-                raise NotFound("there is no such run", field=field)
+                raise NotFound("there is no such run", field=place(run_id))
             if row.stream != tail.stream:
                 raise Invalid(
                     "this run belongs to another session",
-                    field=field,
+                    field=place(run_id),
                     hint="a run lives in one session for ever; start another run",
                 )
-            found[run_id] = Run(row.state, row.first, row.last)
+            found[run_id] = row.run
         if len(known) >= RUNS_RESIDENT_MAX:
             known = self._needed(known, run_ids)
         elif not found:
             return state
-        return Session(state.last_seq, state.status, {**known, **found})
+        return state._replace(runs={**known, **found})
 
     def _needed(self, known: Mapping[bytes, Run], run_ids: Collection[bytes]) -> dict[bytes, Run]:
         """Those of the runs that the file cannot tell, for they are not written yet, and those
         that are asked about now."""
         needed = [change[0] for portion in self._pending for change in portion.runs]
+        needed += [
+            fact.run_id
+            for portion in self._pending
+            for fact in portion.facts
+            if fact.run_id is not None
+        ]
         needed += run_ids
         return {run_id: known[run_id] for run_id in needed if run_id in known}

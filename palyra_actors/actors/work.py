@@ -12,7 +12,8 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 
 from palyra_actors.domain.fact import Change, Fact
-from palyra_actors.domain.session import Draft, Run
+from palyra_actors.domain.run import Run
+from palyra_actors.domain.session import Draft
 from palyra_actors.errors import PalyraError, StorageUnavailable
 from palyra_actors.wire import codec
 from palyra_actors.wire.messages import EventResult
@@ -56,6 +57,7 @@ class Request:
     answered = False
     budget_ms: int | None = None
     traceparent: str | None = None
+    hold: Callable[[Any], None] | None = None
 
     def __init__(
         self,
@@ -75,7 +77,10 @@ class Request:
         self.admin = peer.role == "admin"
 
     def ok(self, body: Any) -> None:
-        """Answer with a body."""
+        """Answer with a body; or let `hold` do so later."""
+        if self.hold is not None:
+            self.hold(body)
+            return
         self.reply(codec.encode_ok(self.id, body))
 
     def reply(self, frame: bytes) -> None:
@@ -138,9 +143,12 @@ class Errand(Request):
         principal: str,
         arrived: float,
         done: Callable[[Mapping[str, Any] | PalyraError], None],
+        *,
+        admin: bool = True,
     ) -> None:
         super().__init__(_Nobody(), None, arrived, Tally())
         self.principal = principal
+        self.admin = admin
         self._done = done
 
     def ok(self, body: Any) -> None:
@@ -201,8 +209,9 @@ class Portion:
     """One entity's share of a unit.
 
     Once `decided`: the `drafts` are numbered `first_seq`, `first_seq + 1`, … in the stream that
-    `tail` ends, `before` is the state to return to if the unit fails, `runs` are the runs that
-    change (id, run, whether it is new), and `changes` the rows that follow.
+    `tail` ends, `before` and `next_before` are state and number to return to if the unit fails,
+    `runs` are the runs that change (id, run, whether it is new), and `changes` the rows that
+    follow.
 
     A command's portion has `facts` (its drafts, as they were folded), the `sessions` that they
     concern where the stream is no session, and its `answer`.
@@ -210,6 +219,7 @@ class Portion:
 
     decided = False
     first_seq = 0
+    next_before = 0
     before: Any = None
     tail: Tail | None = None
     runs: Sequence[tuple[bytes, Run, bool]] = ()

@@ -16,7 +16,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final
+from typing import Any, ClassVar, Final, TypeAlias
 
 from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import Group, lay_out, prepare_answers
@@ -81,6 +81,9 @@ class Work:
     """There are units."""
 
 
+Chore: TypeAlias = Callable[[WriteSide], None]
+
+
 class Writer(PooledActor):
     """Stages and commits. `published` gets each durable group, `measured` its times."""
 
@@ -121,6 +124,7 @@ class Writer(PooledActor):
         self._in_hand: list[Unit] = []  # being staged: neither queued nor in a group
         self._tidy_wanted = False
         self._tidying = False
+        self._chores: deque[Chore] = deque()
         self._groups = self._events = self._events_max = 0
         self._names = storage.names()
         self._head = storage.head()
@@ -139,6 +143,12 @@ class Writer(PooledActor):
     def tidy(self) -> None:
         """Before the next group, let the WAL start anew. Any thread."""
         self._tidy_wanted = True
+
+    def chore(self, work: Chore) -> None:
+        """Have a piece of work done on the connection, between two groups and beside no COMMIT, in
+        the committer's thread. A few milliseconds; whoever has more comes back."""
+        self._chores.append(work)
+        self._tell()
 
     def refuse(self, reason: str) -> None:
         """Write nothing more: every unit is answered `unavailable`, whatever happens."""
@@ -204,7 +214,10 @@ class Writer(PooledActor):
 
     def _start_groups(self) -> None:
         """Stage what waits, until a COMMIT is under way or nothing is left."""
-        while self._queue and self._group is None and not self._tidying:
+        while (self._queue or self._chores) and self._group is None and not self._tidying:
+            if self._chores and self._failing is None:
+                self._do_chore()
+                return
             if self._tidy_wanted and self._failing is None:
                 self._tidy_wanted, self._tidying = False, True
                 self._committer.tidy(self._storage, lambda: self._loop.call_soon(self._tidied))
@@ -290,12 +303,21 @@ class Writer(PooledActor):
             log.exception("the answers to a group could not be made")
             group.answers.clear()
 
+    def _do_chore(self) -> None:
+        work = self._chores.popleft()
+        self._tidying = True
+
+        def done() -> None:
+            self._loop.call_soon(self._tidied)
+
+        self._committer.chore(lambda: work(self._storage), done)
+
     def _tidied(self) -> None:
         self._tidying = False
         self._tell()
 
     def _tell(self) -> None:
-        if self._queue and not self._told:
+        if (self._queue or self._chores) and not self._told:
             self._told = True
             self.actor_ref.tell(Work())
 
@@ -305,7 +327,7 @@ class Writer(PooledActor):
     def _committed(self, result: Committed) -> None:
         try:
             self._finish(result)
-            if self._queue and self._group is None:
+            if (self._queue or self._chores) and self._group is None:
                 self._start_groups()
         except BaseException as error:  # noqa: BLE001 - outside a turn, but the actor's failure
             self._failed(result, error)

@@ -26,11 +26,12 @@ ACTOR_NUMBERS: Final[dict[str, int]] = {name: number for number, name in ACTOR_N
 BY_THE_ENGINE: Final = 3
 
 # -- what happened ------------------------------------------------------------------------------
+MODEL_TOKEN: Final = 2
 RUN_COMPLETED: Final = 6
 RUN_FAILED: Final = 7
 _CLIENT_NAMES: Final[dict[int, str]] = {
     1: "message_received",
-    2: "model_token",
+    MODEL_TOKEN: "model_token",
     3: "tool_proposed",
     4: "tool_executed",
     5: "a2ui_updated",
@@ -41,7 +42,15 @@ CLIENT_KINDS: Final[dict[str, int]] = {name: number for number, name in _CLIENT_
 
 # the engine's own: sessions 100-119, runs 120-139, approvals 140-159, canvases 160-179,
 # cron 180-199, memory 200-219, the system 220-239
-ENGINE_KINDS: Final[dict[str, int]] = {}
+ENGINE_KINDS: Final[dict[str, int]] = {
+    "session.opened": 100,
+    "session.updated": 101,
+    "session.archived": 102,
+    "session.branched": 103,  # `chain_after` in storage/sql knows this number
+    "session.erased": 104,
+    "run.started": 120,
+    "run.transitioned": 121,
+}
 KIND_NAMES: Final[dict[int, str]] = {
     **_CLIENT_NAMES,
     **{number: name for name, number in ENGINE_KINDS.items()},
@@ -73,12 +82,15 @@ def kind_name(stored: int | str) -> str:
 RUN_IN_PROGRESS: Final = 1
 RUN_DONE: Final = 2
 RUN_STATE_FAILED: Final = 3
+RUN_CANCELLED: Final = 4
+RUN_PENDING: Final = 5
+RUN_ACCEPTED: Final = 6
 RUN_STATES: Final[dict[int, str]] = {
     RUN_IN_PROGRESS: "in_progress",
     RUN_DONE: "done",
     RUN_STATE_FAILED: "failed",
-    4: "cancelled",
-    5: "pending",
-    6: "accepted",
+    RUN_CANCELLED: "cancelled",
+    RUN_PENDING: "pending",
+    RUN_ACCEPTED: "accepted",
 }
 RUN_ENDS: Final[dict[int | str, int]] = {RUN_COMPLETED: RUN_DONE, RUN_FAILED: RUN_STATE_FAILED}

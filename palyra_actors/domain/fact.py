@@ -68,12 +68,14 @@ class Decision(NamedTuple):
     `answer` makes the body of its `ok`, without `timing`, from the state after. `events` may be
     empty: then nothing is written, and it is answered in its turn. An answer is kept beside the
     events for whoever repeats the request; where it is large, `recall` is kept in its stead, from
-    which the entity makes the answer again.
+    which the entity makes the answer again. `first_seq` numbers the first event of a stream that
+    goes on where another one stood.
     """
 
     events: Sequence[New]
     answer: Callable[[Any], Mapping[str, Any]]
     recall: Mapping[str, Any] | None = None
+    first_seq: int | None = None
 
 
 def placed(change: Change, seqs: Sequence[int], recorded_ms: int) -> Change:

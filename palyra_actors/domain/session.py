@@ -1,21 +1,24 @@
 """A session: one conversation, from its first event to its archive. Pure; see `domain/__init__`.
 
     (none) ──first event──▶ open ──Archive──▶ archived
-                             │
-                             └─ its runs: (none) ──first event──▶ in_progress ──▶ done | failed
+                              └───────┬───────────┴──Erase──▶ erased
+                              its runs: `domain.run`
 
-A run comes into being with its first event, and the events `run_completed` and `run_failed` end
-it. Nothing leaves done and failed; what arrives late for an ended run is still written down.
+Events of clients are the hot path: `decide` and `evolve` take them by the request. All other
+commands are in `domain.session_commands`.
 """
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from enum import Enum
 from types import MappingProxyType
-from typing import NamedTuple, TypeAlias, assert_never
+from typing import Final, NamedTuple
 
 from palyra_actors.domain.catalog import RUN_ENDS, RUN_IN_PROGRESS, RUN_STATES
-from palyra_actors.errors import Conflict, InvalidTransition
+from palyra_actors.domain.fact import RECORDED_MS, Change, Place
+from palyra_actors.domain.run import FINAL, Run, on_event, tape_full, tape_has_room
+from palyra_actors.errors import Conflict, Gone, InvalidTransition, PalyraError
+
+WHEN_RECORDED: Final = Place(0, RECORDED_MS)
 
 
 class Draft(NamedTuple):
@@ -33,26 +36,46 @@ class Draft(NamedTuple):
 class Status(Enum):
     OPEN = "open"
     ARCHIVED = "archived"
+    ERASED = "erased"
 
 
-class Run(NamedTuple):
-    """`first` and `last`: session_seq of its first and of its ending event (None: not yet)."""
+STATUS_NUMBERS: Final[dict[Status, int]] = {Status.OPEN: 1, Status.ARCHIVED: 2, Status.ERASED: 3}
 
-    state: int
-    first: int
-    last: int | None
+
+class About(NamedTuple):
+    """What a session is besides its events.
+
+    `parent` and `at`: the session that it is a branch of, and up to which session_seq; `depth`:
+    how many such steps lead to one that is none. `created_ms` is None where only the file knows.
+    """
+
+    key: str | None = None
+    title: str | None = None
+    parent: bytes | None = None
+    at: int | None = None
+    depth: int = 0
+    created_ms: int | None = None
+    runs: int = 0
+    last_run: bytes | None = None
+    tokens_in: int = 0
+    tokens_out: int = 0
+
+
+NOTHING_SAID: Final = About()
 
 
 class Session(NamedTuple):
     """`last_seq` is the session_seq of the last event, 0 where there is none.
 
     `runs` holds those that were heard of; which ones besides is the actor's business, who asks
-    the file before it lets a command decide about a run that is not here.
+    the file before it lets a command decide about a run that is not here. `about` is None until
+    there is an event.
     """
 
     last_seq: int = 0
     status: Status = Status.OPEN
     runs: Mapping[bytes, Run] = MappingProxyType({})
+    about: About | None = None
 
 
 class Append(NamedTuple):
@@ -74,86 +97,45 @@ def append(drafts: Sequence[Draft], expected_seq: int | None = None) -> Append:
     return Append(drafts, expected_seq, run_ids, any(d.kind in RUN_ENDS for d in drafts))
 
 
-@dataclass(frozen=True, slots=True)
-class Archive:
-    """Take no more events."""
-
-
-Command: TypeAlias = Append | Archive
-
-
-class Appended(NamedTuple):
-    """The drafts were written; `run_ids` and `ends` as in `Append`."""
-
-    drafts: Sequence[Draft]
-    run_ids: Collection[bytes]
-    ends: bool
-
-
-def appended(drafts: Sequence[Draft]) -> Appended:
-    """The event for drafts that were written: what a replay folds."""
-    return Appended(drafts, *append(drafts)[2:])
-
-
-@dataclass(frozen=True, slots=True)
-class Archived:
-    pass
-
-
-Event: TypeAlias = Appended | Archived
-
-
-def decide(session: Session, command: Command) -> Event:
-    """What the command causes.
+def appended(session: Session, command: Append) -> Session:
+    """The state after the command's events.
 
     Raises:
         Conflict: `expected_seq` is not the present one; `detail.actual` is.
         InvalidTransition: the session is archived, or a run would leave a final state.
+        LimitReached: a run's tape is full.
+        Gone: the session was erased.
     """
-    match command:
-        case Append():
-            drafts, expected_seq, run_ids, ends = command
-            if session.status is Status.ARCHIVED:
-                raise InvalidTransition(
-                    "the session is archived and takes no more events",
-                    field="session_id",
-                    hint="start or branch another session",
-                    detail={"from": "archived", "to": "open"},
-                )
-            if expected_seq is not None and expected_seq != session.last_seq:
-                raise Conflict(
-                    f"the session's last event is number {session.last_seq}, not {expected_seq}",
-                    field="expected_session_seq",
-                    hint="read what was written meanwhile and decide anew",
-                    detail={"actual": session.last_seq},
-                )
-            if ends:
-                _refuse_second_ends(session.runs, drafts)
-            return Appended(drafts, run_ids, ends)
-        case Archive():
-            if session.status is Status.ARCHIVED:
-                raise InvalidTransition(
-                    "the session is archived already",
-                    detail={"from": "archived", "to": "archived"},
-                )
-            return Archived()
-        case _:
-            assert_never(command)
+    drafts, expected_seq, run_ids, ends = command
+    last_seq, status, runs, about = session
+    if status is not Status.OPEN:
+        raise takes_no_more(status)
+    if expected_seq is not None and expected_seq != last_seq:
+        raise Conflict(
+            f"the session's last event is number {last_seq}, not {expected_seq}",
+            field="expected_session_seq",
+            hint="read what was written meanwhile and decide anew",
+            detail={"actual": last_seq},
+        )
+    if about is None:
+        about = NOTHING_SAID
+    if run_ids:
+        if ends:
+            _refuse_second_ends(runs, drafts)
+        runs, about = _with_runs(runs, about, drafts, last_seq)
+    return Session(last_seq + len(drafts), status, runs, about)
 
 
-def evolve(session: Session, event: Event) -> Session:
-    """The state after the event."""
-    match event:
-        case Appended():
-            drafts, run_ids, ends = event
-            last_seq, status, runs = session
-            if ends or not all(run_id in runs for run_id in run_ids):
-                runs = _runs_after(runs, drafts, last_seq)
-            return Session(last_seq + len(drafts), status, runs)
-        case Archived():
-            return session._replace(status=Status.ARCHIVED, last_seq=session.last_seq + 1)
-        case _:
-            assert_never(event)
+def takes_no_more(status: Status) -> PalyraError:
+    """Why a session that is not open takes no events."""
+    if status is Status.ERASED:
+        return Gone("the session was erased", field="session_id", hint="start another session")
+    return InvalidTransition(
+        "the session is archived and takes no more events",
+        field="session_id",
+        hint="start or branch another session",
+        detail={"from": "archived", "to": "open"},
+    )
 
 
 def changed_runs(before: Session, after: Session) -> Iterator[tuple[bytes, Run, bool]]:
@@ -166,25 +148,64 @@ def changed_runs(before: Session, after: Session) -> Iterator[tuple[bytes, Run, 
             yield run_id, run, known is None
 
 
-def _runs_after(
-    runs: Mapping[bytes, Run], drafts: Sequence[Draft], last_seq: int
-) -> Mapping[bytes, Run]:
+def session_rows(
+    before: Session, after: Session, *, stream: int, session_id: bytes, owner: str
+) -> Sequence[Change]:
+    """The rows of a session whose clients' events made it or its counters differ."""
+    about = after.about
+    if about is before.about or about is None:
+        return ()
+    counters = (about.runs, about.last_run, about.tokens_in, about.tokens_out)
+    if before.about is not None:
+        return (("session.count", (*counters, stream)),)
+    created_ms: int | Place = WHEN_RECORDED if about.created_ms is None else about.created_ms
+    row = (
+        stream, session_id, owner, about.key, about.title, STATUS_NUMBERS[after.status],
+        about.parent, about.at, about.depth, created_ms,
+    )  # fmt: skip
+    return (("session.insert", (*row, *counters)),)
+
+
+def _with_runs(
+    runs: Mapping[bytes, Run], about: About, drafts: Sequence[Draft], last_seq: int
+) -> tuple[Mapping[bytes, Run], About]:
     changed: dict[bytes, Run] | None = None
     number = last_seq
-    for _, run_id, kind, _, _, _, _ in drafts:
+    for _, run_id, kind, _, _, payload, _ in drafts:
         number += 1
-        if run_id is None or (run_id in runs and kind not in RUN_ENDS):
+        if run_id is None:
             continue
-        run = runs.get(run_id) or Run(RUN_IN_PROGRESS, number, None)
-        end = RUN_ENDS.get(kind)
-        if end is not None and run.state == RUN_IN_PROGRESS:
-            run = Run(end, run.first, number)
-        elif run_id in runs:
-            continue
-        if changed is None:
-            runs = changed = dict(runs)
-        changed[run_id] = run
-    return runs
+        run = runs.get(run_id)
+        if not tape_has_room(run, kind):
+            raise tape_full(f"events[{number - last_seq - 1}].run_id")
+        after, about = with_event(run, about, run_id, kind, number, payload, WHEN_RECORDED)
+        if after is not run:
+            if changed is None:
+                runs = changed = dict(runs)
+            changed[run_id] = after
+    return runs, about
+
+
+def with_event(  # noqa: PLR0917 - the hot path
+    run: Run | None,
+    about: About,
+    run_id: bytes,
+    kind: int | str,
+    number: int,
+    payload: "bytes | Mapping[str, object] | None",
+    at: int | Place,
+) -> tuple[Run, About]:
+    """Run and session after one client's event of the run."""
+    if run is None:
+        run = Run(RUN_IN_PROGRESS, number, None, created_ms=at)
+        about = about._replace(runs=about.runs + 1, last_run=run_id)
+    after = on_event(run, kind, number, payload, at)
+    if after.tokens_in != run.tokens_in or after.tokens_out != run.tokens_out:
+        about = about._replace(
+            tokens_in=about.tokens_in + after.tokens_in,
+            tokens_out=about.tokens_out + after.tokens_out,
+        )
+    return after, about
 
 
 def _refuse_second_ends(runs: Mapping[bytes, Run], drafts: Sequence[Draft]) -> None:
@@ -195,7 +216,7 @@ def _refuse_second_ends(runs: Mapping[bytes, Run], drafts: Sequence[Draft]) -> N
         end = RUN_ENDS[kind]
         run = runs.get(run_id)
         state = ended.get(run_id, RUN_IN_PROGRESS if run is None else run.state)
-        if state in (RUN_IN_PROGRESS, end):
+        if state not in FINAL or state == end:
             ended[run_id] = end
             continue
         raise InvalidTransition(

@@ -14,6 +14,7 @@ import apsw
 
 from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, KIND_NUMBERS, STREAM_NAMES
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
+from palyra_actors.domain.run import Run
 from palyra_actors.errors import StorageUnavailable
 from palyra_actors.storage.port import (
     Batch,
@@ -39,6 +40,9 @@ TIDY_FRAMES_MAX: Final = 2_048
 """Frames (8 MiB) that the writer moves itself, once the checkpoints beside it left no more."""
 
 _EVENTS_IN_SCAN: Final = 512
+
+VACUUM_PAGES: Final = 2_048
+"""Free pages (8 MiB) given back after an erasure; the rest is given back by later ones."""
 
 
 def stored_from_row(row: Sequence[Any]) -> Stored:
@@ -98,7 +102,7 @@ class _Side:
     def run(self, run_id: bytes) -> RunRow | None:
         """The run of that id, whichever stream it belongs to."""
         for row in self._connection.execute(sql("run"), (run_id,)):
-            return RunRow(*row)
+            return RunRow(row[0], row[1], Run(*row[2:]))
         return None
 
     def close(self) -> None:
@@ -139,8 +143,8 @@ class JournalWriter(_Side):
                 ("insert_event", batch.events),
                 ("move_head", batch.heads),
                 ("insert_mark", batch.marks),
-                ("insert_run", batch.runs),
-                ("end_run", batch.run_ends),
+                ("run.insert", batch.runs),
+                ("run.update", batch.run_ends),
             ):
                 if rows:
                     executemany(sql(statement), rows)
@@ -181,6 +185,54 @@ class JournalWriter(_Side):
             for row in self._connection.execute(sql("event_by_id"), (event_id,)):
                 found[event_id] = stored_from_row(row)
         return found
+
+    def rub_out(self, stream: int, before_seq: int, rows_max: int) -> int:
+        """Destroy the payloads of the stream's last events before a seq, in one transaction.
+
+        Returns:
+            The seq to go on from, 0 when there is nothing more. Their digests stay, so that the
+            chain still verifies.
+
+        Raises:
+            StorageUnavailable: SQLite could not; this slice is undone.
+        """
+        connection = self._connection
+        try:
+            rows: list[tuple[int, bytes | None]] = [
+                (int(str(seq)), payload if isinstance(payload, bytes) else None)
+                for seq, payload in connection.execute(
+                    sql("erasure.slice"), {"stream": stream, "seq": before_seq, "rows": rows_max}
+                )
+            ]
+            with connection:
+                connection.executemany(
+                    sql("erasure.payload"),
+                    [
+                        (sha256(payload).digest(), seq)
+                        for seq, payload in rows
+                        if payload is not None
+                    ],
+                )
+            return rows[-1][0] if len(rows) == rows_max else 0
+        except apsw.Error as error:
+            self.rollback()
+            raise StorageUnavailable(
+                f"payloads could not be destroyed: {error}", detail={"outcome": "unknown"}
+            ) from error
+
+    def erased(self, seq: int) -> None:
+        """The erasure is done: all payloads before that seq are gone from the table, and now from
+        free pages and the WAL. Raises StorageUnavailable: not yet; a reader holds an old snapshot.
+        """
+        connection = self._connection
+        try:
+            connection.pragma("incremental_vacuum", VACUUM_PAGES)
+            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+            if busy:
+                raise StorageUnavailable("a reader holds an old snapshot")
+            connection.execute(sql("erasure.delete"), (seq,))
+        except apsw.Error as error:
+            raise StorageUnavailable(f"the WAL could not be emptied: {error}") from error
 
     def known_runs(self, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]:
         """Those of the runs that are in the file."""
@@ -280,6 +332,21 @@ class JournalReader(_Side):
                 events.append(stored_from_row(row))
             position = row[0]
         return EventPage(events, max(head_seq, selection.after_seq), True)
+
+    def numbered(self, stream: int, after: int, upto: int) -> Iterator[Stored]:
+        """The stream's events numbered `after` + 1 .. `upto`, in order, read as they are taken."""
+        after_seq = self._number("mark", stream, after // MARK_EVERY) or 0
+        tail = self._number("stream_tail", stream)
+        mark = after // MARK_EVERY + 1
+        while tail is not None:
+            at_mark = self._number("mark", stream, mark)
+            last = tail if at_mark is None else at_mark
+            for row in self._connection.execute(sql("stream_events_back"), (last, after_seq)):
+                if after < row[4] <= upto:
+                    yield stored_from_row(row)
+            if at_mark is None or mark * MARK_EVERY >= upto:
+                return
+            after_seq, mark = at_mark, mark + 1
 
     def check(self, from_seq: int, to_seq: int, prev_hash: bytes | None) -> Slice:
         """Recompute the chain over `from_seq`..`to_seq`, both included.

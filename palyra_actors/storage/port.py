@@ -5,11 +5,12 @@ same few calls: positions are integers that the writer gives, a batch is one ato
 database clock, sequence or row order is relied on.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple, Protocol, TypeAlias
 
 from palyra_actors.domain.chain import Stored
+from palyra_actors.domain.run import Run
 
 
 class Head(NamedTuple):
@@ -40,8 +41,8 @@ class Batch:
     streams: list[tuple[int, int, bytes, int, int]] = field(default_factory=list)
     heads: list[tuple[int, int, int]] = field(default_factory=list)
     marks: list[tuple[int, int, int]] = field(default_factory=list)
-    runs: list[tuple[bytes, int, int, int, int | None]] = field(default_factory=list)
-    run_ends: list[tuple[int, int | None, bytes]] = field(default_factory=list)
+    runs: list[tuple[Any, ...]] = field(default_factory=list)
+    run_ends: list[tuple[Any, ...]] = field(default_factory=list)
     changes: list[tuple[str, list[tuple[Any, ...]]]] = field(default_factory=list)
     """The families' rows: statements by name with their parameters, applied in this order."""
 
@@ -67,10 +68,8 @@ class RunRow(NamedTuple):
     """A run as the file knows it."""
 
     stream: int
-    state: int
-    first: int
-    last: int | None
     principal: str
+    run: Run
 
 
 class Selection(NamedTuple):
@@ -113,6 +112,8 @@ class WriteSide(Protocol):
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
     def known_runs(self, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]: ...
     def tidy(self) -> None: ...
+    def rub_out(self, stream: int, before_seq: int, rows_max: int) -> int: ...
+    def erased(self, seq: int) -> None: ...
     def reopen(self) -> Head: ...
     def close(self) -> None: ...
 
@@ -124,6 +125,7 @@ class ReadSide(Protocol):
     def stream(self, kind: int, stream_id: bytes) -> StreamRow | None: ...
     def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]: ...
     def run(self, run_id: bytes) -> RunRow | None: ...
+    def numbered(self, stream: int, after: int, upto: int) -> Iterator[Stored]: ...
     def page(self, selection: Selection, limit: int, bytes_max: int) -> EventPage: ...
     def last(self, limit: int) -> list[Stored]: ...
     def check(self, from_seq: int, to_seq: int, prev_hash: bytes | None) -> Slice: ...

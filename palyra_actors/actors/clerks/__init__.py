@@ -8,6 +8,8 @@ from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
 from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.run import RunClerk
+from palyra_actors.actors.clerks.session import SessionClerk
 from palyra_actors.actors.entity import Entity
 from palyra_actors.actors.work import Request
 
@@ -20,7 +22,7 @@ class Clerk(Protocol):
     def operations(self) -> Mapping[str, Handler]: ...
 
 
-CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = ()
+CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = (SessionClerk, RunClerk)
 """Every family's clerk."""
 
 KINDS: Final[dict[int, type[Entity]]] = {}

@@ -16,7 +16,7 @@ from palyra_actors.errors import Overloaded, PalyraError
 from palyra_actors.ids import parse_ulid
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.mailbox import MailboxFull
-from palyra_actors.storage.port import ReadSide
+from palyra_actors.storage.port import ReadSide, WriteSide
 from palyra_actors.wire.messages import WriteBody
 
 RETRY_AFTER_MS: Final = 25
@@ -30,11 +30,18 @@ class Counter:
     """All of it on the loop's thread, but for what `look` is given to do."""
 
     def __init__(
-        self, house: House, directory: Directory, to_reader: Callable[[Any], None]
+        self,
+        house: House,
+        directory: Directory,
+        to_reader: Callable[[Any], None],
+        chore: Callable[[Callable[[WriteSide], None]], None],
     ) -> None:
         self.house = house
         self.directory = directory
         self.to_reader = to_reader
+        self.chore = chore
+        self.after_crash: list[Callable[[], None]] = []
+        """Called once the engine runs, if it was not closed the last time."""
 
     @property
     def loop(self) -> Loop:
@@ -115,6 +122,29 @@ class Counter:
             self._hand(request, kind, entity_id, command, None)
         except PalyraError as refusal:
             request.fail(refusal)
+
+    def behalf(
+        self,
+        request: Request,
+        kind: int,
+        entity_id: bytes,
+        command: Any,
+        done: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """A command on the way to answering the request, with its sender's rights: `done` gets the
+        answer, on this thread, and goes on; the request gets the refusal.
+        """
+
+        def came(answer: Mapping[str, Any] | PalyraError) -> None:
+            try:
+                if isinstance(answer, PalyraError):
+                    raise answer
+                done(answer)
+            except PalyraError as refusal:
+                request.fail(refusal)
+
+        errand = Errand(request.principal, request.arrived, came, admin=request.admin)
+        self._hand(errand, kind, entity_id, command, None)
 
     def look(self, request: Request, find: Callable[[ReadSide], Mapping[str, Any]]) -> None:
         """Answer with what `find` returns, or the PalyraError that it raises: in a reader's

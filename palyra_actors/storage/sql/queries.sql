@@ -16,12 +16,6 @@ ON CONFLICT (stream) DO UPDATE SET stream_seq = excluded.stream_seq, seq = exclu
 -- name: insert_mark
 INSERT INTO marks (stream, mark, seq) VALUES (?, ?, ?)
 
--- name: insert_run
-INSERT INTO runs (run_id, stream, state, first, last) VALUES (?, ?, ?, ?, ?)
-
--- name: end_run
-UPDATE runs SET state = ?, last = ? WHERE run_id = ?
-
 -- name: head
 SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1
 
@@ -37,7 +31,8 @@ FROM streams s JOIN heads h USING (stream) JOIN principals p USING (principal)
 WHERE s.stream_id = ? AND s.kind = ?
 
 -- name: run
-SELECT r.stream, r.state, r.first, r.last, p.name
+SELECT r.stream, p.name, r.state, r.first, r.last, r.entries, r.open, r.managed, r.parent, r.reason,
+       r.tokens_in, r.tokens_out, r.created_ms, r.ended_ms
 FROM runs r JOIN streams s USING (stream) JOIN principals p USING (principal)
 WHERE r.run_id = ?
 
@@ -74,7 +69,7 @@ ORDER BY e.seq
 SELECT e.seq, e.event_id, s.kind, s.stream_id, e.stream_seq, e.session_id, e.run_id, e.kind,
        e.actor, p.name, e.ts_ms, e.recorded_ms, e.redacted, e.traceparent, e.payload,
        e.payload_sha256, e.hash, NULL,
-       CASE e.link WHEN 0 THEN e.stream_seq = 1
+       CASE e.link WHEN 0 THEN e.stream_seq = 1 OR e.kind = 103
        ELSE (SELECT b.stream = e.stream AND b.stream_seq = e.stream_seq - 1
              FROM events b WHERE b.seq = e.seq - e.link) END
 FROM events e JOIN streams s USING (stream) JOIN principals p ON p.principal = e.principal

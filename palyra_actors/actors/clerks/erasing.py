@@ -1,0 +1,90 @@
+"""Erasing: the event says it at once, then the payloads are destroyed piece by piece.
+
+    session.erased ──durable──▶ a slice, a slice, … ──▶ free pages, WAL ──▶ answered
+                                       └─ killed: goes on at the next start
+
+The rows of `erasures` are what is left to do. Between two slices other requests are written.
+"""
+
+import logging
+from typing import Any, Final
+
+from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.work import Request
+from palyra_actors.errors import PalyraError, StorageUnavailable
+from palyra_actors.storage.port import WriteSide
+
+log = logging.getLogger(__name__)
+
+SLICE_EVENTS: Final = 256
+"""Payloads destroyed in one transaction: a few milliseconds."""
+
+AGAIN_S: Final = 0.05
+"""How often it is looked whether readers have let go of the WAL."""
+
+
+class Eraser:
+    """Works off `erasures`, one at a time, and answers those who wait for theirs."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._at_work = False
+        self._waiting: list[tuple[Request, Any]] = []
+        counter.loop.call_soon(self.look)
+
+    def answer_when_done(self, request: Request) -> None:
+        """Hold back the request's `ok` until nothing is left of what it erased."""
+
+        def later(body: Any) -> None:
+            self._waiting.append((request, body))
+            self.look()
+
+        request.hold = later
+
+    def look(self) -> None:
+        """Go on with what is left, if there is anything."""
+        if self._at_work:
+            return
+        try:
+            left = self._counter.reader.rows("erasure.all")
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("what is to be erased could not be read: %s", error)
+            self._counter.call_later(1.0, self.look)
+            return
+        if left:
+            self._at_work = True
+            stream, seq = left[0]
+            self._slice(stream, seq, seq)
+        else:
+            waiting, self._waiting = self._waiting, []
+            for request, body in waiting:
+                request.hold = None
+                request.ok(body)
+
+    def _slice(self, stream: int, before: int, seq: int) -> None:
+        def work(storage: WriteSide) -> None:
+            following: int | None = before
+            try:
+                if before:
+                    following = storage.rub_out(stream, before, SLICE_EVENTS)
+                else:
+                    storage.erased(seq)
+                    following = None
+            except PalyraError as error:
+                if not isinstance(error, StorageUnavailable) or before:
+                    log.warning("payloads could not be destroyed yet: %s", error)
+                self._counter.loop.call_soon(lambda: self._again(stream, before, seq))
+                return
+            self._counter.loop.call_soon(lambda: self._went(stream, following, seq))
+
+        self._counter.chore(work)
+
+    def _again(self, stream: int, before: int, seq: int) -> None:
+        self._counter.call_later(AGAIN_S, lambda: self._slice(stream, before, seq))
+
+    def _went(self, stream: int, before: int | None, seq: int) -> None:
+        if before is not None:
+            self._slice(stream, before, seq)
+            return
+        self._at_work = False
+        self.look()

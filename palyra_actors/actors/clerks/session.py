@@ -1,0 +1,346 @@
+"""Sessions at the desk: found by id or key, listed, renamed, branched, archived, erased."""
+
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Final, NamedTuple
+
+from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.erasing import Eraser
+from palyra_actors.actors.session import STATUSES
+from palyra_actors.actors.views import event_view
+from palyra_actors.actors.work import Request
+from palyra_actors.domain.catalog import SESSION
+from palyra_actors.domain.chain import Stored
+from palyra_actors.domain.session import STATUS_NUMBERS, About, Session, Status
+from palyra_actors.domain.session_commands import (
+    Archive,
+    Branch,
+    Erase,
+    Look,
+    Resolve,
+    Update,
+    Who,
+    branch_point,
+    owner_word,
+    view,
+)
+from palyra_actors.errors import Conflict, Gone, Invalid, NotFound, TooLarge
+from palyra_actors.ids import format_ulid
+from palyra_actors.limits import (
+    BRANCH_DEPTH_MAX,
+    QUERY_BYTES_MAX,
+    REPLY_PAYLOAD_BYTES_MAX,
+    SESSION_KEY_BYTES_MAX,
+    TITLE_BYTES_MAX,
+)
+from palyra_actors.storage.port import ReadSide
+from palyra_actors.wire.session import (
+    BranchBody,
+    HistoryBody,
+    ListSessionsBody,
+    ResolveBody,
+    SessionBody,
+    SessionWriteBody,
+    UpdateSessionBody,
+)
+
+KEYS_KEPT_MAX: Final = 10_000
+"""Keys that were asked for lately: two who resolve the same new one meet at the same session."""
+
+
+class Found(NamedTuple):
+    """A session as a row tells it."""
+
+    session_id: bytes
+    owner: str
+    last_seq: int
+    updated_ms: int
+    status: Status
+    about: About
+    stream: int
+
+    def view(self) -> dict[str, Any]:
+        session = Session(self.last_seq, self.status, {}, self.about)
+        return view(session, Who(self.session_id, self.owner, 0), self.updated_ms)
+
+
+def found(row: Sequence[Any]) -> Found:
+    """From the columns of `session.by_stream` and its like."""
+    return Found(row[0], row[1], row[2], row[3], STATUSES[row[4]], About(*row[5:15]), row[15])
+
+
+def find_session(
+    reader: ReadSide, session_id: bytes, principal: str | None, field: str = "session_id"
+) -> Found:
+    """The session, if the principal may see it (None: all).
+
+    Raises:
+        NotFound: there is none, or it is another's.
+        Gone: it was erased.
+    """
+    row = reader.stream(SESSION, session_id)
+    rows = [] if row is None else reader.rows("session.by_stream", (row.stream,))
+    if row is None or not rows or principal not in (None, row.principal):
+        raise NotFound("there is no such session", field=field)
+    session = found(rows[0])
+    if session.status is Status.ERASED:
+        raise Gone("the session was erased", field=field)
+    return session
+
+
+def sees(request: Request) -> str | None:
+    """Whose things the request may see; None: everybody's."""
+    return None if request.admin else request.principal
+
+
+class SessionClerk:
+    """Serves `session.*`."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._keys: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._eraser = Eraser(counter)
+
+    def operations(self) -> Mapping[str, Any]:
+        return {
+            "session.resolve": self._resolve,
+            "session.get": self._get,
+            "session.list": self._list,
+            "session.update": self._update,
+            "session.archive": self._archive,
+            "session.branch": self._branch,
+            "session.history": self._history,
+            "session.erase": self._erase,
+        }
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _resolve(self, request: Request, body: ResolveBody) -> None:
+        counter = self._counter
+        key = self._key(body.session_key)
+        title, redacted = self._text(body.title, "title", TITLE_BYTES_MAX)
+        if body.session_id is not None:
+            session_id = counter.ulid(body.session_id, "session_id")
+            if key is not None and (other := self._holder(request, key)) not in (None, session_id):
+                assert other is not None
+                raise Conflict(
+                    "another session has this key",
+                    field="session_key",
+                    hint="leave out session_id to find that one",
+                    detail={"actual": format_ulid(other)},
+                )
+        elif key is not None:
+            holder = self._holder(request, key)
+            if holder is None and not body.create:
+                raise NotFound("there is no session of this key", field="session_key")
+            session_id = counter.new_id() if holder is None else holder
+        elif not body.create:
+            raise Invalid(
+                "there is nothing to find it by", field="session_id", hint="or a session_key"
+            )
+        else:
+            session_id = counter.new_id()
+        if key is not None and body.create:
+            self._remember(request.principal, key, session_id)
+        command = Resolve(key, title, body.create, redacted)
+        counter.command(request, SESSION, session_id, command, op="session.resolve", body=body)
+
+    def _update(self, request: Request, body: UpdateSessionBody) -> None:
+        session_id = self._counter.ulid(body.session_id, "session_id")
+        title, redacted = self._text(body.title, "title", TITLE_BYTES_MAX)
+        self._counter.command(
+            request, SESSION, session_id, Update(title, redacted), op="session.update", body=body
+        )
+
+    def _archive(self, request: Request, body: SessionWriteBody) -> None:
+        session_id = self._counter.ulid(body.session_id, "session_id")
+        self._counter.command(
+            request, SESSION, session_id, Archive(), op="session.archive", body=body
+        )
+
+    def _branch(self, request: Request, body: BranchBody) -> None:
+        """First the parent says where it stands, behind all that was asked of it before."""
+        counter = self._counter
+        parent_id = counter.ulid(body.session_id, "session_id")
+        child_id = (
+            counter.new_id()
+            if body.new_session_id is None
+            else counter.ulid(body.new_session_id, "new_session_id")
+        )
+        key = self._key(body.session_key)
+        if key is not None:
+            holder = self._holder(request, key)
+            if holder not in (None, child_id):
+                assert holder is not None
+                raise Conflict(
+                    "another session has this key",
+                    field="session_key",
+                    detail={"actual": format_ulid(holder)},
+                )
+            self._remember(request.principal, key, child_id)
+
+        def go_on(answer: Mapping[str, Any]) -> None:
+            at, depth = branch_point(answer["state"], body.at_session_seq)
+            command = Branch(parent_id, at, depth, key)
+            counter.command(request, SESSION, child_id, command, op="session.branch", body=body)
+
+        counter.behalf(request, SESSION, parent_id, Look(), go_on)
+
+    def _erase(self, request: Request, body: SessionWriteBody) -> None:
+        session_id = self._counter.ulid(body.session_id, "session_id")
+        for name in [name for name, known in self._keys.items() if known == session_id]:
+            del self._keys[name]
+        self._eraser.answer_when_done(request)
+        self._counter.command(request, SESSION, session_id, Erase(), op="session.erase", body=body)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _get(self, request: Request, body: SessionBody) -> None:
+        session_id = self._counter.ulid(body.session_id, "session_id")
+        principal = sees(request)
+        self._counter.look(
+            request, lambda reader: {"session": find_session(reader, session_id, principal).view()}
+        )
+
+    def _list(self, request: Request, body: ListSessionsBody) -> None:
+        after = None if body.after is None else self._counter.ulid(body.after, "after")
+        if body.status not in (None, "open", "archived"):
+            raise Invalid(
+                f"{body.status[:40]!r} is no status", field="status", hint="open or archived"
+            )
+        status = None if body.status is None else STATUS_NUMBERS[Status(body.status)]
+        words = None
+        if body.query is not None:
+            self._text(body.query, "query", QUERY_BYTES_MAX)
+            words = [word.replace('"', '""') for word in body.query.split()]
+        principal, limit = sees(request), body.limit
+
+        def find(reader: ReadSide) -> Mapping[str, Any]:
+            stream = 0
+            if after is not None:
+                row = reader.stream(SESSION, after)
+                if row is None or principal not in (None, row.principal):
+                    raise NotFound("there is no such session", field="after")
+                stream = row.stream
+            rows = _page(reader, principal, status, words, stream, limit + 1)
+            shown = [found(row).view() for row in rows[:limit]]
+            return {
+                "sessions": shown,
+                "next_after": shown[-1]["session_id"] if shown else body.after,
+                "end": len(rows) <= limit,
+            }
+
+        self._counter.look(request, find)
+
+    def _history(self, request: Request, body: HistoryBody) -> None:
+        session_id = self._counter.ulid(body.session_id, "session_id")
+        principal, raw = sees(request), body.raw
+
+        def find(reader: ReadSide) -> Mapping[str, Any]:
+            session = find_session(reader, session_id, principal)
+            events: list[Stored] = []
+            left = REPLY_PAYLOAD_BYTES_MAX
+            position, end = body.after, True
+            for event in history(reader, session, body.after):
+                left -= len(event.payload or b"")
+                if len(events) == body.limit or (events and left < 0):
+                    end = False
+                    break
+                events.append(event)
+                position = event.stream_seq
+            return {
+                "events": [event_view(event, raw) for event in events],
+                "next_after": position,
+                "end": end,
+            }
+
+        self._counter.look(request, find)
+
+    # -- own --------------------------------------------------------------------------------------
+
+    def _holder(self, request: Request, key: str) -> bytes | None:
+        """The session that has the key, or is about to."""
+        name = (request.principal, key)
+        known = self._keys.get(name)
+        if known is not None:
+            return known
+        for (session_id,) in self._counter.reader.rows("session.by_key", name):
+            return bytes(session_id)
+        return None
+
+    def _remember(self, principal: str, key: str, session_id: bytes) -> None:
+        self._keys[principal, key] = session_id
+        self._keys.move_to_end((principal, key))
+        if len(self._keys) > KEYS_KEPT_MAX:
+            self._keys.popitem(last=False)
+
+    def _key(self, key: str | None) -> str | None:
+        clean, redacted = self._text(key, "session_key", SESSION_KEY_BYTES_MAX)
+        if redacted:
+            raise Invalid(
+                "the key holds what looks like a secret",
+                field="session_key",
+                hint="a key is shown in lists; take a name",
+            )
+        if clean == "":
+            raise Invalid("a key has at least one character", field="session_key")
+        return clean
+
+    def _text(self, text: str | None, field: str, bytes_max: int) -> tuple[str | None, bool]:
+        return (None, False) if text is None else clean_text(self._counter, text, field, bytes_max)
+
+
+def clean_text(counter: Counter, text: str, field: str, bytes_max: int) -> tuple[str, bool]:
+    """A client's text without secrets, and whether it had any. Raises TooLarge."""
+    size = len(text.encode())
+    if size > bytes_max:
+        raise TooLarge(
+            f"{field} takes at most {bytes_max} bytes",
+            field=field,
+            detail={"limit": bytes_max, "actual": size},
+        )
+    return counter.clean(text)
+
+
+def _page(  # noqa: PLR0917
+    reader: ReadSide,
+    principal: str | None,
+    status: int | None,
+    words: Sequence[str] | None,
+    stream: int,
+    limit: int,
+) -> list[tuple[Any, ...]]:
+    if words is not None:
+        terms = " ".join(f'"{word}"*' for word in words)
+        match = f"words : ({terms})"
+        if principal is not None:
+            match = f'owner : "{owner_word(principal)}" AND {match}'
+        if not terms:
+            return []
+        return reader.rows("session.matching", (match, stream, status or 1, status or 2, limit))
+    if principal is None and status is None:
+        return reader.rows("session.all", (stream, limit))
+    if principal is None:
+        return reader.rows("session.with_status", (status, stream, limit))
+    if status is None:
+        return reader.rows("session.of_owner", (principal, stream, limit))
+    return reader.rows("session.of_owner_with_status", (principal, status, stream, limit))
+
+
+def history(reader: ReadSide, session: Found, after: int) -> Iterator[Stored]:
+    """The events of a session from `after` + 1 on, inherited ones first, as they are taken."""
+    stretches: list[tuple[int, int, int]] = []  # stream, after, upto
+    upto, here = session.last_seq, session
+    for _ in range(BRANCH_DEPTH_MAX + 1):
+        start = here.about.at or 0
+        if upto > start:
+            stretches.append((here.stream, start, upto))
+        if here.about.parent is None or start <= after:
+            break
+        upto = min(start, upto)
+        parent = reader.stream(SESSION, here.about.parent)
+        assert parent is not None
+        here = found(reader.rows("session.by_stream", (parent.stream,))[0])
+    for stream, start, last in reversed(stretches):
+        if last > after:
+            yield from reader.numbered(stream, max(start, after), last)
