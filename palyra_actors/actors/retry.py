@@ -73,20 +73,21 @@ def judge_command(storage: WriteSide, unit: Unit) -> Verdict | None:
 def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
     """The units of a group that clash, each with its verdict; the others may be staged again."""
     known = storage.known([draft.event_id for unit in units for _, _, _, draft in unit.drafts()])
-    known_runs = storage.known_runs(
-        [run_id for unit in units for p in unit.portions for run_id, _, is_new in p.runs if is_new]
-    )
+    known_runs = storage.known_runs([run_id for unit in units for run_id in _new_runs(unit)])
     verdicts: dict[Unit, Verdict] = {}
     seen: set[bytes] = set()
     for unit in units:
         ids = [draft.event_id for _, _, _, draft in unit.drafts()]
         if unit.is_command:
             verdict = judge_command(storage, unit)
-            if verdict is None and seen.intersection(ids):
+            if verdict is None and (
+                seen.intersection(ids)
+                or any(run_id in known_runs or run_id in seen for run_id in _new_runs(unit))
+            ):
                 verdict = Verdict()
             if verdict is not None:
                 verdicts[unit] = verdict
-            seen.update(ids)
+            seen.update(ids, _new_runs(unit))
             continue
         if any(event_id in known for event_id in ids):
             error = _compare(unit, known)
@@ -98,7 +99,7 @@ def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
                 _drop_known(unit, known)
                 verdicts[unit] = Verdict()
             continue
-        new_runs = [run_id for p in unit.portions for run_id, _, is_new in p.runs if is_new]
+        new_runs = _new_runs(unit)
         if any(run_id in known_runs for run_id in new_runs):
             verdicts[unit] = Verdict()  # decided anew, its session finds the run in the file
         elif seen.intersection(ids) or seen.intersection(new_runs):
@@ -114,6 +115,17 @@ def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
         else:
             seen.update(ids, new_runs)
     return verdicts
+
+
+def _new_runs(unit: Unit) -> list[bytes]:
+    """The runs that come into being with it, by a client's event or by `run.start`."""
+    by_event = [run_id for p in unit.portions for run_id, _, is_new in p.runs if is_new]
+    return by_event + [
+        fact.run_id
+        for p in unit.portions
+        for fact in p.facts
+        if fact.kind == "run.started" and fact.run_id is not None
+    ]
 
 
 def _compare(unit: Unit, known: dict[bytes, Stored]) -> PalyraError | None:

@@ -52,7 +52,12 @@ class SessionActor(CommandEntity):
         about = state.about
         if about is not None and about.created_ms is None and tail.created_ms:
             state = state._replace(about=about._replace(created_ms=tail.created_ms))
-        return commands.decide(state, command, Who(self.stream_id, tail.principal, now_ms))
+        updated_ms = None
+        if type(command) is commands.Resolve and not self._pending and tail.exists:
+            rows = ask(self._house.reader.rows, "session.by_stream", (tail.stream,))
+            updated_ms = rows[0][3] if rows else None
+        who = Who(self.stream_id, tail.principal, now_ms, updated_ms)
+        return commands.decide(state, command, who)
 
     def fold(self, state: Session, fact: Fact, stream: int) -> tuple[Session, Sequence[Change]]:
         return commands.fold(state, fact, stream)

@@ -86,11 +86,13 @@ Command: TypeAlias = Resolve | Look | Update | Archive | Erase | Branch | StartR
 
 
 class Who(NamedTuple):
-    """The session that decides: its id, its owner, and the time of the decision."""
+    """The session that decides: its id, its owner, the time of the decision, and that of its last
+    event where nothing is under way."""
 
     session_id: bytes
     owner: str
     now_ms: int
+    updated_ms: int | None = None
 
 
 def decide(session: Session, command: Command, who: Who) -> Decision:
@@ -150,7 +152,9 @@ def _resolve(session: Session, command: Resolve, who: Who) -> Decision:
                 hint="leave out session_id to find the session of that key",
                 detail={"actual": about.key},
             )
-        return Decision((), lambda after: {"session": view(after, who), "created": False})
+        return Decision(
+            (), lambda after: {"session": view(after, who, who.updated_ms), "created": False}
+        )
     payload = {"v": 1, "key": command.key, "title": command.title}
     return Decision(
         [New("session.opened", payload, redacted=command.redacted)],

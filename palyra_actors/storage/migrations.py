@@ -116,9 +116,13 @@ def schema_version(connection: apsw.Connection) -> int:
 
 
 def schema_text(connection: apsw.Connection) -> str:
-    """The schema as SQLite keeps it: tables first, by name, each statement with its semicolon."""
+    """The schema as SQLite keeps it: tables first, by name, each statement with its semicolon.
+
+    Tables that a virtual table makes for itself are not named.
+    """
     rows = connection.execute(
         "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+        " AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')"
         " ORDER BY type = 'table' DESC, type, name"
     ).fetchall()
     statements = [f"PRAGMA user_version = {schema_version(connection)};"]

@@ -6,7 +6,7 @@ from typing import Any
 
 from palyra_actors.actors.work import Portion, Request, Tail, Unit
 from palyra_actors.domain.catalog import SESSION
-from palyra_actors.domain.session import Draft, Session, append, changed_runs, decide, evolve
+from palyra_actors.domain.session import Draft, Session, append, appended, changed_runs
 from palyra_actors.wire.codec import RequestId
 
 _numbers = itertools.count(1)
@@ -87,7 +87,7 @@ def unit(made: Request, shares: Sequence[tuple[Stream, Sequence[tuple[int, Draft
             [index for index, _ in rows],
             command.drafts,
         )
-        after = evolve(stream.state, decide(stream.state, command))
+        after = appended(stream.state, command)
         portion.decided = True
         portion.first_seq = stream.state.last_seq + 1
         portion.before = stream.state

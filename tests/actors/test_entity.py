@@ -25,14 +25,14 @@ def own(tmp_path: Path) -> Any:
 @pytest.fixture(autouse=True)
 def poisonous(monkeypatch: pytest.MonkeyPatch) -> None:
     """A decision about an event that says `poison` raises what no decision should."""
-    decide: Callable[[Any, Any], Any] = domain.decide
+    decide: Callable[[Any, Any], Any] = domain.appended
 
     def poisoned(state: Any, command: Any) -> Any:
         if isinstance(command, Append) and any(b"poison" in d.payload for d in command.drafts):
             raise RuntimeError("a fault of ours")
         return decide(state, command)
 
-    monkeypatch.setattr(domain, "decide", poisoned)
+    monkeypatch.setattr(domain, "appended", poisoned)
 
 
 def _poison(wire: Wire, *events: dict[str, Any]) -> dict[str, Any]:

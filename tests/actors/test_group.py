@@ -103,9 +103,9 @@ def test_a_run_is_written_when_it_begins_and_again_when_it_ends() -> None:
     group = Group([first, second], Head(0, GENESIS), 0.0, 5)
     lay_out(group, {})
     assert {row[0] for row in group.batch.runs} == {run, other}
-    ended = {row[-1]: row for row in group.batch.run_ends if len(row) == 3}
+    ended = {row[-1]: row for row in group.batch.run_ends}
     begun = {row[0]: row for row in group.batch.runs}
-    assert begun[other][2:] == (3, 3, 3)
+    assert begun[other][2:5] == (3, 3, 3)
     state, last = ended[run][:2] if run in ended else (begun[run][2], begun[run][4])
     assert (state, last) == (2, 2)
     assert begun[run][3] == 1

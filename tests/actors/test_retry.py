@@ -10,6 +10,7 @@ from palyra_actors.actors.retry import judge_refused, sift
 from palyra_actors.actors.work import Tally, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, kind_name
 from palyra_actors.domain.chain import Stored, payload_digest
+from palyra_actors.domain.run import Run
 from palyra_actors.domain.session import Draft
 from palyra_actors.errors import Conflict, IdReused, Invalid
 from palyra_actors.storage.port import RunRow
@@ -149,7 +150,7 @@ def test_an_id_twice_in_one_group_is_decided_anew_the_second_time(
 
 def test_a_run_that_others_have_begun_is_decided_anew(journal: Any, stream: Stream) -> None:
     stored, twice = an_id(), an_id()
-    journal.runs[stored] = RunRow(9, 1, 1, None, "local")
+    journal.runs[stored] = RunRow(9, "local", Run(1, 1, None))
     known = _unit(stream, draft(run_id=stored))
     first = _unit(Stream(2), draft(run_id=twice))
     second = _unit(Stream(3), draft(run_id=twice))

@@ -1,4 +1,4 @@
-PRAGMA user_version = 2;
+PRAGMA user_version = 3;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -6,6 +6,11 @@ CREATE TABLE answers (
     digest   BLOB NOT NULL,
     answer   BLOB
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE erasures (
+    seq    INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL
+) STRICT;
 
 CREATE TABLE events (
     seq            INTEGER PRIMARY KEY,
@@ -56,7 +61,26 @@ CREATE TABLE runs (
     state  INTEGER NOT NULL,
     first  INTEGER NOT NULL,
     last   INTEGER
-) STRICT, WITHOUT ROWID;
+, entries INTEGER NOT NULL DEFAULT 0, open INTEGER NOT NULL DEFAULT 0, managed INTEGER NOT NULL DEFAULT 0, parent BLOB, reason TEXT, tokens_in INTEGER NOT NULL DEFAULT 0, tokens_out INTEGER NOT NULL DEFAULT 0, created_ms INTEGER NOT NULL DEFAULT 0, ended_ms INTEGER) STRICT, WITHOUT ROWID;
+
+CREATE VIRTUAL TABLE session_texts USING fts5 (owner, words, prefix = '1 2 3');
+
+CREATE TABLE sessions (
+    stream      INTEGER PRIMARY KEY,
+    session_id  BLOB NOT NULL,
+    owner       TEXT NOT NULL,
+    session_key TEXT,
+    title       TEXT,
+    status      INTEGER NOT NULL,
+    parent      BLOB,
+    at_seq      INTEGER,
+    depth       INTEGER NOT NULL,
+    created_ms  INTEGER NOT NULL,
+    runs        INTEGER NOT NULL,
+    last_run    BLOB,
+    tokens_in   INTEGER NOT NULL,
+    tokens_out  INTEGER NOT NULL
+) STRICT;
 
 CREATE TABLE streams (
     stream     INTEGER PRIMARY KEY,
@@ -70,3 +94,26 @@ CREATE TABLE streams (
 CREATE INDEX answers_by_stream ON answers (stream);
 
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
+
+CREATE INDEX runs_by_stream ON runs (stream, first);
+
+CREATE INDEX runs_under_way ON runs (run_id) WHERE managed = 1 AND state IN (1, 5, 6);
+
+CREATE UNIQUE INDEX sessions_by_key ON sessions (owner, session_key) WHERE session_key IS NOT NULL;
+
+CREATE INDEX sessions_by_owner ON sessions (owner, stream);
+
+CREATE INDEX sessions_by_owner_status ON sessions (owner, status, stream);
+
+CREATE INDEX sessions_by_status ON sessions (status, stream);
+
+CREATE TRIGGER runs_step BEFORE UPDATE OF state ON runs
+WHEN NOT (
+    NEW.state = OLD.state
+    OR (OLD.state = 5 AND NEW.state = 6)
+    OR (OLD.state = 6 AND NEW.state IN (1, 2, 3, 4))
+    OR (OLD.state = 1 AND NEW.state IN (2, 3, 4))
+)
+BEGIN
+    SELECT raise(ABORT, 'a run has no such step');
+END;
