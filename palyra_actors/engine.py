@@ -29,6 +29,7 @@ from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.group import Group
 from palyra_actors.actors.latency import Latency
 from palyra_actors.actors.reader import Reader
+from palyra_actors.actors.steering import Controller
 from palyra_actors.actors.views import head_view
 from palyra_actors.actors.work import Request, Tally, stopping
 from palyra_actors.actors.writer import Measured, Writer
@@ -132,12 +133,17 @@ class _Works:
         actors, storage, budget = self.config.actors, self.config.storage, self.config.budget
         self.loop = Loop("palyra-loop", self.clock, actors.turn_messages_max)
         self.pool = Pool("palyra-reader", storage.readers)
-        self.latency = Latency.launch(self.loop)
+        self.controller = Controller(
+            budget_s=budget.write_ms / 1000,
+            group_s_max=budget.group_ms_max / 1000,
+            group_events_max=budget.group_events_max,
+        )
+        plan = self.controller.plan
+        self.latency = Latency.launch(self.loop, self.controller)
         self.writer = Writer.launch(
             self.loop,
             writing,
-            group_events_max=budget.group_events_max,
-            group_ms_max=budget.group_ms_max,
+            plan=plan,
             budget_ms=budget.write_ms,
             published=self._published,
             measured=self._measured,
@@ -190,12 +196,16 @@ class _Works:
                 health=self.health,
                 stats=self.stats,
                 house=self.house,
+                plan=plan,
                 chore=self.writer.chore,
                 requests_max=self.config.door.requests_max,
                 peer_requests_max=self.config.door.peer_requests_max,
             )
         )
-        self.checkpoints = Checkpoints(self._open_checkpointer, self._checkpointed)
+        self.loop.after_round(self.desk.pump)
+        self.checkpoints = Checkpoints(
+            self._open_checkpointer, self._checkpointed, lambda: plan.checkpoints
+        )
         self.door: Any = None
         self.endpoint: str | None = None
         self.replaced = False
@@ -256,7 +266,7 @@ class _Works:
         quiet = threading.Event()
 
         def look() -> None:
-            self.desk.stopping = True
+            self.desk.stop()
             self.feed.end_all(stopping())
             if self.tally.under_way == 0 and not self.writer.busy:
                 quiet.set()
@@ -295,6 +305,9 @@ class _Works:
             failing.append(writer.failing)
         if self.replaced:
             failing.append("the database file was replaced or unlinked")
+        trouble = self.controller.plan.trouble(self.clock.monotonic())
+        if trouble is not None:
+            degraded.append(trouble)
         if self.house.given_up:
             degraded.append(f"{self.house.given_up} entities failed too often and are left alone")
         if self.checkpoints.failure is not None:
@@ -341,9 +354,24 @@ class _Works:
             "peers": 0 if self.door is None else self.door.statistics().peers,
             "threads": threading.active_count(),
             "queue_depth": writer.waiting,
+            "admission": self.admission(),
             "db_bytes": self._size(self.file),
             "wal_bytes": wal_bytes(self.file),
             "head": head_view(self.writer.head),
+        }
+
+    def admission(self) -> Mapping[str, Any]:
+        """What the monitor expects now, and what waits: for `engine.stats`."""
+        plan, lobby = self.controller.plan, self.desk.admission
+        return {
+            "load": lobby.load,
+            "lobby": lobby.waiting,
+            "commit_ms": plan.commit_s * 1000,
+            "load_us": plan.load_s * 1e6,
+            "group_events": plan.group_events,
+            "trust": plan.trust,
+            "checkpoints": plan.checkpoints,
+            "slow": plan.slow,
         }
 
     # -- small parts ------------------------------------------------------------------------------

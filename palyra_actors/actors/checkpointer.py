@@ -12,6 +12,10 @@ LOOK_S: Final = 0.02
 
 AFTER_FAILURE_S: Final = 1.0
 
+PUT_OFF_S_MAX: Final = 0.5
+"""For how long writes that are close to their budget put a look off. The WAL grows meanwhile, by
+what half a second writes: a fraction of its cap."""
+
 
 class Report(Protocol):
     """What the checkpointer needs to know of one checkpoint."""
@@ -31,12 +35,18 @@ class Steps(Protocol):
 
 class Checkpoints:
     """Steps when due until stopped. After each step `stepped` gets two answers: should the writer
-    move the rest, and is the WAL over its cap?
+    move the rest, and is the WAL over its cap? `may_run` is asked before each, in this thread.
     """
 
-    def __init__(self, steps: Callable[[], Steps], stepped: Callable[[bool, bool], None]) -> None:
+    def __init__(
+        self,
+        steps: Callable[[], Steps],
+        stepped: Callable[[bool, bool], None],
+        may_run: Callable[[], bool] = lambda: True,
+    ) -> None:
         self._open = steps
         self._stepped = stepped
+        self._may_run = may_run
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run, name="palyra-checkpoints", daemon=True)
         self.over_limit = False
@@ -54,8 +64,12 @@ class Checkpoints:
 
     def _run(self) -> None:
         steps: Steps | None = None
-        pause_s = LOOK_S
+        pause_s, put_off_s = LOOK_S, 0.0
         while not self._leave.wait(pause_s):
+            if put_off_s < PUT_OFF_S_MAX and not self._may_run():
+                put_off_s += pause_s
+                continue
+            put_off_s = 0.0
             try:
                 if steps is None:
                     steps = self._open()

@@ -10,11 +10,13 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from palyra_actors.actors import clerks
+from palyra_actors.actors.admission import Admission
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify
+from palyra_actors.actors.steering import Plan, load_of
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Portion, Request, Tally, Unit, stopping
 from palyra_actors.domain.catalog import (
@@ -60,6 +62,12 @@ from palyra_actors.wire.messages import (
 log = logging.getLogger(__name__)
 
 RETRY_AFTER_MS: Final = 25
+
+SLICE_LOAD_MAX: Final = 500
+"""Load served in one round (about three milliseconds); the rest waits in the lobby for the next
+one. What is refused has to be refused within five, and is only looked at between two slices."""
+
+LOBBY_LOOK_S: Final = 0.001
 _APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
 
 
@@ -77,6 +85,7 @@ class Office:
     health: Callable[[], Mapping[str, Any]]
     stats: Callable[[], Mapping[str, Any]]
     house: House
+    plan: Plan
     chore: Callable[[Callable[[WriteSide], None]], None]
     requests_max: int
     peer_requests_max: int
@@ -89,7 +98,10 @@ class Desk:
         self._office = office
         self._sealer = Sealer()
         self._next_reader = 0
+        self._looking = False
+        self._slice = SLICE_LOAD_MAX  # what is left of this round's
         self.stopping = False
+        self.admission = Admission(office.plan, Request.shed)
         operations: dict[str, Callable[[Request, Any], None]] = {
             "journal.read": self._read,
             "journal.recent": self._recent,
@@ -106,23 +118,115 @@ class Desk:
         operations.update(clerks.operations(self.counter))
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
-    def serve(self, arrivals: Sequence[tuple[Peer, bytes]]) -> None:
+    def serve(self, arrivals: Sequence[tuple[Peer, bytes]], arrived: float | None = None) -> None:
         """Answer each frame, now or later, with exactly one `ok` or `err`.
 
-        The payloads of a round are sealed together: one look for secrets costs as much for one
-        payload as for thirty.
+        `arrived`: since when they may have been there, monotonic seconds; now where it is not
+        given.
         """
-        now, tally = self._office.monotonic(), self._office.tally
-        requests: list[tuple[Request, Any, int]] = []
-        payloads: list[bytes] = []
-        kinds: list[str] = []
+        now, tally, admission = self._office.monotonic(), self._office.tally, self.admission
+        if arrived is None:
+            arrived = now
+        requests: list[tuple[Request, Any]] = []
         for peer, frame in arrivals:
+            size = len(frame)
+            if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now):
+                head = codec.decode_head(frame)
+                if head is not None and not self.stopping:
+                    request = Request(peer, head.id, arrived, tally)
+                    if head.budget_ms is not None:
+                        request.budget_ms = head.budget_ms
+                    if self._has_room(request):
+                        admission.wait(request, frame, codec.session_of(frame))
+                    continue
             try:
                 message = codec.decode(frame)
             except codec.Unusable as unusable:
-                Request(peer, unusable.request_id, now, tally).fail(unusable.error)
+                Request(peer, unusable.request_id, arrived, tally).fail(unusable.error)
                 continue
-            requests.append((Request(peer, message.id, now, tally), message, len(payloads)))
+            request = Request(peer, message.id, arrived, tally)
+            if message.budget_ms is not None:
+                request.budget_ms = message.budget_ms
+            if type(message) in codec.WRITE_TYPES:
+                if not self._has_room(request):
+                    continue
+                if not admission.may_go_on(request, size, now):
+                    admission.wait(request, frame, codec.session_of(frame), message)
+                    continue
+                load = load_of(size)
+                admission.charge(request, load, now)
+                self._slice -= load
+            requests.append((request, message))
+        self._serve_all(requests)
+        if admission.waiting:
+            self._look_again()
+
+    def pump(self) -> None:
+        """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
+        admission, room = self.admission, self._slice
+        self._slice = SLICE_LOAD_MAX
+        if not admission.waiting:
+            return
+        now = self._office.monotonic()
+        admission.send_away_late(now)
+        requests: list[tuple[Request, Any]] = []
+        while room > 0 and (one := admission.next(now)) is not None:
+            message = one.message
+            if message is None:
+                try:
+                    message = codec.decode(one.frame)
+                except codec.Unusable as unusable:
+                    one.request.fail(unusable.error)
+                    continue
+            admission.charge(one.request, one.load, now)
+            room -= one.load
+            requests.append((one.request, message))
+        self._serve_all(requests)
+        if room <= 0:
+            self._office.house.loop.call_soon(_nothing)  # the next round's slice is due now
+        elif admission.waiting:
+            self._look_again()
+
+    def stop(self) -> None:
+        """Refuse what waits, and all that comes from now on."""
+        self.stopping = True
+        for request in self.admission.empty():
+            request.fail(stopping())
+
+    def drop_peer(self, peer: Peer) -> None:
+        """The connection is gone, and with it what it has not begun."""
+        for request in self.admission.drop_peer(peer):
+            request.abandon()
+
+    def _look_again(self) -> None:
+        """A round comes soon, whatever happens: who waits is let in or told."""
+        if not self._looking:
+            self._looking = True
+            self._office.house.loop.call_later(LOBBY_LOOK_S, self._looked)
+
+    def _looked(self) -> None:
+        self._looking = False
+        if self.admission.waiting:
+            self._look_again()
+
+    def _has_room(self, request: Request) -> bool:
+        """Whether so many requests may be under way; it is refused if not."""
+        office = self._office
+        if request.tally.under_way > office.requests_max:
+            request.fail(_too_many("under way", office.requests_max))
+        elif request.peer.under_way > office.peer_requests_max:
+            request.fail(_too_many("of this connection under way", office.peer_requests_max))
+        return not request.answered
+
+    def _serve_all(self, arrivals: Sequence[tuple[Request, Any]]) -> None:
+        """Serve what is let in. The payloads of a round are sealed together: one look for secrets
+        costs as much for one payload as for thirty.
+        """
+        requests: list[tuple[Request, Any, int]] = []
+        payloads: list[bytes] = []
+        kinds: list[str] = []
+        for request, message in arrivals:
+            requests.append((request, message, len(payloads)))
             if isinstance(message, _APPEND):
                 for event in message.body.events[:APPEND_EVENTS_MAX]:
                     payloads.append(bytes(event.payload))
@@ -145,20 +249,15 @@ class Desk:
         sealed: list[tuple[bytes, bool]] | None,
         start: int,
     ) -> None:
-        office = self._office
         try:
             if message.principal is not None:
                 self._act_for(request, message.principal)
-            if message.budget_ms is not None:
-                request.budget_ms = message.budget_ms
             if message.traceparent is not None:
                 request.traceparent = _no_secret(message.traceparent)
             if self.stopping:
                 raise stopping()
-            if request.tally.under_way > office.requests_max:
-                raise _too_many("under way", office.requests_max)
-            if request.peer.under_way > office.peer_requests_max:
-                raise _too_many("of this connection under way", office.peer_requests_max)
+            if not request.load and not self._has_room(request):
+                return
             if isinstance(message, _APPEND):
                 self._append(request, message.body, sealed, start)
             else:
@@ -371,6 +470,10 @@ class Desk:
     def _unsubscribe(self, request: Request, body: UnsubscribeBody) -> None:
         self._office.feed.unsubscribe(request.peer, body.sub)
         request.ok({})
+
+
+def _nothing() -> None:
+    """Makes sure that a round comes."""
 
 
 def _behind(unit: Unit, full: MailboxFull) -> Overloaded:

@@ -33,8 +33,11 @@ from palyra_actors.runtime.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-ROUND_FRAMES_MAX: Final = 128
-ROUND_BYTES_MAX: Final = 256 * 1024
+ROUND_FRAMES_MAX: Final = 512
+ROUND_BYTES_MAX: Final = 1024 * 1024
+"""Received in one round: about two milliseconds. What is more than can be served waits in the
+lobby, where it is seen, and not in libzmq."""
+
 SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
 """Above this libzmq closes the connection; between the contract's limit and this one the peer
 gets its `too_large`."""
@@ -137,6 +140,7 @@ class Door:
         self._round = 0
         self._received = self._sent = self._cut = self._gone = 0
         self._accepting = True
+        self._empty_at = loop.clock.monotonic()
         self._ipc_path: str | None = None
 
     # -- before the loop knows it, and after ------------------------------------------------------
@@ -205,12 +209,20 @@ class Door:
         for ready, _ in self._poller.poll(wait_ms_max):
             if ready == wakeup.fileno():
                 wakeup.clear()
+        self._empty_at = self._loop.clock.monotonic()  # what is there came while it was waited for
 
     def receive(self) -> None:
-        """One round of frames."""
+        """One round of frames.
+
+        They count from the moment when nothing was left to be read before: a frame that has
+        waited in libzmq while a round was busy has waited. Where a round left some behind, those
+        of the next count from its beginning.
+        """
         door, peers = self._socket, self._peers
         arrivals: list[tuple[DoorPeer, bytes]] = []
         left = ROUND_BYTES_MAX
+        began = self._loop.clock.monotonic()
+        arrived, self._empty_at = self._empty_at, began
         while left > 0 and len(arrivals) < ROUND_FRAMES_MAX:
             try:
                 identity = _receive(door, _DONTWAIT)
@@ -232,7 +244,7 @@ class Door:
                 arrivals.append((peer, payload))
         if arrivals:
             self._received += len(arrivals)
-            self._desk.serve(arrivals)
+            self._desk.serve(arrivals, arrived)
 
     def _answer_junk(self, peer: DoorPeer) -> None:
         error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")
@@ -384,6 +396,7 @@ class Door:
         peer.backlog_bytes = 0
         self._behind.pop(peer, None)
         self._feed.drop_peer(peer)
+        self._desk.drop_peer(peer)
         if self._peers.get((peer.identity, peer.delimited)) is peer:
             del self._peers[peer.identity, peer.delimited]
 

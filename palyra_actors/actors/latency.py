@@ -1,4 +1,7 @@
-"""The latency monitor: what each group measured, as histograms.
+"""The latency monitor: what each group measured, as histograms, and what follows from it.
+
+It owns the budget: what it learns goes into the `steering.Plan`, by which admission, writer and
+checkpoints work.
 
 Latencies are those of the contract's `total_ms`: from the arrival of a request's frame to the end
 of its commit.
@@ -10,6 +13,7 @@ from typing import Any, Final
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
+from palyra_actors.actors.steering import Controller
 from palyra_actors.actors.writer import Measured
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
@@ -35,8 +39,9 @@ class LatencyStatistics:
 class Latency(PooledActor):
     """Takes `Measured` messages."""
 
-    def __init__(self, loop: Loop) -> None:
+    def __init__(self, loop: Loop, controller: Controller) -> None:
         super().__init__(loop)
+        self._controller = controller
         self._histogram = HdrHistogram(1, HIGHEST_US, SIGNIFICANT_DIGITS)
         self._samples: list[float] = []
         self._late = 0
@@ -44,7 +49,8 @@ class Latency(PooledActor):
 
     def on_receive(self, message: Any) -> None:
         assert isinstance(message, Measured)
-        ended = message.ended
+        self._controller.observe(message.times)
+        ended = message.times.ended
         self._samples += [ended - arrived for arrived in message.arrived]
         self._late += message.late
         self._requests += len(message.arrived)

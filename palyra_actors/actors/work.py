@@ -34,6 +34,14 @@ class Peer(Protocol):
         ...
 
 
+class Charged(Protocol):
+    """Who counts what is under way: `admission.Admission`."""
+
+    def give_back(self, request: "Request") -> None:
+        """The request is answered; its `load` is not under way any more."""
+        ...
+
+
 class Tally:
     """What became of the requests: received = ok + refused + unknown + closed at rest.
 
@@ -55,6 +63,8 @@ class Request:
 
     # Defaults stand in the class: an attribute costs only the requests that differ.
     answered = False
+    admission: "Charged | None" = None
+    load = 0
     budget_ms: int | None = None
     traceparent: str | None = None
     hold: Callable[[Any], None] | None = None
@@ -110,9 +120,20 @@ class Request:
             self.tally.closed += 1
             self._leave()
 
+    def shed(self, retry_after_ms: int) -> None:
+        """Answer `overloaded` in as little time as can be."""
+        if not self.answered:
+            self.answered = True
+            self._leave()
+            self.tally.refused += 1
+            self.tally.overloaded += 1
+            self.peer.send(codec.encode_overloaded(self.id, retry_after_ms))
+
     def _leave(self) -> None:
         self.tally.under_way -= 1
         self.peer.under_way -= 1
+        if self.load and self.admission is not None:
+            self.admission.give_back(self)
 
     def item(self, body: Any) -> None:
         """Send one item of a stream."""

@@ -21,6 +21,7 @@ from typing import Any, ClassVar, Final, TypeAlias
 from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import Group, lay_out, prepare_answers
 from palyra_actors.actors.retry import Verdict, judge_command, judge_refused, sift
+from palyra_actors.actors.steering import Plan, Times
 from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
 from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
@@ -33,12 +34,23 @@ log = logging.getLogger(__name__)
 REOPEN_S: Final = 0.25
 """How often a writer whose file cannot be opened tries again."""
 
-INLINE_COMMIT_S: Final = 0.002
-"""A lone unit is committed on the loop's thread while commits lately took no longer than this.
+LATE_LOOK_S: Final = 0.005
+"""How often it is looked, while a COMMIT takes longer than a budget, who has waited too long."""
+
+TIDY_LOAD_MAX: Final = 64
+TIDY_WAIT_S: Final = 0.25
+"""Before more than this load is queued, or at last after this time, the WAL's rest is moved: a few
+milliseconds in which no group is committed."""
+
+COMMIT_HERE: Final = True
+"""A lone unit is committed on the loop's thread while commits are quick.
 
 It saves two thread switches, a third of the latency of one event in flight
 (`bench/bench_append.py`); a slower disk would stall the loop.
 """
+
+PRESSED: Final = 0.9
+"""Of its budget: who took more makes the monitor trust its expectations less."""
 
 GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 """Payload bytes of a group, within one request: what a commit may take to sync."""
@@ -67,12 +79,9 @@ class WriterStatistics:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One group's times, monotonic seconds, and the arrival of each of its requests."""
+    """One group's times, and the arrival of each of its requests."""
 
-    began: float
-    staged: float
-    ended: float
-    events: int
+    times: Times
     arrived: list[float]
     late: int
 
@@ -94,8 +103,7 @@ class Writer(PooledActor):
         loop: Loop,
         storage: WriteSide,
         *,
-        group_events_max: int,
-        group_ms_max: int,
+        plan: Plan,
         budget_ms: int,
         published: Callable[[Group], None],
         measured: Callable[[Measured], None],
@@ -103,9 +111,7 @@ class Writer(PooledActor):
         super().__init__(loop)
         self._loop = loop
         self._storage = storage
-        self._group_events_max = group_events_max
-        self._group_s_max = group_ms_max / 1000
-        self._event_s = 0.0  # a running mean of what one event takes to stage
+        self._plan = plan
         self.over_limit = False
         self._budget_ms = budget_ms
         self._published = published
@@ -117,12 +123,13 @@ class Writer(PooledActor):
         self._company = 0  # groups for which more than one entity is taken to be writing
         self._group: Group | None = None
         self._staged_at = 0.0
-        self._commit_s = 1.0  # a running mean; pessimistic until measured
+        self._ended_at = self._slept_s = 0.0  # of the group before
+        self._looking = False
         self._failing: str | None = None
         self._refusing: str | None = None
         self._rejected: str | None = None  # what the disk said to the last group it did not take
         self._in_hand: list[Unit] = []  # being staged: neither queued nor in a group
-        self._tidy_wanted = False
+        self._tidy_wanted: float | None = None
         self._tidying = False
         self._chores: deque[Chore] = deque()
         self._groups = self._events = self._events_max = 0
@@ -142,7 +149,8 @@ class Writer(PooledActor):
 
     def tidy(self) -> None:
         """Before the next group, let the WAL start anew. Any thread."""
-        self._tidy_wanted = True
+        if self._tidy_wanted is None:
+            self._tidy_wanted = self._loop.clock.monotonic()
 
     def chore(self, work: Chore) -> None:
         """Have a piece of work done on the connection, between two groups and beside no COMMIT, in
@@ -218,10 +226,12 @@ class Writer(PooledActor):
             if self._chores and self._failing is None:
                 self._do_chore()
                 return
-            if self._tidy_wanted and self._failing is None:
-                self._tidy_wanted, self._tidying = False, True
+            if self._failing is None and self._may_tidy():
+                self._tidy_wanted, self._tidying = None, True
+                self._plan.committing_since = self._loop.clock.monotonic()
                 self._committer.tidy(self._storage, lambda: self._loop.call_soon(self._tidied))
                 return
+            self._refuse_late()
             units = self._take()
             obstacle = self._obstacle()
             if obstacle is not None:
@@ -238,9 +248,7 @@ class Writer(PooledActor):
         later: list[Unit] = []
         shares: dict[EntityCalls, int] = {}
         events = payload_bytes = 0
-        events_max = self._group_events_max
-        if self._event_s * events_max > self._group_s_max:
-            events_max = int(self._group_s_max / self._event_s) + 1
+        events_max = self._plan.group_events
         in_company = self._company > 0
         self._company = max(0, self._company - 1)
         queue = self._queue
@@ -285,15 +293,70 @@ class Writer(PooledActor):
             self._rejected = str(fault)
             self._eject(units, dict.fromkeys(units, fault))
             return []
-        self._staged_at = clock.monotonic()
-        if len(units) == 1 and not self._queue and self._commit_s < INLINE_COMMIT_S:
+        plan = self._plan
+        self._staged_at = plan.committing_since = clock.monotonic()
+        plan.committing_load = sum(unit.request.load for unit in units)
+        if len(units) == 1 and not self._queue and plan.quick and COMMIT_HERE:
             result = self._committer.commit_here(self._storage)
+            self._slept_s -= result.ended - self._staged_at  # a wait, and no work of the loop's
             self._prepare(group)
             self._finish(result)
             return []
         self._committer.commit(self._storage)
         self._prepare(group)
+        if not self._looking and self._budget_ms:
+            self._looking = True
+            self._loop.call_later(self._budget_ms / 1000, self._look_at_stall)
         return []
+
+    def _look_at_stall(self) -> None:
+        """A COMMIT that takes longer than a budget: whoever waits for it is told in time."""
+        since = self._plan.committing_since
+        self._looking = since is not None
+        if since is None:
+            return
+        left = since + self._budget_ms / 1000 - self._loop.clock.monotonic()
+        if left <= 0:
+            self._refuse_late()
+        self._loop.call_later(max(left, LATE_LOOK_S), self._look_at_stall)
+
+    def _refuse_late(self) -> None:
+        """Refuse what has waited so long that it would be late, before it costs a transaction.
+
+        Where the disk alone takes the whole budget, what has waited for all of it.
+        """
+        plan, queue = self._plan, self._queue
+        if not queue:
+            return
+        latest = self._loop.clock.monotonic() + (0.0 if plan.slow else plan.commit_s)
+        if not self._is_late(queue[0], latest):
+            return
+        refusal = Overloaded(
+            "it has waited too long to be durable within its budget",
+            hint="nothing was stored; send it again later",
+            retry_after_ms=max(1, round((plan.rest_s(latest) + plan.commit_s) * 1000)),
+        )
+        late = {unit: refusal for unit in queue if self._is_late(unit, latest)}
+        self._eject([], late)
+
+    def _is_late(self, unit: Unit, latest: float) -> bool:
+        budget_ms = unit.request.budget_ms
+        if budget_ms is None:
+            budget_ms = self._budget_ms
+        return (
+            budget_ms > 0
+            and (latest - unit.request.arrived) * 1000 > budget_ms
+            and not unit.settled
+            and unit.error is None
+        )
+
+    def _may_tidy(self) -> bool:
+        """Whether the WAL's rest is to be moved now: at a quiet moment, or at last."""
+        wanted = self._tidy_wanted
+        if wanted is None:
+            return False
+        queued = sum(unit.request.load for unit in self._queue)
+        return queued <= TIDY_LOAD_MAX or self._loop.clock.monotonic() > wanted + TIDY_WAIT_S
 
     def _prepare(self, group: Group) -> None:
         """Encode the answers. If that fails the COMMIT is left to end before anything is done."""
@@ -306,6 +369,7 @@ class Writer(PooledActor):
     def _do_chore(self) -> None:
         work = self._chores.popleft()
         self._tidying = True
+        self._plan.committing_since = self._loop.clock.monotonic()
 
         def done() -> None:
             self._loop.call_soon(self._tidied)
@@ -314,6 +378,7 @@ class Writer(PooledActor):
 
     def _tidied(self) -> None:
         self._tidying = False
+        self._plan.committing_since = None
         self._tell()
 
     def _tell(self) -> None:
@@ -336,9 +401,9 @@ class Writer(PooledActor):
         """COMMIT returned: everything learns how it ended, once a group."""
         group = self._group
         assert group is not None
-        self._commit_s += (result.ended - self._staged_at - self._commit_s) / 8
-        event_s = (self._staged_at - group.began) / max(1, len(group.batch.events))
-        self._event_s += (event_s - self._event_s) / 8
+        plan = self._plan
+        plan.committing_since, load = None, plan.committing_load
+        plan.committing_load = 0
         error = result.error
         if error is None and len(group.answers) < len(group.units):
             error = RuntimeError("its answers could not be made")
@@ -346,10 +411,10 @@ class Writer(PooledActor):
             self._group = None
             self._recover(group, error)
         else:
-            self._settle(group, result.ended)
+            self._settle(group, result.ended, load)
             self._group = None
 
-    def _settle(self, group: Group, ended: float) -> None:
+    def _settle(self, group: Group, ended: float, load: int) -> None:
         self._head = group.after
         self._names.update(group.names)
         for tail, seq in group.tails.items():
@@ -360,7 +425,7 @@ class Writer(PooledActor):
         self._events += events
         self._events_max = max(self._events_max, events)
         self._tell_entities(group)
-        late, arrived = 0, []
+        late, pressed, slowest_ms, arrived = 0, 0, 0.0, []
         commit_ms = (ended - group.began) * 1000
         for unit, results in group.answers:
             request = unit.request
@@ -369,6 +434,9 @@ class Writer(PooledActor):
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
             within = budget_ms == 0 or total_ms <= budget_ms
             late += not within
+            if budget_ms:
+                pressed += total_ms > PRESSED * budget_ms
+                slowest_ms = max(slowest_ms, total_ms)
             arrived.append(request.arrived)
             queued_ms = (group.began - request.arrived) * 1000
             timing = Timing(queued_ms, commit_ms, total_ms, within)
@@ -379,9 +447,21 @@ class Writer(PooledActor):
         group.forget_units()
         self._show(group)
         try:
-            self._measured(Measured(group.began, self._staged_at, ended, events, arrived, late))
+            busy_s = self._busy_s(ended)
+            times = Times(
+                group.began, self._staged_at, ended, events, load, busy_s, len(arrived), pressed,
+                slowest_ms / 1000,
+            )  # fmt: skip
+            self._measured(Measured(times, arrived, late))
         except BaseException:
             log.exception("a group could not be measured")
+
+    def _busy_s(self, ended: float) -> float:
+        """How long the loop has worked since the group before, as far as it did not sleep."""
+        slept_s = self._loop.slept_s
+        busy_s = ended - self._ended_at - (slept_s - self._slept_s)
+        self._ended_at, self._slept_s = ended, slept_s
+        return busy_s
 
     def _tell_entities(self, group: Group) -> None:
         """Those of commands hear that they are durable, before anybody else does."""

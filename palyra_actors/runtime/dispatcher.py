@@ -70,13 +70,14 @@ def _nothing() -> None:
 
 
 class Loop:
-    """One thread that runs rounds: calls, input, turns, late turns, replies, timers, sleep.
+    """One thread that runs rounds: calls, timers, input, turns, late turns, replies, sleep.
 
     Late actors (`late=True`) get their turn after all others of the round: the writer among them,
     so that one group holds all that a round has decided. `after_round` calls run at the end of
     each round: replies leave there, once for everything that became ready in it.
 
     Nothing that runs here may block; a handler that waits stalls every actor of the loop.
+    `slept_s` is how long it slept in all, in seconds.
     """
 
     def __init__(
@@ -96,6 +97,7 @@ class Loop:
         self._after_round: list[Callable[[], None]] = []
         self._stopping = False
         self._turns = 0
+        self.slept_s = 0.0
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     # -- from any thread ---------------------------------------------------------------------
@@ -175,6 +177,8 @@ class Loop:
             self._sleep()
         for _ in range(len(calls)):
             calls.popleft()()
+        if self._timers:
+            self._ring_timers()
         if self._source is not None:
             self._source.receive()
         ready, messages_max = self._ready, self._turn_messages_max
@@ -188,8 +192,6 @@ class Loop:
         self._turns += turns
         for call in self._after_round:
             call()
-        if self._timers:
-            self._ring_timers()
 
     def _sleep(self) -> None:
         wait_ms_max = WAIT_MS_MAX
@@ -199,12 +201,13 @@ class Loop:
         self._asleep = True
         if self._ready or self._late or self._calls or self._stopping:
             wait_ms_max = 0  # it came between the look and the flag
+        began = self.clock.monotonic()
         if self._source is not None:
             self._source.wait(self._wakeup, wait_ms_max)
-            self._asleep = False
         else:
             self._wakeup.wait(wait_ms_max)
-            self._asleep = False
+        self._asleep = False
+        self.slept_s += self.clock.monotonic() - began
 
     def _ring_timers(self) -> None:
         now = self.clock.monotonic()

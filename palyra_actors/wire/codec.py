@@ -7,7 +7,7 @@ again, slowly, to say what is wrong with it.
 import re
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, Final, TypeAlias, Union
+from typing import Annotated, Any, Final, Literal, TypeAlias, Union
 
 import msgpack
 import msgspec
@@ -23,12 +23,13 @@ from palyra_actors.errors import (
 )
 from palyra_actors.limits import (
     APPEND_EVENTS_MAX,
+    BUDGET_MS_MAX,
     FRAME_BYTES_MAX,
     PROTOCOL_VERSION,
     REQUEST_ID_BYTES_MAX,
     VALUE_DEPTH_MAX,
 )
-from palyra_actors.wire.messages import AppendBody, Envelope, EventIn
+from palyra_actors.wire.messages import AppendBody, Envelope, EventIn, WriteBody
 from palyra_actors.wire.operations import BODIES, envelope_types
 
 RequestId: TypeAlias = int | str | None
@@ -40,11 +41,59 @@ ENVELOPE_KEYS_MAX: Final = 64
 REQUEST_TYPES: Final = envelope_types()
 """Operation to the type of its decoded request: what a dispatcher switches on."""
 
+WRITES: Final = frozenset(
+    op for op, body in BODIES.items() if issubclass(body, (AppendBody, WriteBody))
+)
+"""The operations that have a budget."""
+
+WRITE_TYPES: Final = frozenset(REQUEST_TYPES[op] for op in WRITES)
+
 _decode_request = msgspec.msgpack.Decoder(Union[tuple(REQUEST_TYPES.values())]).decode  # noqa: UP007 - made of a list
 _decode_any_map = msgspec.msgpack.Decoder(dict[str, Raw]).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 _encode = msgspec.msgpack.Encoder().encode
 _AT = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
+
+
+_REPLY: Final = b"\x83\xa1v" + _encode(PROTOCOL_VERSION) + b"\xa2id"
+_OVERLOADED: Final = b"".join((
+    b"\xa3err\x84",
+    *(
+        _encode(part)
+        for part in (
+            "code", "overloaded",
+            "message", "it could not be durable within its budget; nothing was stored",
+            "retryable", True,
+            "retry_after_ms",
+        )
+    ),
+))  # fmt: skip
+"""What stands between the id and the number of milliseconds."""
+
+
+class Head(msgspec.Struct, gc=False):
+    """What has to be known of a write that may be refused unread."""
+
+    v: Literal[1]
+    id: Annotated[int, msgspec.Meta(ge=0)] | Annotated[str, msgspec.Meta(min_length=1)]
+    op: str
+    budget_ms: Annotated[int, msgspec.Meta(ge=0, le=BUDGET_MS_MAX)] | None = None
+
+
+class _EventPlace(msgspec.Struct, gc=False):
+    session_id: str
+
+
+class _Places(msgspec.Struct, gc=False):
+    events: list[_EventPlace]
+
+
+class _Placed(msgspec.Struct, gc=False):
+    body: _Places
+
+
+_decode_head = msgspec.msgpack.Decoder(Head).decode
+_decode_placed = msgspec.msgpack.Decoder(_Placed).decode
 
 
 class _Ok(msgspec.Struct, gc=False):
@@ -84,12 +133,46 @@ def decode(frame: bytes) -> Any:
     raise _explain(frame)
 
 
+def decode_head(frame: bytes) -> Head | None:
+    """A write's envelope, without its body; None: it is no write, or has to be looked at whole."""
+    try:
+        head = _decode_head(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if head.op not in WRITES or len(frame) > FRAME_BYTES_MAX:
+        return None
+    text = head.id
+    if type(text) is str and len(text.encode()) > REQUEST_ID_BYTES_MAX:
+        return None
+    return head
+
+
+def session_of(frame: bytes) -> str | None:
+    """The session that all events of an append name; None: there are several, or none is found."""
+    try:
+        events = _decode_placed(frame).body.events
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return None
+    if not events:
+        return None
+    session_id = events[0].session_id
+    if len(events) > 1 and any(event.session_id != session_id for event in events):
+        return None
+    return session_id
+
+
 def encode_ok(request_id: RequestId, body: Any) -> bytes:
     return _encode(_Ok(PROTOCOL_VERSION, request_id, body))
 
 
 def encode_err(request_id: RequestId, error: PalyraError) -> bytes:
     return _encode({"v": PROTOCOL_VERSION, "id": request_id, "err": error.to_wire()})
+
+
+def encode_overloaded(request_id: RequestId, retry_after_ms: int) -> bytes:
+    """The refusal of a write that could not be durable in time. Under overload this is what the
+    engine does most, so all but two numbers of it are encoded once."""
+    return b"".join((_REPLY, _encode(request_id), _OVERLOADED, _encode(retry_after_ms)))
 
 
 def encode_item(request_id: RequestId, item: Any) -> bytes:

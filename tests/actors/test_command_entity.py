@@ -79,7 +79,7 @@ class Caller:
         """The reply to one command, decoded."""
 
         def hand() -> None:
-            request = Request(self, 1, 0.0, Tally())
+            request = Request(self, 1, self.works.clock.monotonic(), Tally())
             try:
                 self.works.desk.counter.command(
                     request, catalog.SYSTEM, entity, by, op="count.add",

@@ -298,12 +298,12 @@ PLUG_SESSION = "01HQRD00000000000000000000"
 @contextlib.contextmanager
 def rig(path: Path, config: Config = NO_BUDGET, **options: Any) -> Iterator[Rig]:
     """A rig whose engine is closed at the end, whatever is held."""
-    inline = writer_module.INLINE_COMMIT_S
-    writer_module.INLINE_COMMIT_S = -1.0  # type: ignore[misc]
+    here = writer_module.COMMIT_HERE
+    writer_module.COMMIT_HERE = False  # type: ignore[misc]
     opened = Rig(path, config, **options)
     try:
         yield opened
     finally:
         opened.let_go()
         opened.engine.close()
-        writer_module.INLINE_COMMIT_S = inline  # type: ignore[misc]
+        writer_module.COMMIT_HERE = here  # type: ignore[misc]

@@ -47,7 +47,7 @@ def main() -> None:
     options = parser.parse_args()
     SlowCommitter.commit_s, SlowCommitter.early = options.commit_ms / 1000, options.early
     writer.Committer = SlowCommitter  # type: ignore[attr-defined]
-    writer.INLINE_COMMIT_S = 0.0  # type: ignore[misc]
+    writer.COMMIT_HERE = False  # type: ignore[misc]
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())
     with Engine.open(options.db) as engine:

@@ -1,0 +1,343 @@
+"""Who may come in: the lobby between the door and the work.
+
+    frame ──room?──▶ decoded and served
+        └─ no ──▶ lobby ──room, in turn between connections──▶ decoded and served
+                     └─ no room in time ──▶ `overloaded`, with when to come back
+
+Only writes wait here; of most of them nothing was read but the envelope and the session's id. A
+connection's writes for one session stay in their order. The room is what `steering.Plan` says; it
+is shared:
+
+* Each connection that has writes under way has an equal share of it. Whoever holds less than that
+  may go over the room by a fifth, so that a flood, which fills the room, refuses only itself.
+* A write without a budget, or with a longer one than the engine's, takes the room that is left.
+  It waits for it as long as its budget says, which may be for ever.
+"""
+
+from collections import deque
+from collections.abc import Callable
+from math import ceil, inf
+from typing import Any, Final, NamedTuple
+
+from palyra_actors.actors.steering import COMPANY_S, RETRY_MS_MAX, Plan, load_of
+from palyra_actors.actors.work import Peer, Request
+
+OVER: Final = 1.2
+"""How far whoever holds less than its share may go over the room."""
+
+
+class Waiting(NamedTuple):
+    """One write in the lobby. `refuse_at`: when it is given up; `bulk`: it takes what is left.
+
+    `message` is the frame decoded, where that was done before it had to wait.
+    """
+
+    request: Request
+    frame: bytes
+    message: Any
+    load: int
+    refuse_at: float
+    bulk: bool
+
+
+class Segment:
+    """What may overtake each other: a lane for each session, in the order of its writes.
+
+    `hurried` and `bulk` are the keys of the lanes by whoever stands first in them, in turn.
+    """
+
+    __slots__ = ("alone", "bulk", "hurried", "lanes")
+
+    def __init__(self, alone: bool) -> None:
+        self.alone = alone
+        self.lanes: dict[str, deque[Waiting]] = {}
+        self.hurried: deque[str] = deque()
+        self.bulk: deque[str] = deque()
+
+    def add(self, key: str, one: Waiting) -> None:
+        lane = self.lanes.get(key)
+        if lane is None:
+            self.lanes[key] = deque((one,))
+            (self.bulk if one.bulk else self.hurried).append(key)
+        else:
+            lane.append(one)
+
+    def take(self, key: str, keys: deque[str]) -> Waiting:
+        """The first of the lane whose key is the first of `keys`; the lane goes to the end."""
+        keys.popleft()
+        lane = self.lanes[key]
+        one = lane.popleft()
+        if lane:
+            (self.bulk if lane[0].bulk else self.hurried).append(key)
+        else:
+            del self.lanes[key]
+        return one
+
+    def take_late(self, now: float) -> list[Waiting]:
+        """All whose time is up, wherever they stand."""
+        late: list[Waiting] = []
+        for key, lane in list(self.lanes.items()):
+            mine = [one for one in lane if one.refuse_at <= now]
+            if not mine:
+                continue
+            late += mine
+            (self.bulk if lane[0].bulk else self.hurried).remove(key)
+            kept = deque(one for one in lane if one.refuse_at > now)
+            if kept:
+                self.lanes[key] = kept
+                (self.bulk if kept[0].bulk else self.hurried).append(key)
+            else:
+                del self.lanes[key]
+        return late
+
+
+class Account:
+    """One connection's part: the load that it has under way, and what it has in the lobby.
+
+    A write that concerns several sessions, or none that is known, is a segment alone: what came
+    before it goes in before it, and what came after it after it. `hurried` counts those in the
+    lobby that will not wait for ever.
+    """
+
+    __slots__ = ("hurried", "load", "peer", "segments", "waiting")
+
+    def __init__(self, peer: Peer) -> None:
+        self.peer = peer
+        self.load = 0
+        self.hurried = 0
+        self.waiting = 0
+        self.segments: deque[Segment] = deque()
+
+    def add(self, key: str | None, one: Waiting) -> None:
+        segments = self.segments
+        if not segments or key is None or segments[-1].alone:
+            segments.append(Segment(key is None))
+        segments[-1].add(key or "", one)
+        self.waiting += 1
+        self.hurried += one.refuse_at < inf
+
+    def left(self, one: Waiting) -> None:
+        """It was taken out of the first segment, or of any if it was late."""
+        self.waiting -= 1
+        self.hurried -= one.refuse_at < inf
+        while self.segments and not self.segments[0].lanes:
+            self.segments.popleft()
+
+    def clear(self) -> list[Request]:
+        """Everybody leaves."""
+        gone = [
+            one.request
+            for segment in self.segments
+            for lane in segment.lanes.values()
+            for one in lane
+        ]
+        self.segments.clear()
+        self.hurried = self.waiting = 0
+        return gone
+
+
+class Admission:
+    """On the loop's thread. `refuse` is called for each write that is sent away, with the
+    milliseconds after which it should come back.
+
+    Attributes:
+        load: under way, of all connections together.
+        waiting: writes in the lobby.
+    """
+
+    def __init__(self, plan: Plan, refuse: Callable[[Request, int], None]) -> None:
+        self.plan = plan
+        self.load = 0
+        self.waiting = 0
+        self._refuse = refuse
+        self._accounts: dict[Peer, Account] = {}
+        self._line: deque[Account] = deque()  # those with somebody in the lobby, in turn
+        self._budgeted_at = -inf
+        self._served_at = 0.0  # when all who were sent away could have been served, one by one
+
+    # -- coming in --------------------------------------------------------------------------------
+
+    def lets_in(self, peer: Peer, frame_bytes: int, arrived: float, now: float) -> bool:
+        """Whether a frame of which nothing is known but its size may be decoded and served."""
+        budget_s = self.plan.budget_s
+        account = self._accounts.get(peer)
+        if account is not None and account.waiting:
+            return False
+        if not budget_s:
+            return True
+        load = load_of(frame_bytes)
+        return self._fits(account, load, self.plan.room(now, arrived, budget_s))
+
+    def may_go_on(self, request: Request, frame_bytes: int, now: float) -> bool:
+        """Whether a write that `lets_in` let in may go on, now that its own budget is known."""
+        plan, budget_ms = self.plan, request.budget_ms
+        if budget_ms is None or not plan.budget_s:
+            return True
+        load, budget_s = load_of(frame_bytes), budget_ms / 1000
+        if _is_bulk(budget_s, plan):
+            return self._fits_bulk(load, now)
+        account = self._accounts.get(request.peer)
+        return self._fits(account, load, plan.room(now, request.arrived, budget_s))
+
+    def charge(self, request: Request, load: int, now: float) -> None:
+        """A write comes in. What it takes is given back when it is answered."""
+        account = self._account(request.peer)
+        request.admission = self
+        request.load = load
+        self.load += load
+        account.load += load
+        budget_ms = request.budget_ms
+        if budget_ms is None or 0 < budget_ms <= self.plan.budget_s * 1000:
+            self._budgeted_at = now
+
+    def give_back(self, request: Request) -> None:
+        """It is answered."""
+        load, request.load = request.load, 0
+        self.load -= load
+        account = self._accounts.get(request.peer)
+        if account is not None:
+            account.load -= load
+            self._forget(account)
+
+    def _account(self, peer: Peer) -> Account:
+        account = self._accounts.get(peer)
+        if account is None:
+            account = self._accounts[peer] = Account(peer)
+        return account
+
+    def _forget(self, account: Account) -> None:
+        if account.load <= 0 and not account.waiting:
+            self._accounts.pop(account.peer, None)
+
+    def _fits(self, account: Account | None, load: int, room: float) -> bool:
+        before = self.load - self.plan.committing_load
+        if before + load <= room:
+            return True
+        if before <= 0:
+            return room > 0  # one is let in, however large it is
+        held, others = (0, len(self._accounts) + 1) if account is None else (
+            account.load, len(self._accounts)
+        )  # fmt: skip
+        return before + load <= room * OVER and held + load <= room / others
+
+    def _fits_bulk(self, load: int, now: float) -> bool:
+        room = self.plan.bulk_room(now - self._budgeted_at < COMPANY_S)
+        return self.load <= self.plan.committing_load or self.load + load <= room
+
+    # -- the lobby --------------------------------------------------------------------------------
+
+    def wait(self, request: Request, frame: bytes, key: str | None, message: Any = None) -> None:
+        """Put a write into the lobby, behind those of its connection for the same session.
+
+        `key`: the session that it concerns; None: several, or it is not known.
+        """
+        plan, budget_ms = self.plan, request.budget_ms
+        budget_s = plan.budget_s if budget_ms is None else budget_ms / 1000
+        bulk = _is_bulk(budget_s, plan)
+        if not budget_s:
+            refuse_at = inf
+        elif bulk:
+            refuse_at = request.arrived + budget_s - plan.commit_s
+        else:
+            refuse_at = request.arrived + min(plan.patience_s, budget_s / 5)
+        account = self._account(request.peer)
+        if not account.waiting:
+            self._line.append(account)
+        load = load_of(len(frame))
+        account.add(key, Waiting(request, frame, message, load, refuse_at, bulk))
+        self.waiting += 1
+
+    def next(self, now: float) -> Waiting | None:
+        """The next write that may come in, in turn between connections and, within one, between
+        sessions; bulk loads after the others. None: none may now."""
+        line = self._line
+        for _ in range(len(line)):
+            account = line.popleft()
+            one = self._first(account, now)
+            if account.waiting:
+                line.append(account)
+            elif one is None:
+                self._forget(account)
+            if one is not None:
+                return one
+        return None
+
+    def _first(self, account: Account, now: float) -> Waiting | None:
+        while account.segments:
+            segment, late = account.segments[0], False
+            for keys in (segment.hurried, segment.bulk):
+                if not keys:
+                    continue
+                key = keys[0]
+                one = segment.lanes[key][0]
+                late = one.refuse_at <= now
+                if not late and not self._may_come(account, one, now):
+                    continue
+                self._left(account, segment.take(key, keys))
+                if not late:
+                    return one
+                self._send_away(one, now)
+                break
+            if not late:
+                return None
+        return None
+
+    def send_away_late(self, now: float) -> None:
+        """Refuse those whose time is up, wherever they stand in their line."""
+        for account in [one for one in self._line if one.hurried]:
+            for segment in list(account.segments):
+                for one in segment.take_late(now):
+                    self._left(account, one)
+                    self._send_away(one, now)
+            account.segments = deque(segment for segment in account.segments if segment.lanes)
+            if not account.waiting:
+                self._line.remove(account)
+                self._forget(account)
+
+    def drop_peer(self, peer: Peer) -> list[Request]:
+        """The connection is gone: what it had in the lobby."""
+        account = self._accounts.get(peer)
+        if account is None or not account.waiting:
+            return []
+        self._line.remove(account)
+        return self._emptied(account)
+
+    def empty(self) -> list[Request]:
+        """The engine stops: all that are in the lobby."""
+        gone = [request for account in self._line for request in self._emptied(account)]
+        self._line.clear()
+        return gone
+
+    def _emptied(self, account: Account) -> list[Request]:
+        gone = account.clear()
+        self.waiting -= len(gone)
+        self._forget(account)
+        return gone
+
+    def _may_come(self, account: Account, one: Waiting, now: float) -> bool:
+        if one.bulk:
+            return self._fits_bulk(one.load, now)
+        plan, budget_ms = self.plan, one.request.budget_ms
+        budget_s = plan.budget_s if budget_ms is None else budget_ms / 1000
+        return self._fits(account, one.load, plan.room(now, one.request.arrived, budget_s))
+
+    def _left(self, account: Account, one: Waiting) -> None:
+        self.waiting -= 1
+        account.left(one)
+
+    def _send_away(self, one: Waiting, now: float) -> None:
+        self._refuse(one.request, self.retry_ms(one.load, now))
+
+    def retry_ms(self, load: int, now: float) -> int:
+        """When a refused write should come back: once what is under way is through, and then one
+        after the other in the order of their refusals. At most a second.
+        """
+        plan = self.plan
+        through = now + plan.rest_s(now) + plan.commit_s + 0.5 * self.load * plan.load_s
+        last = now + RETRY_MS_MAX / 1000
+        self._served_at = min(max(self._served_at, through) + load * plan.load_s, last)
+        return max(1, ceil((self._served_at - now) * 1000))
+
+
+def _is_bulk(budget_s: float, plan: Plan) -> bool:
+    return not budget_s or budget_s > plan.budget_s > 0

@@ -1,0 +1,240 @@
+"""How the budget is kept: what the groups measured, made into what may come in and when.
+
+    Times of a group ──observe──▶ Controller ──▶ Plan ──▶ admission, writer, checkpoints
+
+The plan answers one question, asked for each write before any work is done: were it let in now,
+when would it be durable?
+
+    wait = its age + the rest of the commit under way + the load queued before it × `load_s`
+    total = wait + its own commit, `commit_s`
+
+It comes in while `total` is at most `TARGET` of its budget. A disk whose commit alone takes more
+than that cannot keep the budget whatever is refused; then the wait alone has to fit (degraded, not
+down), and every answer says that it was late. No thread, no clock, no disk: times are arguments.
+"""
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Final, NamedTuple
+
+BUDGET_S_DEFAULT: Final = 0.025
+"""What an engine without a budget steers its groups by."""
+
+TARGET: Final = 0.85
+"""Of the budget, what a write may be expected to take: the rest is for what nobody expects."""
+
+SLOW_FROM: Final = 0.72
+SLOW_UNTIL: Final = 0.5
+"""Of the budget, what a commit takes from when the disk is called slow, and until when."""
+
+GROUP: Final = 0.12
+"""Of the budget, for how long a group is staged. Nothing else is served meanwhile, and a refusal
+has to leave within a fifth of the budget."""
+
+PATIENCE: Final = 0.14
+"""Of the budget, how long a write may wait at the door for room before it is refused."""
+
+BULK: Final = 0.12
+"""Of the budget, the work of bulk loads that may be under way while others write. Theirs is the
+room that is left: this much is what they may add to anybody's wait (`bench/bench_fairness.py`)."""
+
+COMPANY_S: Final = 1.0
+"""For how long after the last write with a budget bulk loads leave room."""
+
+LOAD_S_FIRST: Final = 15e-6
+LOAD_S_MIN: Final = 1e-6
+LOAD_S_MAX: Final = 1e-3
+LOAD_MEASURED_MIN: Final = 64
+"""Smaller groups do not tell what load costs: the round around them does most of the work."""
+
+EVENT_S_FIRST: Final = 8e-6
+EVENTS_MEASURED_MIN: Final = 32
+GROUP_EVENTS_MIN: Final = 64
+
+COMMITS_KEPT: Final = 16
+"""A commit is never expected to take longer than the slowest of the last ones: this many fast ones
+after a slow time and it is over."""
+
+QUICK_S: Final = 0.002
+QUICK_AFTER: Final = 4
+"""Commits below this, once so many were measured, are quick."""
+
+EPOCH_S: Final = 0.1
+"""How often the caution is reconsidered."""
+
+TRUST_MIN: Final = 0.35
+RETRY_MS_MAX: Final = 1_000
+
+
+class Times(NamedTuple):
+    """One group, monotonic seconds. `load` as `load_of` counts it; `busy_s`: how long the loop
+    worked since the group before, sleep and commits not counted; `slow`: requests that took most of
+    their budget, of `requests`; `slowest_s`: the slowest of them.
+    """
+
+    began: float
+    staged: float
+    ended: float
+    events: int
+    load: int
+    busy_s: float
+    requests: int
+    slow: int
+    slowest_s: float
+
+
+@dataclass(slots=True)
+class Plan:
+    """What is decided now. The controller writes it; `committing_since` and `committing_load` are
+    the writer's to set.
+
+    Attributes:
+        budget_s: of a write that names none; 0: none.
+        load_s: what a unit of load takes the loop.
+        commit_s: what a commit is expected to take.
+        group_s, group_events: how long a group is staged, and how many events that is.
+        patience_s: how long a write may wait for room before it is refused.
+        trust: 1 where what is expected comes true, lower where writes are later than expected.
+        checkpoints: they may run; one that is due for long does so all the same.
+        slow: a commit takes so long that no write can keep its budget.
+        quick: commits are so fast that waiting for one costs less than a change of threads.
+        committing_since: when the commit under way began, None: there is none.
+        committing_load: what is in it.
+    """
+
+    budget_s: float
+    load_s: float = LOAD_S_FIRST
+    commit_s: float = 0.001
+    group_s: float = 0.003
+    group_events: int = GROUP_EVENTS_MIN
+    patience_s: float = 0.0
+    trust: float = 1.0
+    checkpoints: bool = True
+    slow: bool = False
+    quick: bool = False
+    committing_since: float | None = None
+    committing_load: int = 0
+
+    def rest_s(self, now: float) -> float:
+        """How long the commit under way is expected to go on.
+
+        One that takes longer than expected is expected to take as long again.
+        """
+        since = self.committing_since
+        if since is None:
+            return 0.0
+        elapsed = now - since
+        return self.commit_s - elapsed if elapsed < self.commit_s else elapsed
+
+    def room(self, now: float, arrived: float, budget_s: float) -> float:
+        """How much load may be queued before a write that arrived then, for it to be in time.
+
+        Negative: even with none it would be late.
+        """
+        own = 0.0 if self.slow else self.commit_s
+        spare = TARGET * self.trust * budget_s - own - self.rest_s(now) - (now - arrived)
+        return spare / self.load_s
+
+    def bulk_room(self, company: bool) -> float:
+        """The load that may be queued before a write without a budget."""
+        share = BULK if company else TARGET
+        return share * (self.budget_s or BUDGET_S_DEFAULT) / self.load_s
+
+    def trouble(self, now: float) -> str | None:
+        """Why writes are slower than they should be; None: they are not."""
+        if not self.budget_s:
+            return None
+        budget_ms = f"{self.budget_s * 1000:.0f} ms budget"
+        since = self.committing_since
+        if since is not None and now - since > self.budget_s:
+            return (
+                f"the disk stalls: a commit is under way for {(now - since) * 1000:.0f} ms "
+                f"of a {budget_ms}"
+            )
+        if self.slow:
+            return (
+                f"the disk is slow: a commit takes {self.commit_s * 1000:.0f} ms of a {budget_ms}"
+            )
+        return None
+
+
+def load_of(frame_bytes: int) -> int:
+    """What a frame weighs: two units for the request, one for each 256 bytes of it.
+
+    Measured for requests of one event and of 64 (`docs/performance.md`): 20 times the work, 22
+    times the load. It is known before anything is decoded.
+    """
+    return 2 + (frame_bytes >> 8)
+
+
+class Controller:
+    """Owns the plan. `observe` is called once a group."""
+
+    def __init__(self, *, budget_s: float, group_s_max: float, group_events_max: int) -> None:
+        self._group_s_max = group_s_max
+        self._group_events_max = group_events_max
+        self._event_s = EVENT_S_FIRST
+        self._deviation_s = 0.0
+        self._mean_s = 0.001
+        self._commits: deque[float] = deque(maxlen=COMMITS_KEPT)
+        self._epoch_ends = 0.0
+        self._epoch_requests = self._epoch_slow = 0
+        self._epoch_slowest_s = 0.0
+        self.plan = Plan(budget_s)
+        self._steer_groups()
+
+    def observe(self, times: Times) -> None:
+        """Learn from a group that is durable."""
+        plan = self.plan
+        self._expect_commits(times.ended - times.staged)
+        if times.load >= LOAD_MEASURED_MIN and times.busy_s > 0:
+            load_s = min(max(times.busy_s / times.load, LOAD_S_MIN), LOAD_S_MAX)
+            plan.load_s += (load_s - plan.load_s) / 8
+        if times.events >= EVENTS_MEASURED_MIN:
+            self._event_s += ((times.staged - times.began) / times.events - self._event_s) / 8
+        self._steer_groups()
+        self._epoch_requests += times.requests
+        self._epoch_slow += times.slow
+        self._epoch_slowest_s = max(self._epoch_slowest_s, times.slowest_s)
+        if times.ended >= self._epoch_ends:
+            self._reconsider(times.ended)
+
+    def _expect_commits(self, commit_s: float) -> None:
+        plan = self.plan
+        budget_s = plan.budget_s or BUDGET_S_DEFAULT
+        before = self._commits[-1] if self._commits else commit_s
+        self._commits.append(commit_s)
+        counted = commit_s
+        if before < commit_s / 2:  # a single stall says little about the next commit
+            counted = min(commit_s, max(4 * self._mean_s, 2 * budget_s))
+        self._deviation_s += (abs(counted - self._mean_s) - self._deviation_s) / 8
+        self._mean_s += (counted - self._mean_s) / 8
+        slowest = max(self._commits)
+        self._mean_s = min(self._mean_s, slowest)
+        plan.commit_s = min(self._mean_s + self._deviation_s, slowest)
+        plan.quick = len(self._commits) >= QUICK_AFTER and plan.commit_s < QUICK_S
+        bound = SLOW_UNTIL if plan.slow else SLOW_FROM
+        plan.slow = plan.commit_s > bound * budget_s
+
+    def _steer_groups(self) -> None:
+        plan = self.plan
+        budget_s = plan.budget_s or BUDGET_S_DEFAULT
+        plan.group_s = self._group_s_max
+        if plan.budget_s and not plan.slow:
+            plan.group_s = min(self._group_s_max, GROUP * budget_s)
+        events = int(plan.group_s / max(self._event_s, 1e-7)) + 1
+        plan.group_events = min(max(events, GROUP_EVENTS_MIN), self._group_events_max)
+        plan.patience_s = PATIENCE * budget_s
+
+    def _reconsider(self, now: float) -> None:
+        """Trust the expectation less where it was wrong, more again where it was not."""
+        plan = self.plan
+        if self._epoch_requests and plan.budget_s and not plan.slow:
+            if self._epoch_slow * 200 > self._epoch_requests:
+                plan.trust = max(TRUST_MIN, plan.trust * 0.85)
+            elif not self._epoch_slow:
+                plan.trust = min(1.0, plan.trust + 0.03)
+        plan.checkpoints = self._epoch_slowest_s < 0.5 * (plan.budget_s or BUDGET_S_DEFAULT)
+        self._epoch_ends = now + EPOCH_S
+        self._epoch_requests = self._epoch_slow = 0
+        self._epoch_slowest_s = 0.0

@@ -1,0 +1,240 @@
+"""Who is let in, who waits and who is sent away."""
+
+from typing import Any
+
+import pytest
+
+from palyra_actors.actors.admission import Admission
+from palyra_actors.actors.steering import Plan, load_of
+from palyra_actors.actors.work import Request, Tally
+from tests.actors.rig import Peer
+
+BYTES = 512
+LOAD = load_of(BYTES)
+
+
+class Door:
+    """Admission with a plan in which a unit of load takes a millisecond of a budget of a second."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+        self.plan = Plan(1.0, load_s=0.001, commit_s=0.05, patience_s=0.14)
+        self.sent_away: list[tuple[Request, int]] = []
+        self.admission = Admission(self.plan, self._refuse)
+        self.tally = Tally()
+
+    def _refuse(self, request: Request, retry_ms: int) -> None:
+        self.sent_away.append((request, retry_ms))
+        request.shed(retry_ms)
+
+    def arrive(
+        self, peer: Peer, budget_ms: int | None = None, session: str | None = "a"
+    ) -> Request:
+        """One write; it is let in or put into the lobby."""
+        made = Request(peer, 1, self.now, self.tally)
+        made.budget_ms = budget_ms
+        admission = self.admission
+        if admission.lets_in(peer, BYTES, self.now, self.now) and admission.may_go_on(
+            made, BYTES, self.now
+        ):
+            admission.charge(made, LOAD, self.now)
+        else:
+            admission.wait(made, bytes(BYTES), session)
+        return made
+
+    def fill(self, peer: Peer, **how: Any) -> list[Request]:
+        """Writes until one has to wait: those that were let in."""
+        made = []
+        while not self.admission.waiting:
+            made.append(self.arrive(peer, **how))
+        return made[:-1]
+
+    def pump(self) -> list[Request]:
+        """Whoever may come in now."""
+        self.admission.send_away_late(self.now)
+        came = []
+        while (one := self.admission.next(self.now)) is not None:
+            self.admission.charge(one.request, one.load, self.now)
+            came.append(one.request)
+        return came
+
+
+@pytest.fixture
+def door() -> Door:
+    return Door()
+
+
+def test_as_many_come_in_as_can_be_durable_in_time(door: Door) -> None:
+    let_in = door.fill(Peer())
+    expected_s = len(let_in) * LOAD * door.plan.load_s + door.plan.commit_s
+    assert 0.8 < expected_s <= 0.85
+
+
+def test_who_finds_no_room_in_time_is_sent_away_with_when_to_come_back(door: Door) -> None:
+    peer = Peer()
+    door.fill(peer)
+    door.now += 0.13
+    assert door.pump() == []
+    assert door.sent_away == []
+    door.now += 0.02
+    door.pump()
+    ((_, retry_ms),) = door.sent_away
+    assert 100 < retry_ms <= 1000
+    assert door.admission.waiting == 0
+
+
+def test_those_who_are_sent_away_are_told_to_come_back_one_after_the_other(door: Door) -> None:
+    peer = Peer()
+    door.fill(peer)
+    for _ in range(20):
+        door.arrive(peer)
+    door.now += 0.2
+    door.pump()
+    times = [retry_ms for _, retry_ms in door.sent_away]
+    assert len(times) == 21
+    assert times == sorted(times)
+    assert times[-1] > times[0]
+
+
+def test_room_that_comes_free_goes_to_who_waits(door: Door) -> None:
+    peer = Peer()
+    let_in = door.fill(peer)
+    for request in let_in[: len(let_in) // 2]:
+        request.ok({})
+    assert len(door.pump()) == 1
+
+
+def test_a_flood_does_not_keep_a_polite_connection_out(door: Door) -> None:
+    flood, polite = Peer(), Peer()
+    door.fill(flood)
+    for _ in range(500):
+        door.arrive(flood)
+    asked = door.arrive(polite)
+    assert asked.load == LOAD
+    assert door.admission.waiting == 501
+
+
+def test_connections_that_wait_come_in_in_turn(door: Door) -> None:
+    first, second = Peer(), Peer()
+    let_in = door.fill(first)
+    waits = [door.arrive(peer) for peer in (first, first, first)]
+    for _ in range(100):
+        door.arrive(second)
+    for request in let_in:
+        request.ok({})
+    came = door.pump()
+    assert {request.peer for request in came[1:5]} == {first, second}
+    assert waits[0] in came
+
+
+def test_a_connection_stays_in_its_order_once_somebody_of_it_waits(door: Door) -> None:
+    peer = Peer()
+    let_in = door.fill(peer, budget_ms=0)
+    waiting = [door.arrive(peer, budget_ms=budget_ms) for budget_ms in (0, 500, None, 0)]
+    for request in let_in:
+        request.ok({})
+    assert door.pump()[1:] == waiting
+
+
+def test_a_write_overtakes_a_bulk_load_of_its_connection_but_not_one_of_its_own_session(
+    door: Door,
+) -> None:
+    peer = Peer()
+    let_in = door.fill(peer, budget_ms=0)
+    for _ in range(500):
+        door.arrive(peer, budget_ms=0)
+    behind = door.arrive(peer, budget_ms=None)
+    past = door.arrive(peer, budget_ms=None, session="b")
+    for request in let_in[:10]:
+        request.ok({})
+    assert door.pump() == [past]
+    assert not behind.load
+
+
+def test_a_write_for_several_sessions_keeps_its_place_in_each(door: Door) -> None:
+    peer = Peer()
+    let_in = door.fill(peer, budget_ms=0, session="z")
+    sessions = ("a", "b", None, "a", "b", None, "c")
+    waiting = [door.arrive(peer, budget_ms=0, session=session) for session in sessions]
+    for request in let_in:
+        request.ok({})
+    assert door.pump()[1:] == waiting
+
+
+def test_sessions_of_one_connection_come_in_in_turn(door: Door) -> None:
+    peer = Peer()
+    let_in = door.fill(peer, budget_ms=0)
+    for _ in range(100):
+        door.arrive(peer, budget_ms=0)
+    other = door.arrive(peer, budget_ms=0, session="b")
+    for request in let_in:
+        request.ok({})
+    assert other in door.pump()[:2]
+
+
+def test_bulk_loads_leave_room_while_others_write_and_take_it_all_when_nobody_does(
+    door: Door,
+) -> None:
+    alone = len(door.fill(Peer(), budget_ms=0))
+    beside = Door()
+    polite = beside.arrive(Peer())
+    assert polite.load
+    in_company = len(beside.fill(Peer(), budget_ms=0))
+    assert in_company * LOAD * beside.plan.load_s <= 0.12
+    assert alone > 5 * in_company
+
+
+def test_bulk_loads_wait_for_ever_and_longer_budgets_as_long_as_they_say(door: Door) -> None:
+    peer = Peer()
+    door.fill(peer, budget_ms=0)
+    while door.pump():
+        door.arrive(peer, budget_ms=0)
+    patient = door.arrive(Peer(), budget_ms=5_000)
+    door.now += 4.9
+    assert door.pump() == []
+    assert door.sent_away == []
+    door.now += 0.1
+    door.pump()
+    assert [request for request, _ in door.sent_away] == [patient]
+
+
+def test_on_a_slow_disk_one_group_is_let_in_and_the_next_gathers_when_it_is_about_to_end(
+    door: Door,
+) -> None:
+    plan = door.plan
+    plan.commit_s, plan.slow = 4.0, True
+    assert door.arrive(Peer()).load
+    plan.committing_since, plan.committing_load = door.now, door.admission.load
+    early = door.arrive(Peer())
+    assert not early.load
+    door.now += 3.5
+    assert door.arrive(Peer()).load
+
+
+def test_a_commit_that_takes_longer_than_expected_is_expected_to_take_as_long_again(
+    door: Door,
+) -> None:
+    plan = door.plan
+    plan.committing_since = door.now
+    assert plan.rest_s(door.now + 0.02) == pytest.approx(0.03)
+    assert plan.rest_s(door.now + 0.5) == pytest.approx(0.5)
+    assert plan.room(door.now + 0.9, door.now + 0.9, 1.0) < 0
+
+
+def test_what_a_gone_connection_had_in_the_lobby_is_forgotten(door: Door) -> None:
+    gone, other = Peer(), Peer()
+    door.fill(gone)
+    door.arrive(other, budget_ms=0)
+    assert len(door.admission.drop_peer(gone)) == 1
+    assert door.admission.drop_peer(gone) == []
+    assert door.admission.waiting == 1
+    assert len(door.admission.empty()) == 1
+    assert door.admission.waiting == 0
+
+
+def test_an_account_is_kept_only_as_long_as_it_has_something(door: Door) -> None:
+    for _ in range(50):
+        request = door.arrive(Peer())
+        request.ok({})
+    assert not door.admission._accounts
+    assert door.admission.load == 0

@@ -1,0 +1,145 @@
+"""The monitor's decisions, on a model of the engine: `tests/actors/overload.py`."""
+
+import pytest
+
+from palyra_actors.actors.steering import Controller, Times, load_of
+from tests.actors.overload import BUCKET_S, BUDGET_S, CAPACITY, Bucket, Engine, disk_story
+
+
+def quick(t: float) -> float:
+    del t
+    return 0.001
+
+
+def overloaded(times_capacity: float, seconds: float = 3.0) -> list[Bucket]:
+    """What became of a steady load, without the first half second."""
+    engine = Engine(quick)
+    buckets = engine.run(seconds, lambda _: [times_capacity * CAPACITY / 4] * 4)
+    assert engine.tally.received == (
+        engine.tally.ok + engine.tally.refused + engine.tally.under_way
+    )
+    return buckets[5:]
+
+
+def rate(buckets: list[Bucket]) -> float:
+    return sum(bucket.accepted for bucket in buckets) / len(buckets) / BUCKET_S
+
+
+@pytest.fixture(scope="module")
+def peak() -> float:
+    return max(rate(overloaded(load)) for load in (0.6, 0.8, 1.0))
+
+
+@pytest.mark.parametrize("times_capacity", [1.5, 3.0, 10.0])
+def test_beyond_capacity_goodput_stays_near_its_peak_and_what_is_accepted_is_in_time(
+    times_capacity: float, peak: float
+) -> None:
+    buckets = overloaded(times_capacity)
+    assert rate(buckets) >= 0.9 * peak
+    accepted = sum(bucket.accepted for bucket in buckets)
+    assert sum(bucket.late for bucket in buckets) <= accepted / 1000
+    refusals = [wait for bucket in buckets for wait in bucket.refusals]
+    assert max(refusals) <= 0.005
+
+
+def test_below_capacity_nothing_is_refused() -> None:
+    buckets = overloaded(0.6)
+    assert sum(bucket.refused for bucket in buckets) == 0
+    assert rate(buckets) == pytest.approx(0.6 * CAPACITY, rel=0.02)
+
+
+def test_at_any_load_the_rate_does_not_swing() -> None:
+    for times_capacity in (0.6, 1.5, 4.0):
+        rates = [bucket.accepted for bucket in overloaded(times_capacity)]
+        assert max(rates) - min(rates) <= 0.25 * max(rates)
+
+
+@pytest.fixture(scope="module")
+def story() -> list[Bucket]:
+    return Engine(disk_story).run(20, lambda _: [0.5 * CAPACITY / 4] * 4)
+
+
+def at(story: list[Bucket], start_s: float, end_s: float) -> list[Bucket]:
+    return story[round(start_s / BUCKET_S) : round(end_s / BUCKET_S)]
+
+
+@pytest.mark.parametrize(("start_s", "end_s"), [(3.5, 6.0), (9.5, 12.0)])
+def test_a_slow_disk_is_said_and_still_written_to(
+    story: list[Bucket], start_s: float, end_s: float
+) -> None:
+    slow = at(story, start_s, end_s)
+    assert all(bucket.trouble for bucket in slow)
+    accepted = sum(bucket.accepted for bucket in slow)
+    arrived = sum(bucket.arrived for bucket in slow)
+    assert accepted >= 0.05 * arrived
+    assert sum(bucket.late for bucket in slow) == accepted  # and every answer says so
+
+
+def test_while_one_commit_stalls_all_is_refused_and_the_stall_is_said(
+    story: list[Bucket],
+) -> None:
+    stalled = at(story, 15.2, 16.9)
+    assert all(bucket.trouble and not bucket.accepted for bucket in stalled)
+    assert all(bucket.refused >= 0.9 * bucket.arrived for bucket in stalled)
+
+
+@pytest.mark.parametrize("cured_s", [6.0, 12.0, 17.01])
+def test_full_speed_is_back_within_two_seconds_of_the_cure_and_stays(
+    story: list[Bucket], cured_s: float
+) -> None:
+    after = at(story, cured_s + 1.9, min(cured_s + 2.9, 19.9))
+    assert not any(bucket.trouble or bucket.refused or bucket.late for bucket in after)
+    assert rate(after) == pytest.approx(0.5 * CAPACITY, rel=0.03)
+
+
+def a_group(commit_s: float, ended: float, load: int = 400, busy_s: float = 0.006) -> Times:
+    return Times(ended - commit_s - 0.002, ended - commit_s, ended, 100, load, busy_s, 100, 0, 0.01)
+
+
+def test_what_load_costs_is_learned_from_what_the_loop_worked() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    for number in range(60):
+        controller.observe(a_group(0.001, 1 + number / 100, busy_s=0.02))
+    assert controller.plan.load_s == pytest.approx(50e-6, rel=0.02)
+
+
+def test_one_stall_does_not_make_the_disk_slow_and_two_do() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    said = []
+    for number in range(30):
+        controller.observe(a_group(0.001, 1 + number / 100))
+    for number in range(2):
+        controller.observe(a_group(2.0, 4 + 2 * number))
+        said.append(controller.plan.slow)
+    for number in range(16):
+        controller.observe(a_group(0.001, 7 + number / 100))
+    said.append(controller.plan.slow)
+    assert said == [False, True, False]
+
+
+def test_writes_that_are_later_than_expected_make_it_let_in_fewer_and_it_forgets_that() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    plan, now = controller.plan, 1.0
+    room = plan.room(now, now, BUDGET_S)
+    for _ in range(4):
+        now += 0.11
+        controller.observe(a_group(0.001, now)._replace(slow=20, slowest_s=0.024))
+    assert plan.room(now, now, BUDGET_S) < 0.7 * room
+    assert not plan.checkpoints
+    for _ in range(40):
+        now += 0.11
+        controller.observe(a_group(0.001, now))
+    assert plan.trust == 1.0
+    assert plan.checkpoints
+
+
+def test_without_a_budget_nothing_is_called_slow_for_its_sake() -> None:
+    controller = Controller(budget_s=0.0, group_s_max=0.008, group_events_max=2048)
+    for number in range(30):
+        controller.observe(a_group(0.5, 1 + number))
+    assert controller.plan.trouble(40) is None
+    assert controller.plan.group_s == 0.008
+
+
+def test_sixty_four_events_weigh_about_as_much_as_the_work_they_are() -> None:
+    assert 15 <= load_of(64 * 400) / load_of(600) <= 30

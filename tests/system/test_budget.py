@@ -1,0 +1,194 @@
+"""The budget is kept, on a disk that stalls on command."""
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palyra_actors.api.events import new_id
+from palyra_actors.config import Config
+from palyra_actors.testing.faults import FaultVFS, Operation
+from tests.system.harness import DEADLINE_S, House, Wire, event, eventually, house
+
+BUDGET_MS = 400
+"""Long enough for a machine that runs other things; the stalls here last until they are ended."""
+
+
+class Disk:
+    """A disk whose WAL syncs wait while the gate is shut. `stuck`: one waits."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
+        self.stuck = threading.Event()
+        self.gate.set()
+
+    def before(self, operation: Operation) -> None:
+        if operation.action == "sync" and operation.kind == "wal" and not self.gate.is_set():
+            self.stuck.set()
+            assert self.gate.wait(DEADLINE_S)
+
+    def stall(self) -> None:
+        self.stuck.clear()
+        self.gate.clear()
+
+
+@pytest.fixture
+def disk() -> Iterator[Disk]:
+    made = Disk()
+    with FaultVFS("stalling", before=made.before):
+        yield made
+        made.gate.set()
+
+
+@pytest.fixture
+def home(tmp_path: Path, disk: Disk) -> Iterator[House]:
+    config = Config().replaced("budget", write_ms=BUDGET_MS)
+    with house(tmp_path, config, vfs="stalling") as opened:
+        yield opened
+        disk.gate.set()
+
+
+LARGE = {"text": "x" * 8_000}
+"""So that some hundred of them are more than may be under way."""
+
+
+def append(wire: Wire, session: str, **envelope: Any) -> Any:
+    made = event(session, payload=LARGE) if "budget_ms" in envelope else event(session)
+    return wire.send("journal.append", {"events": [made]}, **envelope)
+
+
+def stalled(home: House, disk: Disk) -> tuple[Wire, Any]:
+    """A connection whose write is in a commit that does not end."""
+    wire = home.connect()
+    wire.append(event(new_id()))
+    wire.append(event(new_id()))
+    disk.stall()
+    sent = [append(wire, new_id()) for _ in range(2)]  # two: one alone is the loop's own commit
+    assert disk.stuck.wait(DEADLINE_S)
+    return wire, sent
+
+
+def degraded(wire: Wire) -> list[str]:
+    """The reasons, once the engine says that it is degraded."""
+    while True:
+        health = wire.ok("engine.health")
+        if health["status"] == "degraded":
+            return list(health["reasons"])
+
+
+def test_while_the_disk_stalls_writes_are_refused_and_told_when_to_come_back(
+    home: House, disk: Disk
+) -> None:
+    wire, in_flight = stalled(home, disk)
+    other = home.connect()
+    head = other.head()
+    reasons = degraded(other)
+    assert "stalls" in reasons[0]
+    for _ in range(20):
+        error = other.err("journal.append", {"events": [event(new_id())]})
+        assert error["code"] == "overloaded"
+        assert error["retryable"] is True
+        assert 1 <= error["retry_after_ms"] <= 1000
+    assert other.head() == head
+    disk.gate.set()
+    answers = {reply["id"]: reply for reply in (wire.receive(), wire.receive())}
+    assert set(answers) == set(in_flight)
+    late = [reply for reply in answers.values() if "ok" in reply]
+    assert late, "what was in the commit is stored"
+    assert not any(reply["ok"]["timing"]["within_budget"] for reply in late)
+    for reply in answers.values():
+        assert "ok" in reply or reply["err"]["code"] == "overloaded"
+    assert other.head()[0] == head[0] + len(late)
+
+
+def test_the_engine_is_ready_again_once_the_disk_is(home: House, disk: Disk) -> None:
+    wire, _ = stalled(home, disk)
+    other = home.connect()
+    degraded(other)
+    disk.gate.set()
+    wire.receive(), wire.receive()
+    for _ in range(20):
+        ok = other.ok("journal.append", {"events": [event(new_id())]})
+        assert ok["timing"]["within_budget"]
+    assert other.ok("engine.health") == {"status": "ready", "reasons": []}
+
+
+def test_what_waited_too_long_behind_a_stall_is_refused_before_the_stall_ends(
+    home: House, disk: Disk
+) -> None:
+    wire, _ = stalled(home, disk)
+    queued = home.connect()
+    ids = [append(queued, new_id()) for _ in range(8)]
+    replies = [queued.receive() for _ in ids]
+    assert not disk.gate.is_set()
+    assert {reply["id"] for reply in replies} == set(ids)
+    assert {reply["err"]["code"] for reply in replies} == {"overloaded"}
+    disk.gate.set()
+    wire.receive(), wire.receive()
+
+
+def test_a_bulk_load_waits_for_room_and_is_written_in_the_order_in_which_it_was_sent(
+    home: House, disk: Disk
+) -> None:
+    stalled(home, disk)
+    bulk, session = home.connect(), new_id()
+    ids = [append(bulk, session, budget_ms=0) for _ in range(300)]
+    stats = eventually(home.connect(), lambda stats: stats["admission"]["lobby"] > 0)
+    assert stats["requests"]["refused"] == 0
+    disk.gate.set()
+    numbers = {}
+    for _ in ids:
+        reply = bulk.receive()
+        numbers[reply["id"]] = reply["ok"]["results"][0]["session_seq"]
+    assert [numbers[request_id] for request_id in ids] == list(range(1, 301))
+
+
+def test_a_write_with_a_long_budget_waits_as_long_as_that_says(home: House, disk: Disk) -> None:
+    wire, _ = stalled(home, disk)
+    patient = home.connect()
+    append(patient, new_id(), budget_ms=2 * BUDGET_MS)
+    assert patient.receive()["err"]["code"] == "overloaded"
+    assert not disk.gate.is_set()
+    append(patient, new_id(), budget_ms=600_000)
+    eventually(home.connect(), lambda stats: stats["admission"]["load"] > 0)
+    disk.gate.set()
+    assert "ok" in patient.receive()
+    wire.receive(), wire.receive()
+
+
+def test_every_request_is_counted_once_whatever_became_of_it(home: House, disk: Disk) -> None:
+    wire, _ = stalled(home, disk)
+    other, gone = home.connect(), home.connect()
+    for _ in range(5):
+        other.err("journal.append", {"events": [event(new_id())]})
+    for _ in range(200):
+        append(gone, new_id(), budget_ms=0)
+    eventually(other, lambda stats: stats["admission"]["lobby"] > 100)
+    disk.gate.set()
+    wire.receive(), wire.receive()
+    for _ in range(200):
+        gone.receive()
+    requests = other.ok("engine.stats")["requests"]
+    asked = 1  # the question itself is not answered yet
+    assert requests["received"] - asked == sum(
+        requests[what] for what in ("ok", "refused", "unknown", "closed")
+    )
+    assert requests["refused"] >= 5
+
+
+def test_an_engine_that_stops_refuses_what_waits_at_the_door(home: House, disk: Disk) -> None:
+    stalled(home, disk)
+    bulk = home.connect()
+    ids = [append(bulk, new_id(), budget_ms=0) for _ in range(200)]
+    eventually(home.connect(), lambda stats: stats["admission"]["lobby"] > 0)
+    stopping = threading.Thread(target=home.engine.close)
+    stopping.start()
+    refused = bulk.receive()
+    assert refused["err"]["code"] == "unavailable"
+    assert refused["err"]["detail"]["outcome"] == "none"
+    disk.gate.set()
+    stopping.join(DEADLINE_S)
+    assert not stopping.is_alive()
+    assert len(ids) == 200
