@@ -42,6 +42,13 @@ LIST_LIMIT_MAX: Final = 500
 BRANCH_DEPTH_MAX: Final = 1000  # ours: forks of forks; each costs a page of history a lookup
 TAPE_ENTRIES_MAX: Final = 1024
 
+# -- approvals --------------------------------------------------------------------------------
+APPROVAL_SUBJECT_BYTES_MAX: Final = 256  # ours
+APPROVAL_SUMMARY_BYTES_MAX: Final = 1024
+APPROVAL_PROMPT_BYTES_MAX: Final = 64 * 1024  # ours
+APPROVAL_TTL_MS_MAX: Final = 30 * 24 * 3600 * 1000  # ours: thirty days
+APPROVAL_EXPORT_MAX: Final = 5000
+
 # -- a reply must fit a frame, too: pages of large events end early (ours) ---------------------
 REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024
 

@@ -5,8 +5,9 @@ few thousand, so that others get their turn and no read transaction grows old.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, Final
 
 from palyra_actors.actors.views import event_view, head_view
@@ -23,6 +24,8 @@ from palyra_actors.wire import codec
 log = logging.getLogger(__name__)
 
 SLICE_EVENTS: Final = 4_000
+TRICKLE_ITEMS: Final = 8
+"""Items of at most 64 KiB that a stream sends in one turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +45,20 @@ class Look:
 
     request: Request
     find: Callable[[ReadSide], Mapping[str, Any]]
+
+
+@dataclass(slots=True)
+class Trickle:
+    """Answer with a stream: what `pages` yields are its items, what it returns ends it.
+
+    A few items a turn, so that others get theirs; and none while the peer has not taken what it
+    was sent before: `later` has the reader come back then.
+    """
+
+    request: Request
+    pages: Callable[[ReadSide], Generator[Mapping[str, Any], None, Mapping[str, Any]]]
+    later: Callable[["Trickle"], None]
+    going: Generator[Mapping[str, Any], None, Mapping[str, Any]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,6 +110,8 @@ class Reader(PooledActor):
                 self._serve(message.request, lambda: self._read_page(message))
             case Look():
                 self._serve(message.request, lambda: self._look(message))
+            case Trickle():
+                self._serve(message.request, lambda: self._trickle(message))
             case CatchUp():
                 self._catch_up(message)
             case Verify():
@@ -126,6 +145,21 @@ class Reader(PooledActor):
 
     def _look(self, look: Look) -> None:
         self._answer(look.request, look.find(self._open()))
+
+    def _trickle(self, trickle: Trickle) -> None:
+        request = trickle.request
+        if request.answered:
+            return  # nobody listens any more
+        if trickle.going is None:
+            trickle.going = trickle.pages(self._open())
+        for _ in range(TRICKLE_ITEMS):
+            try:
+                item = next(trickle.going)
+            except StopIteration as end:
+                self._answer(request, end.value)
+                return
+            self._call_soon(partial(request.item, item))
+        self._call_soon(partial(trickle.later, trickle))
 
     def _catch_up(self, message: CatchUp) -> None:
         head_seq = 0

@@ -6,6 +6,7 @@ from typing import Any, ClassVar, Final
 
 from palyra_actors.actors.entity import CommandEntity, ask
 from palyra_actors.actors.work import Portion
+from palyra_actors.domain import approval
 from palyra_actors.domain import session as domain
 from palyra_actors.domain import session_commands as commands
 from palyra_actors.domain.catalog import SESSION
@@ -21,7 +22,11 @@ from palyra_actors.domain.session import (
 )
 from palyra_actors.domain.session_commands import Who
 from palyra_actors.errors import Invalid, NotFound
+from palyra_actors.ids import parse_ulid
 from palyra_actors.storage.port import ReadSide, StreamRow
+
+APPROVALS_RESIDENT_MAX: Final = 64
+"""Approvals that a session remembers beside those under way."""
 
 RUNS_RESIDENT_MAX: Final = 256
 """Runs that a session remembers beside those under way; others are asked of the file again."""
@@ -52,6 +57,8 @@ class SessionActor(CommandEntity):
         about = state.about
         if about is not None and about.created_ms is None and tail.created_ms:
             state = state._replace(about=about._replace(created_ms=tail.created_ms))
+        if isinstance(command, approval.Request | approval.Decide | approval.TimeOut):
+            return self._choose_approval(state, command, now_ms)
         updated_ms = None
         if type(command) is commands.Resolve and not self._pending and tail.exists:
             rows = ask(self._house.reader.rows, "session.by_stream", (tail.stream,))
@@ -59,11 +66,61 @@ class SessionActor(CommandEntity):
         who = Who(self.stream_id, tail.principal, now_ms, updated_ms)
         return commands.decide(state, command, who)
 
+    def _choose_approval(self, state: Session, command: approval.Command, now_ms: int) -> Decision:
+        tail = self._tail
+        assert tail is not None
+        standing = None
+        if isinstance(command, approval.Request):
+            if state.status is not Status.OPEN:
+                raise domain.takes_no_more(state.status)
+            standing = self._standing(state, command.asked, now_ms)
+        return approval.decide(
+            state.approvals, command, self.stream_id, tail.principal, now_ms, standing
+        )
+
+    def _standing(
+        self, state: Session, asked: approval.Approval, now_ms: int
+    ) -> tuple[bytes, approval.Approval] | None:
+        """The decision that answers a request about this subject, if one stands."""
+        tail = self._tail
+        assert tail is not None
+        subject = (asked.subject_type, asked.subject_id)
+        found = [
+            (approval_id, known)
+            for approval_id, known in state.approvals.items()
+            if (known.subject_type, known.subject_id) == subject and known.standing is None
+        ]
+        if tail.exists:
+            for row in ask(self._house.reader.rows, "approval.standing", (tail.stream, *subject)):
+                found.append((row[15], approval.Approval(*row[:15])))
+        found = [(name, known) for name, known in found if approval.answers(known, now_ms)]
+        return max(found, key=lambda one: one[1].decided_ms or 0, default=None)
+
+    def _with_approval(self, state: Session, approval_id: bytes) -> Session:
+        """The state, knowing the approval if the file has it; and of others those under way."""
+        known = state.approvals
+        if len(known) >= APPROVALS_RESIDENT_MAX:
+            needed = {
+                parse_ulid(fact.payload["approval_id"])
+                for portion in self._pending
+                for fact in portion.facts
+                if fact.kind.startswith("approval.") and fact.payload is not None
+            }
+            known = {name: known[name] for name in needed if name in known}
+        for row in ask(self._house.reader.rows, "approval.find", (approval_id,)):
+            if row[16] != self.stream_id:
+                raise NotFound("there is no such approval", field="approval_id")
+            known = {**known, approval_id: approval.Approval(*row[:15])}
+        return state._replace(approvals=known)
+
     def fold(self, state: Session, fact: Fact, stream: int) -> tuple[Session, Sequence[Change]]:
         return commands.fold(state, fact, stream)
 
     def _decide(self, state: Session, portion: Portion) -> Session:
         if type(portion.command) is not Append:
+            approval_id = getattr(portion.command, "approval_id", None)
+            if approval_id is not None and approval_id not in state.approvals:
+                state = self._with_approval(state, approval_id)
             run_id = getattr(portion.command, "run_id", None)
             if run_id is not None and run_id not in state.runs:
                 state = self._with_runs(state, (run_id,), lambda _: "run_id")

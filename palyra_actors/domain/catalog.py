@@ -50,6 +50,8 @@ ENGINE_KINDS: Final[dict[str, int]] = {
     "session.erased": 104,
     "run.started": 120,
     "run.transitioned": 121,
+    "approval.requested": 140,
+    "approval.decided": 141,
 }
 KIND_NAMES: Final[dict[int, str]] = {
     **_CLIENT_NAMES,

@@ -13,6 +13,7 @@ from enum import Enum
 from types import MappingProxyType
 from typing import Final, NamedTuple
 
+from palyra_actors.domain.approval import Approval
 from palyra_actors.domain.catalog import RUN_ENDS, RUN_IN_PROGRESS, RUN_STATES
 from palyra_actors.domain.fact import RECORDED_MS, Change, Place
 from palyra_actors.domain.run import FINAL, Run, on_event, tape_full, tape_has_room
@@ -67,15 +68,16 @@ NOTHING_SAID: Final = About()
 class Session(NamedTuple):
     """`last_seq` is the session_seq of the last event, 0 where there is none.
 
-    `runs` holds those that were heard of; which ones besides is the actor's business, who asks
-    the file before it lets a command decide about a run that is not here. `about` is None until
-    there is an event.
+    `runs` and `approvals` hold those that were heard of; which ones besides is the actor's
+    business, who asks the file before it lets a command decide about one that is not here. `about`
+    is None until there is an event.
     """
 
     last_seq: int = 0
     status: Status = Status.OPEN
     runs: Mapping[bytes, Run] = MappingProxyType({})
     about: About | None = None
+    approvals: Mapping[bytes, Approval] = MappingProxyType({})
 
 
 class Append(NamedTuple):
@@ -107,7 +109,7 @@ def appended(session: Session, command: Append) -> Session:
         Gone: the session was erased.
     """
     drafts, expected_seq, run_ids, ends = command
-    last_seq, status, runs, about = session
+    last_seq, status, runs, about, approvals = session
     if status is not Status.OPEN:
         raise takes_no_more(status)
     if expected_seq is not None and expected_seq != last_seq:
@@ -123,7 +125,7 @@ def appended(session: Session, command: Append) -> Session:
         if ends:
             _refuse_second_ends(runs, drafts)
         runs, about = _with_runs(runs, about, drafts, last_seq)
-    return Session(last_seq + len(drafts), status, runs, about)
+    return Session(last_seq + len(drafts), status, runs, about, approvals)
 
 
 def takes_no_more(status: Status) -> PalyraError:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 
+from palyra_actors.domain import approval
 from palyra_actors.domain.catalog import (
     CLIENT_KINDS,
     RUN_ACCEPTED,
@@ -29,6 +30,7 @@ from palyra_actors.errors import Conflict, Gone, Invalid, InvalidTransition, Lim
 from palyra_actors.ids import format_ulid, parse_ulid
 from palyra_actors.limits import BRANCH_DEPTH_MAX
 
+NONE: Final[Mapping[bytes, Any]] = MappingProxyType({})
 STATE_NUMBERS: Final[dict[str, int]] = {name: number for number, name in RUN_STATES.items()}
 
 
@@ -264,12 +266,15 @@ def fold(session: Session | None, fact: Fact, stream: int) -> tuple[Session, Seq
         case "session.erased":
             forgotten = about._replace(key=None, title=None, runs=0, last_run=None)
             forgotten = forgotten._replace(tokens_in=0, tokens_out=0)
-            after = after._replace(status=Status.ERASED, runs=MappingProxyType({}), about=forgotten)
+            after = after._replace(status=Status.ERASED, runs=NONE, approvals=NONE, about=forgotten)
             rows = _erasure(stream, fact.seq)
         case "run.started":
             after, rows = _fold_run(after, fact, said)
         case "run.transitioned":
             after, rows = _fold_run(after, fact, said)
+        case "approval.requested" | "approval.decided":
+            approvals, changes = approval.fold(before.approvals, fact, stream)
+            after, rows = after._replace(approvals=approvals), list(changes)
         case kind if fact.run_id is not None:
             run, about = with_event(
                 before.runs.get(fact.run_id), about, fact.run_id, CLIENT_KINDS.get(kind, kind),
@@ -370,6 +375,7 @@ def _erasure(stream: int, seq: int | Place) -> list[Change]:
         ("session.erase", (stream,)),
         ("session.unindex", (stream,)),
         ("run.forget", (stream,)),
+        ("approval.forget", (stream,)),
         ("answer.erase", (stream,)),
         ("erasure.insert", (stream, seq)),
     ]

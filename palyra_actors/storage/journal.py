@@ -22,6 +22,7 @@ from palyra_actors.storage.port import (
     CommitUnknown,
     EventPage,
     Head,
+    Parameters,
     RunRow,
     Selection,
     Slice,
@@ -95,7 +96,7 @@ class _Side:
             return Head(seq, digest)
         return Head(0, GENESIS)
 
-    def rows(self, statement: str, parameters: Sequence[Any] = ()) -> list[tuple[Any, ...]]:
+    def rows(self, statement: str, parameters: Parameters = ()) -> list[tuple[Any, ...]]:
         """What the statement of that name finds."""
         return list(self._connection.execute(sql(statement), parameters))
 

@@ -7,6 +7,7 @@ run on the loop's thread, and raise what they refuse.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
+from palyra_actors.actors.clerks.approval import ApprovalClerk
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.run import RunClerk
 from palyra_actors.actors.clerks.session import SessionClerk
@@ -22,7 +23,11 @@ class Clerk(Protocol):
     def operations(self) -> Mapping[str, Handler]: ...
 
 
-CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = (SessionClerk, RunClerk)
+CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = (
+    SessionClerk,
+    RunClerk,
+    ApprovalClerk,
+)
 """Every family's clerk."""
 
 KINDS: Final[dict[int, type[Entity]]] = {}

@@ -1,6 +1,6 @@
 """What a clerk works with: the way to entities and readers, checks, ids and time."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Generator, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
@@ -8,7 +8,7 @@ import msgspec
 
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
-from palyra_actors.actors.reader import Look
+from palyra_actors.actors.reader import Look, Trickle
 from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
 from palyra_actors.domain.payload import check_value
 from palyra_actors.domain.redact import redact, redact_text
@@ -20,6 +20,11 @@ from palyra_actors.storage.port import ReadSide, WriteSide
 from palyra_actors.wire.messages import WriteBody
 
 RETRY_AFTER_MS: Final = 25
+BACKLOG_BYTES_MAX: Final = 1024 * 1024
+"""What a peer may leave untaken before its stream waits for it."""
+
+BACKLOG_LOOK_S: Final = 0.005
+
 DIGEST_BYTES: Final = 16
 """Of a SHA-256: what two requests under one id are compared by."""
 
@@ -151,6 +156,28 @@ class Counter:
         thread, which sees every commit that was acknowledged before. Raises Overloaded.
         """
         self.to_reader(Look(request, find))
+
+    def stream(
+        self,
+        request: Request,
+        pages: Callable[[ReadSide], Generator[Mapping[str, Any], None, Mapping[str, Any]]],
+    ) -> None:
+        """Answer with a stream of what `pages` yields, in a reader's thread; what it returns ends
+        it. It may be left for long between two items: it holds no transaction meanwhile.
+        """
+
+        def go_on(trickle: Trickle) -> None:
+            if request.answered:
+                return
+            if request.peer.backlog_bytes > BACKLOG_BYTES_MAX:
+                self.call_later(BACKLOG_LOOK_S, lambda: go_on(trickle))
+                return
+            try:
+                self.to_reader(trickle)
+            except PalyraError:  # all are busy: this one is under way and keeps its place
+                self.call_later(BACKLOG_LOOK_S, lambda: go_on(trickle))
+
+        self.to_reader(Trickle(request, pages, go_on))
 
     def _hand(
         self, request: Request, kind: int, entity_id: bytes, command: Any, key: Key | None

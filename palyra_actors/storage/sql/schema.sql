@@ -1,10 +1,32 @@
-PRAGMA user_version = 3;
+PRAGMA user_version = 4;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
     stream   INTEGER NOT NULL,
     digest   BLOB NOT NULL,
     answer   BLOB
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE approvals (
+    approval_id  BLOB NOT NULL PRIMARY KEY,
+    stream       INTEGER NOT NULL,
+    seq          INTEGER NOT NULL,
+    run_id       BLOB,
+    subject_type TEXT NOT NULL,
+    subject_id   TEXT NOT NULL,
+    summary      TEXT NOT NULL,
+    prompt       TEXT,
+    policy       TEXT,
+    requested_ms INTEGER NOT NULL,
+    expires_ms   INTEGER,
+    decision     TEXT,
+    scope        TEXT,
+    until_ms     INTEGER,
+    reason       TEXT,
+    decided_ms   INTEGER,
+    decided_by   TEXT,
+    standing     BLOB,
+    decided_seq  INTEGER
 ) STRICT, WITHOUT ROWID;
 
 CREATE TABLE erasures (
@@ -93,6 +115,12 @@ CREATE TABLE streams (
 
 CREATE INDEX answers_by_stream ON answers (stream);
 
+CREATE UNIQUE INDEX approvals_by_seq ON approvals (seq);
+
+CREATE INDEX approvals_by_subject ON approvals (stream, subject_type, subject_id, decided_seq);
+
+CREATE INDEX approvals_due ON approvals (expires_ms) WHERE decision IS NULL AND expires_ms IS NOT NULL;
+
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
 
 CREATE INDEX runs_by_stream ON runs (stream, first);
@@ -106,6 +134,12 @@ CREATE INDEX sessions_by_owner ON sessions (owner, stream);
 CREATE INDEX sessions_by_owner_status ON sessions (owner, status, stream);
 
 CREATE INDEX sessions_by_status ON sessions (status, stream);
+
+CREATE TRIGGER approvals_decided BEFORE UPDATE OF decision ON approvals
+WHEN OLD.decision IS NOT NULL
+BEGIN
+    SELECT raise(ABORT, 'an approval is decided once');
+END;
 
 CREATE TRIGGER runs_step BEFORE UPDATE OF state ON runs
 WHEN NOT (

@@ -1,0 +1,235 @@
+"""Approvals at the desk: requested, decided, timed out, listed, exported."""
+
+import logging
+from collections import OrderedDict
+from collections.abc import Generator, Mapping
+from typing import Any, Final
+
+from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.session import clean_text, find_session, sees
+from palyra_actors.actors.work import Request
+from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, view
+from palyra_actors.domain.approval import Request as RequestApproval
+from palyra_actors.domain.catalog import SESSION
+from palyra_actors.domain.export import Export
+from palyra_actors.errors import Invalid, NotFound, PalyraError
+from palyra_actors.limits import (
+    APPROVAL_PROMPT_BYTES_MAX,
+    APPROVAL_SUBJECT_BYTES_MAX,
+    APPROVAL_SUMMARY_BYTES_MAX,
+    REASON_BYTES_MAX,
+)
+from palyra_actors.storage.port import ReadSide
+from palyra_actors.wire.approval import (
+    NIL,
+    ApprovalBody,
+    ApprovalFilters,
+    DecideApprovalBody,
+    ExportApprovalsBody,
+    ListApprovalsBody,
+    RequestApprovalBody,
+)
+
+log = logging.getLogger(__name__)
+
+REQUESTED_KEPT_MAX: Final = 4_096
+"""Approvals requested lately, with their sessions: one that is decided before its request is
+acknowledged finds its way."""
+
+SWEEP_S: Final = 1.0
+"""How often those whose time is over are looked for. One whose time comes sooner is looked for
+then; this finds what came due while the engine was down or the clock was set."""
+
+DUE_AT_ONCE: Final = 64
+PAGE: Final = 200
+
+
+class ApprovalClerk:
+    """Serves `approval.*`."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._requested: OrderedDict[bytes, bytes] = OrderedDict()
+        counter.loop.call_soon(self._sweep_on)
+
+    def operations(self) -> Mapping[str, Any]:
+        return {
+            "approval.request": self._request,
+            "approval.decide": self._decide,
+            "approval.get": self._get,
+            "approval.list": self._list,
+            "approval.export": self._export,
+        }
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _request(self, request: Request, body: RequestApprovalBody) -> None:
+        counter = self._counter
+        approval_id = counter.ulid(body.approval_id, "approval_id")
+        session_id = counter.ulid(body.session_id, "session_id")
+        run_id = None if body.run_id is None else counter.ulid(body.run_id, "run_id")
+        redacted = False
+        texts = {}
+        for field, bytes_max in (
+            ("subject_type", APPROVAL_SUBJECT_BYTES_MAX),
+            ("subject_id", APPROVAL_SUBJECT_BYTES_MAX),
+            ("summary", APPROVAL_SUMMARY_BYTES_MAX),
+        ):
+            text, lost = clean_text(counter, getattr(body, field), field, bytes_max)
+            if not text and field != "summary":
+                raise Invalid(f"{field} is empty", field=field)
+            texts[field], redacted = text, redacted or lost
+        values: dict[str, str | None] = {}
+        for field in ("prompt", "policy"):
+            raw = getattr(body, field)
+            values[field] = None
+            if bytes(raw) != bytes(NIL):
+                value, lost = counter.clean_value(raw, field, APPROVAL_PROMPT_BYTES_MAX)
+                values[field], redacted = canonical(value, field), redacted or lost
+        asked = Approval(
+            run_id, texts["subject_type"], texts["subject_id"], texts["summary"],
+            values["prompt"], values["policy"], 0, body.expires_ms,
+        )  # fmt: skip
+        self._requested[approval_id] = session_id
+        if len(self._requested) > REQUESTED_KEPT_MAX:
+            self._requested.popitem(last=False)
+        if body.expires_ms is not None:
+            left_s = (body.expires_ms - counter.now_ms()) / 1000
+            if left_s < 10 * SWEEP_S:
+                counter.call_later(max(0.01, left_s + 0.001), self._sweep)
+        command = RequestApproval(approval_id, asked, redacted)
+        counter.command(request, SESSION, session_id, command, op="approval.request", body=body)
+
+    def _decide(self, request: Request, body: DecideApprovalBody) -> None:
+        counter = self._counter
+        approval_id = counter.ulid(body.approval_id, "approval_id")
+        if (body.scope == "timeboxed") != (body.scope_ttl_ms is not None):
+            raise Invalid(
+                "a timeboxed decision has a scope_ttl_ms, and no other has",
+                field="scope_ttl_ms",
+                hint="once, session, or timeboxed with how many milliseconds",
+            )
+        reason, redacted = None, False
+        if body.reason is not None:
+            reason, redacted = clean_text(counter, body.reason, "reason", REASON_BYTES_MAX)
+        session_id = self._requested.get(approval_id)
+        if session_id is None:
+            session_id = _find(counter.reader, approval_id, sees(request))[16]
+        command = Decide(
+            approval_id, body.decision, body.scope, body.scope_ttl_ms, reason, redacted,
+            request.principal,
+        )  # fmt: skip
+        counter.command(request, SESSION, session_id, command, op="approval.decide", body=body)
+
+    def _sweep_on(self) -> None:
+        self._sweep()
+        self._counter.call_later(SWEEP_S, self._sweep_on)
+
+    def _sweep(self) -> None:
+        """Those whose time is over decide themselves."""
+        counter = self._counter
+        try:
+            due = counter.reader.rows("approval.due", (counter.now_ms(), DUE_AT_ONCE))
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("approvals that are due could not be read: %s", error)
+            return
+
+        def done(answer: Mapping[str, Any] | PalyraError) -> None:
+            if isinstance(answer, PalyraError):
+                log.warning("an approval could not time out: %s", answer)
+
+        for approval_id, session_id, owner, _ in due:
+            counter.internal(owner, SESSION, session_id, TimeOut(approval_id), done)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _get(self, request: Request, body: ApprovalBody) -> None:
+        approval_id, principal = self._counter.ulid(body.approval_id, "approval_id"), sees(request)
+        self._counter.look(
+            request, lambda reader: {"approval": shown(_find(reader, approval_id, principal))}
+        )
+
+    def _list(self, request: Request, body: ListApprovalsBody) -> None:
+        after = None if body.after is None else self._counter.ulid(body.after, "after")
+        filters, limit, principal = _filters(request, body), body.limit, sees(request)
+
+        def find(reader: ReadSide) -> Mapping[str, Any]:
+            position = 0 if after is None else _find(reader, after, principal, "after")[19]
+            rows = _page(reader, filters, position, reader.head().seq, limit + 1)
+            approvals = [shown(row) for row in rows[:limit]]
+            return {
+                "approvals": approvals,
+                "next_after": approvals[-1]["approval_id"] if approvals else body.after,
+                "end": len(rows) <= limit,
+            }
+
+        self._counter.look(request, find)
+
+    def _export(self, request: Request, body: ExportApprovalsBody) -> None:
+        filters, limit, form = _filters(request, body), body.limit, body.format
+
+        def pages(
+            reader: ReadSide,
+        ) -> Generator[Mapping[str, Any], None, Mapping[str, Any]]:
+            """Records as they stood at one seq, however long the reading takes."""
+            through = reader.head().seq
+            told = {name: value for name, value in filters.items() if value is not None}
+            export = Export(form, told, through)
+            position, left = 0, limit
+            while left:
+                rows = _page(reader, filters, position, through, min(PAGE, left))
+                for row in rows:
+                    for chunk in export.add(shown(row, through)):
+                        yield {"chunk": chunk}
+                if len(rows) < min(PAGE, left):
+                    break
+                position, left = rows[-1][19], left - len(rows)
+            for chunk in export.end():
+                yield {"chunk": chunk}
+            return {
+                "count": export.count,
+                "head_hash": bytes.fromhex(export.head_hash),
+                "through_seq": through,
+            }
+
+        self._counter.stream(request, pages)
+
+
+def _filters(request: Request, body: ApprovalFilters) -> dict[str, Any]:
+    if body.since_ms is not None and body.until_ms is not None and body.until_ms < body.since_ms:
+        raise Invalid("until_ms lies before since_ms", field="until_ms")
+    owner = body.principal if request.admin else request.principal
+    return {
+        "owner": owner if body.principal in (None, owner) else "",
+        "subject_type": body.subject_type,
+        "subject_id": body.subject_id,
+        "since_ms": body.since_ms,
+        "until_ms": body.until_ms,
+        "decision": body.decision,
+    }
+
+
+def _page(
+    reader: ReadSide, filters: Mapping[str, Any], after: int, through: int, limit: int
+) -> list[tuple[Any, ...]]:
+    bounds = {"after": after, "through": through, "limit": limit}
+    return reader.rows("approval.page", {**filters, **bounds})
+
+
+def _find(
+    reader: ReadSide, approval_id: bytes, principal: str | None, field: str = "approval_id"
+) -> tuple[Any, ...]:
+    """The row of an approval that the principal may see. Raises NotFound."""
+    rows = reader.rows("approval.find", (approval_id,))
+    if not rows or principal not in (None, rows[0][17]):
+        raise NotFound("there is no such approval", field=field)
+    find_session(reader, rows[0][16], principal)
+    return rows[0]
+
+
+def shown(row: tuple[Any, ...], through: int | None = None) -> dict[str, Any]:
+    """A row of `approval.find` or `approval.page`, as it stood at `through`."""
+    approval = Approval(*row[:15])
+    if through is not None and (row[20] is None or row[20] > through):
+        approval = Approval(*row[:8])
+    return view(row[15], row[16], row[17], approval)

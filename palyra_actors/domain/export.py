@@ -1,0 +1,113 @@
+"""The export of approvals: records on a chain of their own, as lines or as one JSON array. Pure.
+
+    hash = SHA-256(prev_hash || RFC 8785 bytes of record)    the first prev_hash: 32 zero bytes
+
+A line is the canonical JSON of {record, prev_hash, hash}, hashes in hex. The last one is
+{"trailer": {count, head_hash, filters, through_seq}}. The same journal and filters give the same
+bytes, so that two exports can be compared, and one checked by whoever has never seen the engine.
+"""
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from hashlib import sha256
+from typing import Any, Final
+
+import rfc8785
+
+SEED: Final = "0" * 64
+CHUNK_BYTES_MAX: Final = 64 * 1024
+
+
+class Export:
+    """Turns records into the bytes of an export, in pieces of at most 64 KiB."""
+
+    def __init__(self, form: str, filters: Mapping[str, Any], through_seq: int) -> None:
+        self._json = form == "json"
+        self._filters = dict(filters)
+        self._through_seq = through_seq
+        self._waiting = bytearray(b"[" if self._json else b"")
+        self.head_hash = SEED
+        self.count = 0
+
+    def add(self, record: Mapping[str, Any]) -> Iterator[bytes]:
+        """One more record; the pieces that are full."""
+        body = rfc8785.dumps(dict(record))
+        digest = sha256(bytes.fromhex(self.head_hash) + body).hexdigest()
+        yield from self._put({"record": dict(record), "prev_hash": self.head_hash, "hash": digest})
+        self.head_hash = digest
+        self.count += 1
+
+    def end(self) -> Iterator[bytes]:
+        """The trailer, and what is left."""
+        trailer = {
+            "count": self.count,
+            "head_hash": self.head_hash,
+            "filters": self._filters,
+            "through_seq": self._through_seq,
+        }
+        yield from self._put({"trailer": trailer})
+        if self._json:
+            self._waiting[-2:] = b"]\n"
+        yield bytes(self._waiting)
+
+    def _put(self, line: Mapping[str, Any]) -> Iterator[bytes]:
+        self._waiting += rfc8785.dumps(dict(line)) + (b",\n" if self._json else b"\n")
+        while len(self._waiting) > CHUNK_BYTES_MAX:
+            yield bytes(self._waiting[: CHUNK_BYTES_MAX - 2])  # the end still needs its last two
+            del self._waiting[: CHUNK_BYTES_MAX - 2]
+
+
+class Flaw(Exception):
+    """An export is not what it says. `line` counts from 1."""
+
+    def __init__(self, line: int, what: str) -> None:
+        super().__init__(f"line {line}: {what}")
+        self.line = line
+
+
+def check(lines: Iterable[bytes]) -> Mapping[str, Any]:
+    """The trailer of an export whose every record is in its place.
+
+    Raises:
+        Flaw: a record or a hash was changed, left out or put in, or the trailer is missing.
+    """
+    head, count, number = SEED, 0, 0
+    trailer: Mapping[str, Any] | None = None
+    for number, text in enumerate(_entries(lines), 1):
+        if trailer is not None:
+            raise Flaw(number, "something follows the trailer")
+        try:
+            entry = json.loads(text)
+            canonical = rfc8785.dumps(entry)
+        except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
+            raise Flaw(number, f"no JSON that could be checked: {error}") from error
+        if canonical != text:
+            raise Flaw(number, "not in canonical form")
+        if set(entry) == {"trailer"}:
+            trailer = entry["trailer"]
+            continue
+        if set(entry) != {"record", "prev_hash", "hash"}:
+            raise Flaw(number, "neither a record nor the trailer")
+        if entry["prev_hash"] != head:
+            raise Flaw(number, "it does not follow the line before it")
+        head = sha256(bytes.fromhex(head) + rfc8785.dumps(entry["record"])).hexdigest()
+        if entry["hash"] != head:
+            raise Flaw(number, "its hash is not that of its record")
+        count += 1
+    if not isinstance(trailer, dict):
+        raise Flaw(number + 1, "the trailer is missing: the export is cut off")
+    if (trailer.get("count"), trailer.get("head_hash")) != (count, head):
+        raise Flaw(number, "the trailer counts other records")
+    return trailer
+
+
+def _entries(lines: Iterable[bytes]) -> Iterator[bytes]:
+    """The entries of either form, without what stands between them."""
+    is_array = False
+    for number, line in enumerate(lines):
+        text = line.rstrip(b"\n")
+        if number == 0 and text.startswith(b"["):
+            is_array, text = True, text[1:]
+        if is_array and text[-1:] in (b",", b"]"):
+            text = text[:-1]
+        yield text
