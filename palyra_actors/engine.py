@@ -252,13 +252,13 @@ class _Works:
         if stopped:
             for reader in self.readers:
                 reader.close()
-            stopped = self.writer.close(left)
+            self.reading.close()
+            stopped = self.writer.close(left)  # the last one: it empties the WAL and removes it
         if self.door is not None:
             if stopped:
                 self.door.flush()
             self.door.close()
         if stopped:
-            self.reading.close()
             self.lock.release()
         return stopped
 

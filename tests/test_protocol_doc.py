@@ -53,16 +53,6 @@ def blocks(language: str, page: str = PAGE) -> list[Block]:
     ]
 
 
-def table(heading: str) -> list[list[str]]:
-    """The rows of the first table below a heading, without its two first lines."""
-    section = PAGE.split(f"\n## {heading}\n", 1)[1]
-    rows = re.search(r"(?:^\|.*\n)+", section, re.MULTILINE)
-    assert rows is not None
-    return [
-        [cell.strip() for cell in line.strip("|").split("|")] for line in rows[0].splitlines()[2:]
-    ]
-
-
 def read_notation(text: str) -> Any:
     """JSON with `h'…'` for bytes and `…` for something."""
     text = re.sub(r"h'([0-9a-f]*)'", r'{"__bin__": "\1"}', text)
@@ -213,7 +203,8 @@ def test_every_error_shown_is_one_of_the_table_and_says_the_same_of_itself() -> 
 
 
 def test_the_limits_are_those_of_the_code() -> None:
-    documented = {row[0].strip("`"): int(row[1]) for row in table("8. Limits")}
+    rows = re.findall(r"^\| `([A-Z_]+)` \| (-?\d+) \|", "\n".join(PAGES.values()), re.MULTILINE)
+    documented = {name: int(value) for name, value in rows}
     wire_limits = {
         name: value
         for name, value in vars(limits).items()

@@ -54,9 +54,6 @@ class SessionActor(CommandEntity):
     def _choose(self, state: Session, command: Any, now_ms: int) -> Decision:
         tail = self._tail
         assert tail is not None
-        about = state.about
-        if about is not None and about.created_ms is None and tail.created_ms:
-            state = state._replace(about=about._replace(created_ms=tail.created_ms))
         if isinstance(command, approval.Request | approval.Decide | approval.TimeOut):
             return self._choose_approval(state, command, now_ms)
         updated_ms = None
@@ -118,6 +115,10 @@ class SessionActor(CommandEntity):
 
     def _decide(self, state: Session, portion: Portion) -> Session:
         if type(portion.command) is not Append:
+            about, tail = state.about, self._tail
+            if about is not None and about.created_ms is None and tail is not None:
+                # made by a client's event that is written by now, or soon: then it is not shown
+                state = state._replace(about=about._replace(created_ms=tail.created_ms or None))
             approval_id = getattr(portion.command, "approval_id", None)
             if approval_id is not None and approval_id not in state.approvals:
                 state = self._with_approval(state, approval_id)

@@ -7,7 +7,7 @@ Calls        requests in flight               Connection    what an engine is re
 from palyra_actors.api.batch import Batch, BatchSummary
 from palyra_actors.api.calls import Calls, Connection, UsedAfterFork
 from palyra_actors.api.events import Event, new_id
-from palyra_actors.api.operations import Operations, Session
+from palyra_actors.api.operations import Operations
 from palyra_actors.api.results import (
     Appended,
     AppendResult,
@@ -20,11 +20,13 @@ from palyra_actors.api.results import (
     Timing,
     Verification,
 )
+from palyra_actors.api.sessions import ApprovalInfo, RunInfo, Session, SessionInfo, TapeEntry
 from palyra_actors.api.subscription import Subscription
 
 __all__ = [
     "AppendResult",
     "Appended",
+    "ApprovalInfo",
     "Batch",
     "BatchSummary",
     "Calls",
@@ -35,10 +37,13 @@ __all__ = [
     "Hello",
     "Operations",
     "Page",
+    "RunInfo",
     "Session",
+    "SessionInfo",
     "Stats",
     "StoredEvent",
     "Subscription",
+    "TapeEntry",
     "Timing",
     "UsedAfterFork",
     "Verification",

@@ -22,7 +22,6 @@ from palyra_actors.api.batch import (
 from palyra_actors.api.calls import Calls
 from palyra_actors.api.events import Event, event_to_wire, new_id
 from palyra_actors.api.results import (
-    Appended,
     AppendResult,
     Head,
     Health,
@@ -33,6 +32,7 @@ from palyra_actors.api.results import (
     Verification,
     read,
 )
+from palyra_actors.api.sessions import Approvals, Runs, Sessions
 from palyra_actors.api.subscription import CREDIT_DEFAULT, SILENCE_S, Subscription
 from palyra_actors.errors import NoReply
 from palyra_actors.limits import READ_LIMIT_MAX
@@ -60,6 +60,7 @@ REPEATABLE_OPS: Final = frozenset(
         "run.tape",
         "approval.get",
         "approval.list",
+        "approval.export",
         "canvas.get",
         "canvas.history",
         "canvas.compact",
@@ -97,6 +98,8 @@ class Operations:
         self._calls = Calls(where, silence_s=silence_s, retry=retry)
         self._timeout_s = timeout_s
         self.sessions = Sessions(self)
+        self.runs = Runs(self)
+        self.approvals = Approvals(self)
 
     def __enter__(self) -> Self:
         return self
@@ -366,59 +369,3 @@ class Operations:
         if timeout_s is None:
             timeout_s = self._timeout_s
         return self._calls.start(op, body, timeout_s=timeout_s, **options).result()
-
-
-class Sessions:
-    """Sessions of one engine, as handles."""
-
-    def __init__(self, operations: Operations) -> None:
-        self._operations = operations
-
-    def open(self, session_id: object | None = None) -> "Session":
-        """A handle; a new id without one. The session comes into being with its first event."""
-        return Session(self._operations, new_id() if session_id is None else str(session_id))
-
-
-class Session:
-    """One session, by its id. Holds nothing else; any thread."""
-
-    def __init__(self, operations: Operations, session_id: str) -> None:
-        self._operations = operations
-        self.session_id = session_id
-
-    def __str__(self) -> str:
-        return self.session_id
-
-    def __repr__(self) -> str:
-        return f"Session({self.session_id!r})"
-
-    def append(
-        self,
-        kind: str,
-        payload: Mapping[str, Any],
-        *,
-        actor: str = "agent",
-        run_id: object | None = None,
-        event_id: object | None = None,
-        ts_ms: int | None = None,
-        **options: Any,
-    ) -> Appended:
-        """Stores one event; `Operations.append`'s options and errors."""
-        wire = {
-            "event_id": event_id,
-            "session_id": self.session_id,
-            "run_id": run_id,
-            "kind": kind,
-            "actor": actor,
-            "ts_ms": ts_ms,
-            "payload": payload,
-        }
-        return self._operations.append(wire, **options).results[0]
-
-    def events(self, **options: Any) -> Iterator[StoredEvent]:
-        """Its events in order; `Operations.events`' options."""
-        return self._operations.events(session_id=self.session_id, **options)
-
-    def subscribe(self, **options: Any) -> Subscription:
-        """Its events, live; `Operations.subscribe`'s options."""
-        return self._operations.subscribe(session_id=self.session_id, **options)

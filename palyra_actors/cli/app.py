@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palyra_actors.cli import exits, reach
+from palyra_actors.cli import approvals, exits, reach, rebuild, sessions
 from palyra_actors.cli.exits import reporting
 from palyra_actors.errors import NotFound
 
@@ -30,6 +30,12 @@ def _version(wanted: bool) -> None:
 
         typer.echo(__version__)
         raise typer.Exit(exits.OK)
+
+
+for family in (sessions.app, sessions.runs, approvals.app):
+    app.add_typer(family)
+app.command("verify-export", epilog=exits.HELP)(approvals.verify_export)
+app.command("rebuild", epilog=exits.HELP)(rebuild.rebuild)
 
 
 @app.callback()

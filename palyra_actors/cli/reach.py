@@ -1,13 +1,16 @@
 """The engine a command talks to: over its endpoint, or in this process on a file."""
 
-from collections.abc import Iterator
+import functools
+import inspect
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Final
+from typing import Annotated, Any, Concatenate, Final, ParamSpec
 
 import typer
 
 from palyra_actors.api.operations import Operations
+from palyra_actors.cli.exits import reporting
 from palyra_actors.client import ENDPOINT_DEFAULT, Client
 from palyra_actors.errors import NoReply, NotFound
 
@@ -62,3 +65,43 @@ def engine_at(
             if not error.detail.get("attempts"):
                 raise
         yield client
+
+
+P = ParamSpec("P")
+
+_CONNECTION: Final[tuple[tuple[str, Any, Any], ...]] = (
+    ("endpoint", Endpoint, ENDPOINT),
+    ("db", Db, None),
+    ("timeout", Timeout, TIMEOUT_S),
+    ("as_json", Json, False),
+)
+
+
+def connected(command: Callable[Concatenate[Operations, P], None]) -> Callable[..., None]:
+    """A command on an engine: it gets the connection's options beside its own.
+
+    Its first parameter is the engine; `as_json` reaches it if it has a parameter of that name.
+    What it raises is reported as `exits` says.
+    """
+    signature = inspect.signature(command, eval_str=True)
+    own = list(signature.parameters.values())[1:]
+    wants_json = any(each.name == "as_json" for each in own)
+
+    @functools.wraps(command)
+    def run(**given: Any) -> None:
+        endpoint, db, timeout, as_json = (given.pop(name) for name, _, _ in _CONNECTION)
+        with engine_at(endpoint, db, timeout) as engine:
+            if wants_json:
+                given["as_json"] = as_json
+            command(engine, **given)  # type: ignore[call-arg]
+
+    kept = [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in own]
+    options = [
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=kind, default=default)
+        for name, kind, default in _CONNECTION
+    ]
+    every = [each for each in kept if each.name != "as_json"] + options
+    reported = reporting(run)
+    reported.__signature__ = signature.replace(parameters=every)  # type: ignore[attr-defined]
+    reported.__annotations__ = {each.name: each.annotation for each in every}
+    return reported

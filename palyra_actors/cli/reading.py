@@ -60,7 +60,7 @@ def _print_events(events: Iterable[StoredEvent], count: int | None, *, as_json: 
 
 def show(engine: Operations, session: str, *, full: bool, as_json: bool) -> bool:
     """Prints a session; whether there was anything to print."""
-    events = engine.sessions.open(session).events()
+    events = engine.sessions.open(session).history()
     first = next(events, None)
     if first is None:
         return False

@@ -184,10 +184,12 @@ def _branch(session: Session, command: Branch, who: Who) -> Decision:
         "parent": format_ulid(command.parent),
         "at": command.at,
         "depth": command.depth,
-        "key": command.key,
     }
+    events = [New("session.branched", payload)]
+    if command.key is not None:
+        events.append(New("session.updated", {"v": 1, "key": command.key, "title": None}))
     return Decision(
-        [New("session.branched", payload)],
+        events,
         lambda after: {"session": view(after, who)},
         first_seq=command.at + 1,
     )
@@ -236,7 +238,8 @@ def fold(session: Session | None, fact: Fact, stream: int) -> tuple[Session, Seq
     """The session after one event, its own or a client's, and the rows that follow.
 
     An event whose payload was erased leaves what it said unsaid; the session's erasure, which
-    comes behind it, clears the rows that hung on it.
+    comes behind it, clears the rows that hung on it. What a branch is a branch of is never erased:
+    its own branches are read by it.
     """
     before = Session() if session is None else session
     said: Mapping[str, Any] = fact.payload or {}
@@ -257,9 +260,9 @@ def fold(session: Session | None, fact: Fact, stream: int) -> tuple[Session, Seq
                 )
             )
         case "session.updated":
-            title = said.get("title")
-            after = after._replace(about=about._replace(title=title))
-            rows = [("session.set_title", (title, stream))]
+            key, title = said.get("key", about.key), said.get("title")
+            after = after._replace(about=about._replace(key=key, title=title))
+            rows = [("session.name", (key, title, stream))]
         case "session.archived":
             after = after._replace(status=Status.ARCHIVED)
             rows = [("session.archive", (stream,))]

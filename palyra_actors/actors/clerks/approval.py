@@ -49,7 +49,7 @@ class ApprovalClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._requested: OrderedDict[bytes, bytes] = OrderedDict()
+        self._requested: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
         counter.loop.call_soon(self._sweep_on)
 
     def operations(self) -> Mapping[str, Any]:
@@ -90,7 +90,7 @@ class ApprovalClerk:
             run_id, texts["subject_type"], texts["subject_id"], texts["summary"],
             values["prompt"], values["policy"], 0, body.expires_ms,
         )  # fmt: skip
-        self._requested[approval_id] = session_id
+        self._requested[request.principal, approval_id] = session_id
         if len(self._requested) > REQUESTED_KEPT_MAX:
             self._requested.popitem(last=False)
         if body.expires_ms is not None:
@@ -112,7 +112,7 @@ class ApprovalClerk:
         reason, redacted = None, False
         if body.reason is not None:
             reason, redacted = clean_text(counter, body.reason, "reason", REASON_BYTES_MAX)
-        session_id = self._requested.get(approval_id)
+        session_id = self._requested.get((request.principal, approval_id))
         if session_id is None:
             session_id = _find(counter.reader, approval_id, sees(request))[16]
         command = Decide(

@@ -43,7 +43,7 @@ class RunClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._started: OrderedDict[bytes, bytes] = OrderedDict()
+        self._started: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
         counter.after_crash.append(self.end_orphans)
 
     def operations(self) -> Mapping[str, Any]:
@@ -65,9 +65,9 @@ class RunClerk:
         parent = None
         if body.parent_run_id is not None:
             parent = counter.ulid(body.parent_run_id, "parent_run_id")
-            if parent not in self._started:
+            if (request.principal, parent) not in self._started:
                 _find(counter.reader, parent, sees(request), "parent_run_id")
-        self._started[run_id] = session_id
+        self._started[request.principal, run_id] = session_id
         if len(self._started) > STARTED_KEPT_MAX:
             self._started.popitem(last=False)
         command = StartRun(run_id, parent)
@@ -92,7 +92,7 @@ class RunClerk:
         reason, redacted = None, False
         if body.reason is not None:
             reason, redacted = clean_text(counter, body.reason, "reason", REASON_BYTES_MAX)
-        session_id = self._started.get(run_id)
+        session_id = self._started.get((request.principal, run_id))
         if session_id is None:
             session_id = _find(counter.reader, run_id, sees(request))[1]
         command = MoveRun(run_id, to, reason, redacted)

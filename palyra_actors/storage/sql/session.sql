@@ -6,8 +6,8 @@ VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
 -- name: session.count
 UPDATE sessions SET runs = ?, last_run = ?, tokens_in = ?, tokens_out = ? WHERE stream = ?
 
--- name: session.set_title
-UPDATE sessions SET title = ? WHERE stream = ?
+-- name: session.name
+UPDATE sessions SET session_key = ?, title = ? WHERE stream = ?
 
 -- name: session.archive
 UPDATE sessions SET status = 2 WHERE stream = ?
@@ -106,4 +106,4 @@ WITH RECURSIVE walk (seq, left) AS (
 SELECT w.seq, e.payload FROM walk w JOIN events e USING (seq) ORDER BY w.seq DESC
 
 -- name: erasure.payload
-UPDATE events SET payload_sha256 = ?, payload = NULL WHERE seq = ? AND payload IS NOT NULL
+UPDATE events SET payload_sha256 = ?, payload = NULL WHERE seq = ? AND payload IS NOT NULL AND kind <> 103
