@@ -1,0 +1,374 @@
+"""A canvas: the state of a screen that an agent and its user edit together. Pure.
+
+    (none) ──created──▶ version 1 ──patched──▶ 2 ──▶ 3 … ──closed──▶ read for ever
+                                     │
+                                     └─ snapshotted: the whole state again, so that loading stays quick
+                                        compacted:   the same, and what lies before it is dropped
+
+Versions count states, not events: a snapshot is an event and no version. The event of a patch holds
+the patch, that of a snapshot the state, and nothing is kept a second time: the rows of
+`canvas_snapshots` say where to find them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from palyra_actors.domain.document import (
+    apply_patch_document,
+    check_size,
+    encoded_size,
+    is_plain,
+    smaller_patch,
+    state_hash,
+)
+from palyra_actors.domain.fact import Change, Decision, Fact, New
+from palyra_actors.errors import Conflict, InvalidTransition, NotFound
+from palyra_actors.ids import format_ulid
+
+SNAPSHOT_PATCHES: Final = 200
+"""Patches after which the state is written whole: replaying as many takes 4 ms
+(`bench/bench_canvas.py`), and a load is to take 5."""
+
+SNAPSHOT_BYTES: Final = 256 * 1024
+"""Bytes of patches after which it is, if they outweigh the state."""
+
+EXPIRED: Final = "expired"
+
+
+class Canvas(NamedTuple):
+    """`document` is None where a replay cannot know it: its events were compacted.
+
+    `plain`: see `document.is_plain`. `since` and `since_bytes` count what was patched since the
+    last whole state, `history_bytes` what all events since the horizon hold. Times are
+    milliseconds.
+    """
+
+    version: int
+    document: dict[str, Any] | None
+    sha256: bytes
+    plain: bool
+    session_id: bytes | None
+    schema_version: int
+    created_ms: int
+    updated_ms: int
+    expires_ms: int | None
+    closed: bool = False
+    close_reason: str | None = None
+    since: int = 0
+    since_bytes: int = 0
+    history_bytes: int = 0
+    horizon: int = 1
+
+
+class Create(NamedTuple):
+    """`source`: of which canvas and version it is a fork."""
+
+    document: dict[str, Any]
+    session_id: bytes
+    schema_version: int
+    expires_ms: int | None
+    redacted: bool
+    source: tuple[bytes, int] | None = None
+
+
+class Patch(NamedTuple):
+    expected_version: int
+    operations: Sequence[Mapping[str, Any]]
+    redacted: bool
+
+
+class Replace(NamedTuple):
+    expected_version: int
+    document: dict[str, Any]
+    redacted: bool
+
+
+class Close(NamedTuple):
+    """`only_if_due`: its time is over; nothing happens if it is closed already."""
+
+    reason: str | None
+    redacted: bool
+    only_if_due: bool = False
+
+
+class Compact(NamedTuple):
+    """Drop what lies before the present version."""
+
+
+class Look(NamedTuple):
+    """The canvas as it stands once everything before this is written: what a fork starts from."""
+
+
+Command: TypeAlias = Create | Patch | Replace | Close | Compact | Look
+
+
+class Said(dict[str, Any]):
+    """A payload that remembers what it made of the state, so that the live fold need not repeat
+    what deciding has done."""
+
+    made: dict[str, Any] | None = None
+
+
+class Who(NamedTuple):
+    canvas_id: bytes
+    owner: str
+    now_ms: int
+
+
+def decide(canvas: Canvas | None, command: Command, who: Who) -> Decision:
+    """What the command causes.
+
+    Raises:
+        NotFound: there is no such canvas.
+        Conflict: there is one already, or it has another version; `detail.actual`.
+        InvalidTransition: it is closed.
+        Invalid, TooLarge: the patch does not apply, or what it makes is too large.
+    """
+    if isinstance(command, Create):
+        return _create(canvas, command, who)
+    if canvas is None:
+        raise NotFound("there is no such canvas", field="canvas_id")
+    match command:
+        case Look():
+            return Decision((), lambda after: {"canvas": after})
+        case Close():
+            if command.only_if_due and canvas.closed:
+                return Decision((), lambda after: {})
+            _open(canvas, None)
+            new = New(
+                "canvas.closed", {"v": 1, "reason": command.reason}, session_id=canvas.session_id,
+                redacted=command.redacted,
+            )  # fmt: skip
+            return Decision([new], lambda after: {"canvas": view(after, who)}, {"closed": True})
+        case Compact():
+            return _compact(canvas)
+        case _:
+            return _change(canvas, command, who)
+
+
+def _create(canvas: Canvas | None, command: Create, who: Who) -> Decision:
+    if canvas is not None:
+        raise Conflict(
+            "there is a canvas of that id already",
+            field="canvas_id" if command.source is None else "new_canvas_id",
+            hint="take a new id",
+            detail={"actual": canvas.version},
+        )
+    check_size(command.document, "state")
+    said = Said(
+        v=1,
+        state=command.document,
+        schema_version=command.schema_version,
+        expires_ms=command.expires_ms,
+        sha256=state_hash(command.document),
+    )
+    if command.source is not None:
+        said["fork"] = {"canvas_id": format_ulid(command.source[0]), "version": command.source[1]}
+    new = New(
+        "canvas.created", said, session_id=command.session_id, redacted=command.redacted
+    )
+    return Decision([new], lambda after: {"canvas": view(after, who)}, {"version": 1})
+
+
+def _open(canvas: Canvas, now_ms: int | None) -> None:
+    over = now_ms is not None and canvas.expires_ms is not None and now_ms >= canvas.expires_ms
+    if canvas.closed or over:
+        raise InvalidTransition(
+            "the canvas is closed and takes no more patches",
+            field="canvas_id",
+            hint="fork it to go on",
+            detail={"from": "closed", "to": "open"},
+        )
+
+
+def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
+    _open(canvas, who.now_ms)
+    if command.expected_version != canvas.version:
+        raise Conflict(
+            f"the canvas is at version {canvas.version}, not {command.expected_version}",
+            field="expected_version",
+            hint="read what was changed meanwhile and patch that",
+            detail={"actual": canvas.version},
+        )
+    assert canvas.document is not None
+    if isinstance(command, Patch):
+        operations: Sequence[Mapping[str, Any]] = command.operations
+        made = apply_patch_document(canvas.document, operations)
+        check_size(made, "patch")
+        plain = canvas.plain and is_plain([one.get("value") for one in operations])
+        plain = plain and all(one["path"].isascii() for one in operations)
+    else:
+        made = command.document
+        check_size(made, "state")
+        plain = is_plain(made)
+        operations = smaller_patch(canvas.document, made)
+    digest = state_hash(made, plain=plain)
+    version = canvas.version + 1
+    said = Said(v=1, version=version, patch=list(operations), sha256=digest)
+    said.made = made
+    events = [
+        New("canvas.patched", said, session_id=canvas.session_id, redacted=command.redacted)
+    ]
+    size = encoded_size(said["patch"])
+    if canvas.since + 1 >= SNAPSHOT_PATCHES or canvas.since_bytes + size >= max(
+        SNAPSHOT_BYTES, encoded_size(made)
+    ):
+        whole = canvas._replace(version=version, document=made, sha256=digest)
+        events.append(_whole("canvas.snapshotted", whole))
+    return Decision(events, lambda after: {"version": version, "state_sha256": digest})
+
+
+def _whole(kind: str, canvas: Canvas) -> New:
+    said = Said(
+        v=1,
+        version=canvas.version,
+        state=canvas.document,
+        sha256=canvas.sha256,
+        schema_version=canvas.schema_version,
+        expires_ms=canvas.expires_ms,
+        created_ms=canvas.created_ms,
+    )
+    return New(kind, said, session_id=canvas.session_id)
+
+
+def _compact(canvas: Canvas) -> Decision:
+    before, dropped = canvas.history_bytes, canvas.version - canvas.horizon
+
+    def answer(after: Canvas) -> Mapping[str, Any]:
+        return {
+            "snapshots": 1,
+            "patches_dropped": dropped,
+            "bytes_before": before,
+            "bytes_after": after.history_bytes,
+        }
+
+    if not dropped:
+        return Decision((), answer)
+    return Decision([_whole("canvas.compacted", canvas)], answer)
+
+
+def fold(
+    canvas: Canvas | None, fact: Fact, stream: int
+) -> tuple[Canvas, Sequence[Change]]:
+    """The canvas after one event, and the rows that follow.
+
+    What was compacted has no payload any more; the event that compacted it says all that counts.
+    """
+    said: Mapping[str, Any] = fact.payload or {}
+    size = 0 if fact.payload is None else encoded_size(said)
+    if fact.kind == "canvas.created":
+        document = said.get("state")
+        made = Canvas(
+            1,
+            document,
+            said.get("sha256", b""),
+            document is None or is_plain(document),
+            fact.session_id,
+            said.get("schema_version", 1),
+            fact.ts_ms,
+            fact.ts_ms,
+            said.get("expires_ms"),
+            history_bytes=size,
+        )
+        row = (
+            stream, made.session_id, fact.principal, 1, made.sha256, made.schema_version,
+            made.created_ms, made.updated_ms, made.expires_ms, size,
+        )  # fmt: skip
+        return made, [
+            ("canvas.insert", row),
+            ("canvas.insert_snapshot", (stream, 1, fact.stream_seq, fact.seq)),
+        ]
+    assert canvas is not None
+    match fact.kind:
+        case "canvas.patched":
+            return _fold_patch(canvas, fact, said, size, stream)
+        case "canvas.snapshotted":
+            after = canvas._replace(
+                since=0, since_bytes=0, history_bytes=canvas.history_bytes + size,
+                document=said.get("state", canvas.document),
+            )  # fmt: skip
+            return after, [
+                ("canvas.weigh", (after.history_bytes, stream)),
+                ("canvas.insert_snapshot", (stream, canvas.version, fact.stream_seq, fact.seq)),
+            ]
+        case "canvas.compacted":
+            return _fold_compaction(canvas, fact, said, size, stream)
+        case _:
+            after = canvas._replace(
+                closed=True, close_reason=said.get("reason"), updated_ms=fact.ts_ms,
+            )  # fmt: skip
+            return after, [("canvas.close", (after.close_reason, fact.ts_ms, stream))]
+
+
+def _fold_patch(
+    canvas: Canvas, fact: Fact, said: Mapping[str, Any], size: int, stream: int
+) -> tuple[Canvas, Sequence[Change]]:
+    document = said.made if isinstance(said, Said) else None
+    if document is None and canvas.document is not None and said:
+        document = apply_patch_document(canvas.document, said["patch"])
+    plain = canvas.plain and (not said or _still_plain(said["patch"]))
+    after = canvas._replace(
+        version=canvas.version + 1,
+        document=document,
+        sha256=said.get("sha256", b""),
+        plain=plain if document is None or plain else is_plain(document),
+        updated_ms=fact.ts_ms,
+        since=canvas.since + 1,
+        since_bytes=canvas.since_bytes + size,
+        history_bytes=canvas.history_bytes + size,
+    )
+    row = (after.version, after.sha256, fact.ts_ms, after.history_bytes, stream)
+    return after, [("canvas.step", row)]
+
+
+def _still_plain(operations: Sequence[Mapping[str, Any]]) -> bool:
+    return all(one["path"].isascii() for one in operations) and is_plain(
+        [one.get("value") for one in operations]
+    )
+
+
+def _fold_compaction(
+    canvas: Canvas, fact: Fact, said: Mapping[str, Any], size: int, stream: int
+) -> tuple[Canvas, Sequence[Change]]:
+    if not said:  # compacted again since
+        return canvas, ()
+    document = said["state"]
+    after = canvas._replace(
+        document=document,
+        sha256=said["sha256"],
+        plain=is_plain(document),
+        schema_version=said["schema_version"],
+        expires_ms=said["expires_ms"],
+        created_ms=said["created_ms"],
+        since=0,
+        since_bytes=0,
+        history_bytes=size,
+        horizon=canvas.version,
+    )
+    row = (
+        after.sha256, after.schema_version, after.created_ms, after.expires_ms, size,
+        after.horizon, stream,
+    )  # fmt: skip
+    return after, [
+        ("canvas.restate", row),
+        ("canvas.drop_snapshots", (stream, canvas.version)),
+        ("canvas.insert_snapshot", (stream, canvas.version, fact.stream_seq, fact.seq)),
+        ("erasure.insert", (stream, fact.seq)),
+    ]
+
+
+def view(canvas: Canvas, who: Who) -> dict[str, Any]:
+    """The canvas as it is shown."""
+    return {
+        "canvas_id": format_ulid(who.canvas_id),
+        "session_id": None if canvas.session_id is None else format_ulid(canvas.session_id),
+        "version": canvas.version,
+        "schema_version": canvas.schema_version,
+        "state": canvas.document,
+        "state_sha256": canvas.sha256,
+        "closed": canvas.closed,
+        "close_reason": canvas.close_reason,
+        "created_ms": canvas.created_ms,
+        "updated_ms": canvas.updated_ms,
+        "expires_ms": canvas.expires_ms,
+    }

@@ -1,0 +1,37 @@
+-- name: canvas.insert
+INSERT INTO canvases (stream, session_id, owner, version, sha256, schema_version, created_ms, updated_ms, expires_ms,
+                      history_bytes)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: canvas.step
+UPDATE canvases SET version = ?, sha256 = ?, updated_ms = ?, history_bytes = ? WHERE stream = ?
+
+-- name: canvas.weigh
+UPDATE canvases SET history_bytes = ? WHERE stream = ?
+
+-- name: canvas.restate
+UPDATE canvases SET sha256 = ?, schema_version = ?, created_ms = ?, expires_ms = ?, history_bytes = ?, horizon = ?
+WHERE stream = ?
+
+-- name: canvas.close
+UPDATE canvases SET closed = 1, close_reason = ?, updated_ms = ? WHERE stream = ?
+
+-- name: canvas.insert_snapshot
+INSERT INTO canvas_snapshots (stream, version, stream_seq, seq) VALUES (?, ?, ?, ?)
+ON CONFLICT (stream, version) DO UPDATE SET stream_seq = excluded.stream_seq, seq = excluded.seq
+
+-- name: canvas.drop_snapshots
+DELETE FROM canvas_snapshots WHERE stream = ? AND version < ?
+
+-- name: canvas.row
+SELECT version, sha256, session_id, schema_version, created_ms, updated_ms, expires_ms, closed, close_reason,
+       history_bytes, horizon, owner
+FROM canvases WHERE stream = ?
+
+-- name: canvas.snapshot_before
+SELECT version, stream_seq FROM canvas_snapshots WHERE stream = ? AND version <= ? ORDER BY version DESC LIMIT 1
+
+-- name: canvas.due
+SELECT s.stream_id, c.owner FROM canvases c JOIN streams s USING (stream)
+WHERE c.closed = 0 AND c.expires_ms IS NOT NULL AND c.expires_ms <= ?
+ORDER BY c.expires_ms LIMIT ?
