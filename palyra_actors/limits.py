@@ -49,6 +49,12 @@ APPROVAL_PROMPT_BYTES_MAX: Final = 64 * 1024  # ours
 APPROVAL_TTL_MS_MAX: Final = 30 * 24 * 3600 * 1000  # ours: thirty days
 APPROVAL_EXPORT_MAX: Final = 5000
 
+# -- canvases ---------------------------------------------------------------------------------
+CANVAS_STATE_BYTES_MAX: Final = 1024 * 1024
+CANVAS_PATCH_BYTES_MAX: Final = 256 * 1024
+CANVAS_PATCH_OPERATIONS_MAX: Final = 1000
+CANVAS_COPY_BYTES_MAX: Final = 1024 * 1024  # ours: what the `copy`s of one patch may add up to
+
 # -- a reply must fit a frame, too: pages of large events end early (ours) ---------------------
 REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024
 

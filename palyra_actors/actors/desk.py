@@ -116,6 +116,7 @@ class Desk:
         }
         self.counter = Counter(office.house, office.directory, self.to_reader, office.chore)
         operations.update(clerks.operations(self.counter))
+        office.feed.beside = self.counter.beside
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
     def serve(self, arrivals: Sequence[tuple[Peer, bytes]], arrived: float | None = None) -> None:

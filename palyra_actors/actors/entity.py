@@ -14,7 +14,7 @@ import re
 from abc import abstractmethod
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar, Final, TypeVar
 
 import msgspec
@@ -63,6 +63,7 @@ class House:
     next_stream: Callable[[], int]
     new_id: Callable[[], bytes]
     restarts: RestartPolicy
+    listeners: dict[int, Callable[[Portion], None]] = field(default_factory=dict)
     activated: int = 0
     restarted: int = 0
     given_up: int = 0
@@ -256,6 +257,9 @@ class Entity(PooledActor):
 
     def written(self, portion: Portion) -> None:
         """The portion is durable; its facts have their numbers. On the loop's thread."""
+        listener = self._house.listeners.get(self.kind)
+        if listener is not None:
+            listener(portion)
 
     def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer that a decision kept this recipe for. Raises Gone."""

@@ -15,7 +15,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
 import msgspec
 
@@ -50,6 +50,16 @@ HEAD_EVERY_S: Final = SUBSCRIPTION_HEAD_SECONDS_MAX - 1.0
 
 log = logging.getLogger(__name__)
 _encode = msgspec.msgpack.Encoder().encode
+
+
+class Streams(Protocol):
+    """Subscriptions of another kind, under the same ids."""
+
+    def __len__(self) -> int: ...
+    def add_credit(self, peer: Peer, name: RequestId, credit: int) -> bool: ...
+    def unsubscribe(self, peer: Peer, name: RequestId) -> bool: ...
+    def drop_peer(self, peer: Peer) -> None: ...
+    def end_all(self, error: PalyraError) -> None: ...
 
 
 class Mode(Enum):
@@ -89,6 +99,7 @@ class Feed:
         self._head = head
         self._read = read
         self._at_start = list(recent)
+        self.beside: list[Streams] = []
         self._window: deque[Group] = deque()
         self._window_events = 0
         self._window_bytes = 0
@@ -179,6 +190,8 @@ class Feed:
 
     def add_credit(self, peer: Peer, request_id: RequestId, credit: int) -> None:
         """Let a subscription send that many events more. Raises NotFound, Invalid."""
+        if any(streams.add_credit(peer, request_id, credit) for streams in self.beside):
+            return
         subscription = self._get(peer, request_id)
         if subscription.credit + credit > SUBSCRIBE_CREDIT_MAX:
             raise Invalid(
@@ -194,18 +207,24 @@ class Feed:
 
     def unsubscribe(self, peer: Peer, request_id: RequestId) -> None:
         """End one: its request gets its `ok`. Raises NotFound."""
+        if any(streams.unsubscribe(peer, request_id) for streams in self.beside):
+            return
         subscription = self._get(peer, request_id)
         self._forget(subscription)
         subscription.request.ok({})
 
     def drop_peer(self, peer: Peer) -> None:
         """The peer is gone; nobody is answered."""
+        for streams in self.beside:
+            streams.drop_peer(peer)
         for subscription in [s for s in self._subscriptions.values() if s.request.peer is peer]:
             self._forget(subscription)
             subscription.request.abandon()
 
     def end_all(self, error: PalyraError) -> None:
         """End every subscription with an error."""
+        for streams in self.beside:
+            streams.end_all(error)
         for subscription in list(self._subscriptions.values()):
             self._forget(subscription)
             subscription.request.fail(error)

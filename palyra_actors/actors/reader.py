@@ -47,6 +47,14 @@ class Look:
     find: Callable[[ReadSide], Mapping[str, Any]]
 
 
+@dataclass(frozen=True, slots=True)
+class Ask:
+    """Have something looked up; `done` gets what came of it, or the error, on the loop's thread."""
+
+    find: Callable[[ReadSide], Any]
+    done: Callable[[Any], None]
+
+
 @dataclass(slots=True)
 class Trickle:
     """Answer with a stream: what `pages` yields are its items, what it returns ends it.
@@ -110,6 +118,8 @@ class Reader(PooledActor):
                 self._serve(message.request, lambda: self._read_page(message))
             case Look():
                 self._serve(message.request, lambda: self._look(message))
+            case Ask():
+                self._ask(message)
             case Trickle():
                 self._serve(message.request, lambda: self._trickle(message))
             case CatchUp():
@@ -120,7 +130,7 @@ class Reader(PooledActor):
     def on_failed(self, message: Any, error: BaseException) -> None:
         """Go on with a new connection; a stream that waits for its page is told."""
         self._forget()
-        if isinstance(message, CatchUp):
+        if isinstance(message, CatchUp | Ask):
             message.done(InternalFault(f"the reader failed: {type(error).__name__}"))
 
     def close(self) -> None:
@@ -145,6 +155,16 @@ class Reader(PooledActor):
 
     def _look(self, look: Look) -> None:
         self._answer(look.request, look.find(self._open()))
+
+    def _ask(self, ask: Ask) -> None:
+        try:
+            found = ask.find(self._open())
+        except PalyraError as refusal:
+            found = refusal
+        except Exception as error:  # noqa: BLE001 - whoever asked has to know
+            self._forget()
+            found = _as_unavailable(error)
+        self._call_soon(partial(ask.done, found))
 
     def _trickle(self, trickle: Trickle) -> None:
         request = trickle.request

@@ -20,6 +20,7 @@ from palyra_actors.api.batch import (
     BatchSummary,
 )
 from palyra_actors.api.calls import Calls
+from palyra_actors.api.canvases import Canvases
 from palyra_actors.api.events import Event, event_to_wire, new_id
 from palyra_actors.api.results import (
     AppendResult,
@@ -63,7 +64,6 @@ REPEATABLE_OPS: Final = frozenset(
         "approval.export",
         "canvas.get",
         "canvas.history",
-        "canvas.compact",
         "cron.get",
         "cron.list",
         "cron.runs",
@@ -100,6 +100,7 @@ class Operations:
         self.sessions = Sessions(self)
         self.runs = Runs(self)
         self.approvals = Approvals(self)
+        self.canvases = Canvases(self)
 
     def __enter__(self) -> Self:
         return self

@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palyra_actors.cli import approvals, exits, reach, rebuild, sessions
+from palyra_actors.cli import approvals, canvas, exits, reach, rebuild, sessions
 from palyra_actors.cli.exits import reporting
 from palyra_actors.errors import NotFound
 
@@ -32,7 +32,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit(exits.OK)
 
 
-for family in (sessions.app, sessions.runs, approvals.app):
+for family in (sessions.app, sessions.runs, approvals.app, canvas.app):
     app.add_typer(family)
 app.command("verify-export", epilog=exits.HELP)(approvals.verify_export)
 app.command("rebuild", epilog=exits.HELP)(rebuild.rebuild)

@@ -2,8 +2,8 @@
 
     (none) ──created──▶ version 1 ──patched──▶ 2 ──▶ 3 … ──closed──▶ read for ever
                                      │
-                                     └─ snapshotted: the whole state again, so that loading stays quick
-                                        compacted:   the same, and what lies before it is dropped
+                                     ├─ snapshotted: the whole state again: loading stays quick
+                                     └─ compacted: the same, and what lies before it is dropped
 
 Versions count states, not events: a snapshot is an event and no version. The event of a patch holds
 the patch, that of a snapshot the state, and nothing is kept a second time: the rows of
@@ -164,9 +164,7 @@ def _create(canvas: Canvas | None, command: Create, who: Who) -> Decision:
     )
     if command.source is not None:
         said["fork"] = {"canvas_id": format_ulid(command.source[0]), "version": command.source[1]}
-    new = New(
-        "canvas.created", said, session_id=command.session_id, redacted=command.redacted
-    )
+    new = New("canvas.created", said, session_id=command.session_id, redacted=command.redacted)
     return Decision([new], lambda after: {"canvas": view(after, who)}, {"version": 1})
 
 
@@ -206,9 +204,7 @@ def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
     version = canvas.version + 1
     said = Said(v=1, version=version, patch=list(operations), sha256=digest)
     said.made = made
-    events = [
-        New("canvas.patched", said, session_id=canvas.session_id, redacted=command.redacted)
-    ]
+    events = [New("canvas.patched", said, session_id=canvas.session_id, redacted=command.redacted)]
     size = encoded_size(said["patch"])
     if canvas.since + 1 >= SNAPSHOT_PATCHES or canvas.since_bytes + size >= max(
         SNAPSHOT_BYTES, encoded_size(made)
@@ -247,9 +243,7 @@ def _compact(canvas: Canvas) -> Decision:
     return Decision([_whole("canvas.compacted", canvas)], answer)
 
 
-def fold(
-    canvas: Canvas | None, fact: Fact, stream: int
-) -> tuple[Canvas, Sequence[Change]]:
+def fold(canvas: Canvas | None, fact: Fact, stream: int) -> tuple[Canvas, Sequence[Change]]:
     """The canvas after one event, and the rows that follow.
 
     What was compacted has no payload any more; the event that compacted it says all that counts.

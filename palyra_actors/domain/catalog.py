@@ -52,6 +52,11 @@ ENGINE_KINDS: Final[dict[str, int]] = {
     "run.transitioned": 121,
     "approval.requested": 140,
     "approval.decided": 141,
+    "canvas.created": 160,
+    "canvas.patched": 161,
+    "canvas.snapshotted": 162,
+    "canvas.compacted": 163,
+    "canvas.closed": 164,
 }
 KIND_NAMES: Final[dict[int, str]] = {
     **_CLIENT_NAMES,

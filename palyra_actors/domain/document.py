@@ -1,4 +1,4 @@
-"""JSON documents that many look at and one changes: patches (RFC 6902) and canonical bytes (RFC 8785).
+"""JSON documents: patches (RFC 6902) and canonical bytes (RFC 8785).
 
 A patch makes a new document that shares with the old one whatever it did not touch: only the
 containers on an operation's way are copied, the operations themselves are jsonpatch's, in place. So
@@ -28,7 +28,7 @@ from jsonpatch import (
     ReplaceOperation,
     TestOperation,
 )
-from jsonpointer import JsonPointerException
+from jsonpointer import JsonPointer, JsonPointerException
 
 from palyra_actors.errors import Invalid, TooLarge
 from palyra_actors.limits import (
@@ -191,15 +191,16 @@ class _Work:
             raise _too_deep(index)
         if name == "test":
             return step.apply(document)
-        if name in ("add", "replace") and depth_of(operation.get("value")) + len(
-            parts
-        ) > VALUE_DEPTH_MAX:
+        if (
+            name in ("add", "replace")
+            and depth_of(operation.get("value")) + len(parts) > VALUE_DEPTH_MAX
+        ):
             raise _too_deep(index)
         if name in ("move", "copy"):
             source = operation.get("from")
             if not isinstance(source, str):
                 raise _refusal(index, operation, "from is a pointer as text")
-            pointer = step._from_pointer()
+            pointer = JsonPointer(source)
             found = pointer.resolve(document)
             if depth_of(found) + len(parts) > VALUE_DEPTH_MAX:
                 raise _too_deep(index)

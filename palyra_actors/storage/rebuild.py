@@ -31,6 +31,8 @@ PROJECTIONS: Final[dict[str, str]] = {
     "session_texts": "rowid",
     "runs": "run_id",
     "approvals": "approval_id",
+    "canvases": "stream",
+    "canvas_snapshots": "stream, version",
 }
 """Table to the columns that order it. Not among them: `events` itself, `principals`, and what is
 work to do or an answer that is kept (`erasures`, `answers`, `meta`)."""

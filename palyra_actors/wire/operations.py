@@ -4,13 +4,14 @@ from typing import Any, Final
 
 import msgspec
 
-from palyra_actors.wire import approval, messages, session
+from palyra_actors.wire import approval, canvas, messages, session
 from palyra_actors.wire.messages import Body, Envelope
 
 BODIES: Final[dict[str, type[Body]]] = {
     **messages.BODIES,
     **session.BODIES,
     **approval.BODIES,
+    **canvas.BODIES,
 }
 
 

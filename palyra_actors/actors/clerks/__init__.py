@@ -7,12 +7,15 @@ run on the loop's thread, and raise what they refuse.
 from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol, TypeAlias
 
+from palyra_actors.actors.canvas import CanvasActor
 from palyra_actors.actors.clerks.approval import ApprovalClerk
+from palyra_actors.actors.clerks.canvas import CanvasClerk
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.run import RunClerk
 from palyra_actors.actors.clerks.session import SessionClerk
 from palyra_actors.actors.entity import Entity
 from palyra_actors.actors.work import Request
+from palyra_actors.domain.catalog import CANVAS
 
 Handler: TypeAlias = Callable[[Request, Any], None]
 
@@ -27,10 +30,11 @@ CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = (
     SessionClerk,
     RunClerk,
     ApprovalClerk,
+    CanvasClerk,
 )
 """Every family's clerk."""
 
-KINDS: Final[dict[int, type[Entity]]] = {}
+KINDS: Final[dict[int, type[Entity]]] = {CANVAS: CanvasActor}
 """The entities besides sessions: stream kind to actor."""
 
 

@@ -8,6 +8,7 @@ import msgspec
 
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
+from palyra_actors.actors.feed import Streams
 from palyra_actors.actors.reader import Look, Trickle
 from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
 from palyra_actors.domain.payload import check_value
@@ -45,6 +46,10 @@ class Counter:
         self.directory = directory
         self.to_reader = to_reader
         self.chore = chore
+        self.erasing: Callable[[], None] = lambda: None
+        """Payloads are to be destroyed: rows of `erasures` were written."""
+        self.beside: list[Streams] = []
+        """Subscriptions besides the journal's; `journal.credit` serves them, too."""
         self.after_crash: list[Callable[[], None]] = []
         """Called once the engine runs, if it was not closed the last time."""
 

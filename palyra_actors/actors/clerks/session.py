@@ -100,6 +100,7 @@ class SessionClerk:
         self._counter = counter
         self._keys: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._eraser = Eraser(counter)
+        counter.erasing = self._eraser.look
 
     def operations(self) -> Mapping[str, Any]:
         return {

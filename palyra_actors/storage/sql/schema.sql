@@ -1,4 +1,4 @@
-PRAGMA user_version = 4;
+PRAGMA user_version = 5;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -28,6 +28,30 @@ CREATE TABLE approvals (
     standing     BLOB,
     decided_seq  INTEGER
 ) STRICT, WITHOUT ROWID;
+
+CREATE TABLE canvas_snapshots (
+    stream     INTEGER NOT NULL,
+    version    INTEGER NOT NULL,
+    stream_seq INTEGER NOT NULL,
+    seq        INTEGER NOT NULL,
+    PRIMARY KEY (stream, version)
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE canvases (
+    stream         INTEGER PRIMARY KEY,
+    session_id     BLOB,
+    owner          TEXT NOT NULL,
+    version        INTEGER NOT NULL,
+    sha256         BLOB NOT NULL,
+    schema_version INTEGER NOT NULL,
+    created_ms     INTEGER NOT NULL,
+    updated_ms     INTEGER NOT NULL,
+    expires_ms     INTEGER,
+    history_bytes  INTEGER NOT NULL,
+    horizon        INTEGER NOT NULL DEFAULT 1,
+    closed         INTEGER NOT NULL DEFAULT 0,
+    close_reason   TEXT
+) STRICT;
 
 CREATE TABLE erasures (
     seq    INTEGER PRIMARY KEY,
@@ -120,6 +144,8 @@ CREATE UNIQUE INDEX approvals_by_seq ON approvals (seq);
 CREATE INDEX approvals_by_subject ON approvals (stream, subject_type, subject_id, decided_seq);
 
 CREATE INDEX approvals_due ON approvals (expires_ms) WHERE decision IS NULL AND expires_ms IS NOT NULL;
+
+CREATE INDEX canvases_due ON canvases (expires_ms) WHERE closed = 0 AND expires_ms IS NOT NULL;
 
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
 

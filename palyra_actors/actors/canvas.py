@@ -1,0 +1,84 @@
+"""A canvas as an actor: `domain.canvas` with the file behind it."""
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+import msgspec
+
+from palyra_actors.actors.entity import CommandEntity
+from palyra_actors.domain import canvas as domain
+from palyra_actors.domain.canvas import Canvas, Who
+from palyra_actors.domain.catalog import CANVAS
+from palyra_actors.domain.document import apply_patch_document, encoded_size, is_plain
+from palyra_actors.domain.fact import Decision, Fact
+from palyra_actors.errors import Gone, NotFound
+from palyra_actors.storage.port import ReadSide, StreamRow
+
+
+class CanvasActor(CommandEntity):
+    """Changes one canvas, in the order in which it was asked to."""
+
+    kind: ClassVar[int] = CANVAS
+    missing = "there is no such canvas"
+    id_field = "canvas_id"
+
+    def _load_state(self, reader: ReadSide, row: StreamRow) -> Canvas:
+        return load(reader, row.stream)
+
+    def _choose(self, state: Canvas | None, command: domain.Command, now_ms: int) -> Decision:
+        tail = self._tail
+        assert tail is not None
+        return domain.decide(state, command, Who(self.stream_id, tail.principal, now_ms))
+
+    def fold(self, state: Canvas | None, fact: Fact, stream: int) -> tuple[Canvas, Any]:
+        return domain.fold(state, fact, stream)
+
+    def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
+        row = self._house.reader.stream(CANVAS, self.stream_id)
+        if row is None:
+            raise NotFound(self.missing, field=self.id_field)
+        found = load(self._house.reader, row.stream, recipe.get("version"))
+        return {"canvas": domain.view(found, Who(self.stream_id, row.principal, 0))}
+
+
+def load(reader: ReadSide, stream: int, version: int | None = None) -> Canvas:
+    """The canvas as it is in the file, or as it was at a version: a whole state and the patches
+    behind it, at most `domain.canvas.SNAPSHOT_PATCHES` of them.
+
+    Raises:
+        NotFound: it has not got to that version.
+        Gone: that version was compacted away.
+    """
+    now = reader.rows("canvas.row", (stream,))[0]
+    wanted = now[0] if version is None else version
+    if wanted > now[0]:
+        raise NotFound(
+            f"the canvas is at version {now[0]}", field="version", detail={"actual": now[0]}
+        )
+    starts = reader.rows("canvas.snapshot_before", (stream, wanted))
+    if wanted < now[10] or not starts:
+        raise Gone(
+            f"versions before {now[10]} were compacted",
+            field="version",
+            detail={"horizon": now[10]},
+        )
+    at, number = starts[0]
+    document: Any = None
+    sha256, updated_ms = b"", 0
+    since = since_bytes = 0
+    for event in reader.numbered(stream, number - 1, number + wanted - at):
+        if event.payload is None:
+            raise Gone("this version was compacted", field="version")
+        said = msgspec.msgpack.decode(event.payload)
+        if event.kind == "canvas.patched":
+            document = apply_patch_document(document, said["patch"])
+            since += 1
+            since_bytes += encoded_size(said)
+        else:
+            document = said["state"]
+        sha256, updated_ms = said["sha256"], event.ts_ms
+    return Canvas(
+        wanted, document, sha256, is_plain(document), now[2], now[3], now[4],
+        now[5] if version is None else updated_ms, now[6], bool(now[7]), now[8], since,
+        since_bytes, now[9], now[10],
+    )  # fmt: skip

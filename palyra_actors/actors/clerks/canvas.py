@@ -1,0 +1,228 @@
+"""Canvases at the desk: made, patched, read, forked, closed, compacted, looked at."""
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+import msgspec
+
+from palyra_actors.actors.canvas import load
+from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch, patches_after
+from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.session import clean_text, sees
+from palyra_actors.actors.reader import Ask
+from palyra_actors.actors.work import Portion, Request
+from palyra_actors.domain import canvas as domain
+from palyra_actors.domain.canvas import EXPIRED, Who, view
+from palyra_actors.domain.catalog import CANVAS
+from palyra_actors.domain.document import is_plain
+from palyra_actors.domain.redact import redact
+from palyra_actors.errors import Conflict, Invalid, NotFound, PalyraError
+from palyra_actors.limits import (
+    CANVAS_PATCH_BYTES_MAX,
+    CANVAS_STATE_BYTES_MAX,
+    REASON_BYTES_MAX,
+)
+from palyra_actors.storage.port import ReadSide, StreamRow
+from palyra_actors.wire.canvas import (
+    CanvasHistoryBody,
+    CloseCanvasBody,
+    CompactCanvasBody,
+    CreateCanvasBody,
+    ForkCanvasBody,
+    GetCanvasBody,
+    PatchCanvasBody,
+    ReplaceCanvasBody,
+    SubscribeCanvasBody,
+)
+
+log = logging.getLogger(__name__)
+
+SWEEP_S: Final = 1.0
+DUE_AT_ONCE: Final = 64
+
+
+class CanvasClerk:
+    """Serves `canvas.*`."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._feed = CanvasFeed(self._ask, counter.call_later)
+        counter.house.listeners[CANVAS] = self._written
+        counter.beside.append(self._feed)
+        counter.loop.call_soon(self._sweep_on)
+
+    def operations(self) -> Mapping[str, Any]:
+        return {
+            "canvas.create": self._create,
+            "canvas.patch": self._patch,
+            "canvas.replace": self._replace,
+            "canvas.get": self._get,
+            "canvas.history": self._history,
+            "canvas.subscribe": self._subscribe,
+            "canvas.fork": self._fork,
+            "canvas.close": self._close,
+            "canvas.compact": self._compact,
+        }
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _create(self, request: Request, body: CreateCanvasBody) -> None:
+        counter = self._counter
+        canvas_id = counter.ulid(body.canvas_id, "canvas_id")
+        session_id = counter.ulid(body.session_id, "session_id")
+        state, redacted = self._state(body.state)
+        command = domain.Create(state, session_id, body.schema_version, body.expires_ms, redacted)
+        counter.command(request, CANVAS, canvas_id, command, op="canvas.create", body=body)
+
+    def _patch(self, request: Request, body: PatchCanvasBody) -> None:
+        counter = self._counter
+        canvas_id = counter.ulid(body.canvas_id, "canvas_id")
+        operations, redacted = counter.clean_value(body.patch, "patch", CANVAS_PATCH_BYTES_MAX)
+        if not isinstance(operations, list):
+            raise Invalid("a patch is a list of operations", field="patch", hint="RFC 6902")
+        if not all(isinstance(one, dict) for one in operations):
+            raise Invalid("an operation is a map", field="patch", hint="RFC 6902")
+        is_plain(operations)
+        hidden = [_hide(operation) for operation in operations]
+        redacted = redacted or any(found for _, found in hidden)
+        command = domain.Patch(body.expected_version, [one for one, _ in hidden], redacted)
+        counter.command(request, CANVAS, canvas_id, command, op="canvas.patch", body=body)
+
+    def _replace(self, request: Request, body: ReplaceCanvasBody) -> None:
+        canvas_id = self._counter.ulid(body.canvas_id, "canvas_id")
+        state, redacted = self._state(body.state)
+        command = domain.Replace(body.expected_version, state, redacted)
+        self._counter.command(request, CANVAS, canvas_id, command, op="canvas.replace", body=body)
+
+    def _fork(self, request: Request, body: ForkCanvasBody) -> None:
+        counter = self._counter
+        source = counter.ulid(body.canvas_id, "canvas_id")
+        target = counter.ulid(body.new_canvas_id, "new_canvas_id")
+        if source == target:
+            raise Conflict("a canvas is no fork of itself", field="new_canvas_id")
+
+        def go_on(answer: Mapping[str, Any]) -> None:
+            canvas: domain.Canvas = answer["canvas"]
+            if body.at_version not in (None, canvas.version):
+                row = counter.reader.stream(CANVAS, source)
+                if row is None:
+                    raise NotFound("there is no such canvas", field="canvas_id")
+                canvas = load(counter.reader, row.stream, body.at_version)
+            assert canvas.document is not None
+            assert canvas.session_id is not None
+            command = domain.Create(
+                canvas.document, canvas.session_id, canvas.schema_version, None, False,
+                (source, canvas.version),
+            )  # fmt: skip
+            counter.command(request, CANVAS, target, command, op="canvas.fork", body=body)
+
+        counter.behalf(request, CANVAS, source, domain.Look(), go_on)
+
+    def _close(self, request: Request, body: CloseCanvasBody) -> None:
+        counter = self._counter
+        canvas_id = counter.ulid(body.canvas_id, "canvas_id")
+        reason, redacted = None, False
+        if body.reason is not None:
+            reason, redacted = clean_text(counter, body.reason, "reason", REASON_BYTES_MAX)
+        command = domain.Close(reason, redacted)
+        counter.command(request, CANVAS, canvas_id, command, op="canvas.close", body=body)
+
+    def _compact(self, request: Request, body: CompactCanvasBody) -> None:
+        canvas_id = self._counter.ulid(body.canvas_id, "canvas_id")
+        self._counter.command(
+            request, CANVAS, canvas_id, domain.Compact(), op="canvas.compact", body=body
+        )
+
+    def _sweep_on(self) -> None:
+        counter = self._counter
+        counter.call_later(SWEEP_S, self._sweep_on)
+        try:
+            due = counter.reader.rows("canvas.due", (counter.now_ms(), DUE_AT_ONCE))
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("canvases that are due could not be read: %s", error)
+            return
+
+        def done(answer: Mapping[str, Any] | PalyraError) -> None:
+            if isinstance(answer, PalyraError):
+                log.warning("a canvas could not be closed: %s", answer)
+
+        for canvas_id, owner in due:
+            command = domain.Close(EXPIRED, False, only_if_due=True)
+            counter.internal(owner, CANVAS, canvas_id, command, done)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _get(self, request: Request, body: GetCanvasBody) -> None:
+        canvas_id, principal = self._counter.ulid(body.canvas_id, "canvas_id"), sees(request)
+
+        def find(reader: ReadSide) -> Mapping[str, Any]:
+            row = _find(reader, canvas_id, principal)
+            found = load(reader, row.stream, body.version)
+            return {"canvas": view(found, Who(canvas_id, row.principal, 0))}
+
+        self._counter.look(request, find)
+
+    def _history(self, request: Request, body: CanvasHistoryBody) -> None:
+        canvas_id, principal = self._counter.ulid(body.canvas_id, "canvas_id"), sees(request)
+
+        def find(reader: ReadSide) -> Mapping[str, Any]:
+            row = _find(reader, canvas_id, principal)
+            now = reader.rows("canvas.row", (row.stream,))[0]
+            after = now[10] if body.after_version is None else max(1, body.after_version)
+            patches = patches_after(reader, row.stream, after, body.limit)
+            last = patches[-1]["version"] if patches else after
+            return {"patches": patches, "next_after": last, "end": last >= now[0]}
+
+        self._counter.look(request, find)
+
+    def _subscribe(self, request: Request, body: SubscribeCanvasBody) -> None:
+        canvas_id = self._counter.ulid(body.canvas_id, "canvas_id")
+        after = body.after_version or None
+        self._feed.subscribe(Watch(request, canvas_id, after, body.credit))
+
+    # -- own --------------------------------------------------------------------------------------
+
+    def _state(self, raw: msgspec.Raw) -> tuple[dict[str, Any], bool]:
+        state, redacted = self._counter.clean_value(raw, "state", CANVAS_STATE_BYTES_MAX)
+        if not isinstance(state, dict):
+            raise Invalid("a state is a map", field="state")
+        try:
+            is_plain(state)
+        except Invalid as refusal:
+            refusal.field = "state"
+            raise
+        return state, redacted
+
+    def _written(self, portion: Portion) -> None:
+        self._feed.written(portion)
+        if any(fact.kind == "canvas.compacted" for fact in portion.facts):
+            self._counter.erasing()
+
+    def _ask(self, find: Callable[[ReadSide], Any], done: Callable[[Any], None]) -> None:
+        def try_it() -> None:
+            try:
+                self._counter.to_reader(Ask(find, done))
+            except PalyraError:  # all are busy
+                self._counter.call_later(0.005, try_it)
+
+        try_it()
+
+
+def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
+    """A value that a patch puts under a secret's name is a secret like one in a state."""
+    path = operation.get("path")
+    if "value" not in operation or not isinstance(path, str):
+        return operation, False
+    name = path.rsplit("/", 1)[-1]
+    value, found = redact({name: operation["value"]}, kind="")
+    if not found or not isinstance(value, dict):
+        return operation, False
+    return {**operation, "value": next(iter(value.values()))}, True
+
+
+def _find(reader: ReadSide, canvas_id: bytes, principal: str | None) -> StreamRow:
+    row = reader.stream(CANVAS, canvas_id)
+    if row is None or principal not in (None, row.principal):
+        raise NotFound("there is no such canvas", field="canvas_id")
+    return row

@@ -1,0 +1,101 @@
+"""`palyra-actors canvas …`."""
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from palyra_actors.api.operations import Operations
+from palyra_actors.cli import exits
+from palyra_actors.cli.reach import connected
+from palyra_actors.cli.shape import console, plain, print_json, to_json
+from palyra_actors.cli.tables import show_all, show_one
+
+app = typer.Typer(name="canvas", help="Shared states, their versions and what led to them.")
+
+Id = Annotated[str, typer.Argument(help="The canvas's id.", metavar="CANVAS")]
+_SHOWN = (
+    "canvas_id", "session_id", "version", "schema_version", "closed", "close_reason",
+    "created_ms", "updated_ms", "expires_ms",
+)  # fmt: skip
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def show(
+    engine: Operations,
+    canvas: Id,
+    version: Annotated[int | None, typer.Option("--version", min=1)] = None,
+    as_json: bool = False,
+) -> None:
+    """A canvas as it is, or was at a version."""
+    found = engine.canvases.open(canvas).get(version)
+    show_one(found, _SHOWN, as_json=as_json)
+    if not as_json:
+        console().print(plain(_pretty(found.state)), soft_wrap=True)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def history(
+    engine: Operations,
+    canvas: Id,
+    after: Annotated[int | None, typer.Option("--after", min=1)] = None,
+    as_json: bool = False,
+) -> None:
+    """The patches that led from version to version."""
+    show_all(
+        engine.canvases.open(canvas).history(after_version=after),
+        {"version": "version", "by": "principal", "at": "ts_ms", "patch": "patch"},
+        as_json=as_json,
+    )
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def diff(
+    engine: Operations,
+    canvas: Id,
+    before: Annotated[int, typer.Argument(help="A version.", metavar="A")],
+    after: Annotated[int, typer.Argument(help="Another one.", metavar="B")],
+    as_json: bool = False,
+) -> None:
+    """What differs between two versions: as a patch, or line by line."""
+    one = engine.canvases.open(canvas).get(before).state
+    other = engine.canvases.open(canvas).get(after).state
+    if as_json:
+        from palyra_actors.domain.document import smaller_patch
+
+        print_json(smaller_patch(one, other) if one != other else [])
+        return
+    import difflib
+
+    lines = difflib.unified_diff(
+        _pretty(one).splitlines(),
+        _pretty(other).splitlines(),
+        f"version {before}",
+        f"version {after}",
+        lineterm="",
+    )
+    for line in lines:
+        style = {"+": "green", "-": "red", "@": "cyan"}.get(line[:1], "")
+        console().print(plain(line), style=style, soft_wrap=True)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def compact(engine: Operations, canvas: Id, as_json: bool = False) -> None:
+    """Drop all versions but the present one."""
+    found = engine.canvases.open(canvas).compact()
+    found.pop("timing", None)
+    if as_json:
+        print_json(found)
+        return
+    console().print(
+        f"{found['patches_dropped']:,} patches dropped;"
+        f" {found['bytes_before']:,} bytes became {found['bytes_after']:,}"
+    )
+
+
+def _pretty(state: Any) -> str:
+    return json.dumps(to_json(state), ensure_ascii=False, indent=2, sort_keys=True)

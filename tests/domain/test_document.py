@@ -1,0 +1,308 @@
+"""Documents: patches against an independent applier, canonical bytes against the slow way."""
+
+import copy
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import rfc8785
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from palyra_actors.domain.document import (
+    apply_patch_document,
+    build_replace_root_patch,
+    depth_of,
+    is_plain,
+    smaller_patch,
+    state_hash,
+)
+from palyra_actors.errors import Invalid, PalyraError, TooLarge
+
+_KEYS = st.sampled_from(["a", "b", "c/d", "e~f", "", "0", "1", "-", "ключ"])
+_LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1.0, "", "x", "1"])
+_VALUES = st.recursive(
+    _LEAVES,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_KEYS, inner, max_size=3),
+    max_leaves=8,
+)
+_DOCUMENTS = st.dictionaries(_KEYS, _VALUES, max_size=4)
+
+
+class Refused(Exception):
+    """By the applier below."""
+
+
+def same(one: Any, other: Any) -> bool:
+    """Equal as JSON: true is not 1, but 1 is 1.0."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return one is other
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list) and isinstance(other, list):
+        return len(one) == len(other) and all(map(same, one, other))
+    return (
+        type(one) in (int, float, str, type(None))
+        and one == other
+        and (isinstance(one, str) == isinstance(other, str))
+    )
+
+
+def parts_of(pointer: str) -> list[str]:
+    if pointer and not pointer.startswith("/"):
+        raise Refused
+    return [part.replace("~1", "/").replace("~0", "~") for part in pointer.split("/")[1:]]
+
+
+def index_of(array: list[Any], part: str, end: int) -> int:
+    if not (part.isascii() and part.isdigit()) or (len(part) > 1 and part[0] == "0"):
+        raise Refused
+    if int(part) >= end:
+        raise Refused
+    return int(part)
+
+
+def get(document: Any, parts: list[str]) -> Any:
+    for part in parts:
+        if isinstance(document, dict) and part in document:
+            document = document[part]
+        elif isinstance(document, list):
+            document = document[index_of(document, part, len(document))]
+        else:
+            raise Refused
+    return document
+
+
+def put(document: Any, parts: list[str], value: Any) -> Any:
+    if not parts:
+        return value
+    holder = get(document, parts[:-1])
+    if isinstance(holder, dict):
+        holder[parts[-1]] = value
+    elif isinstance(holder, list):
+        at = len(holder) if parts[-1] == "-" else index_of(holder, parts[-1], len(holder) + 1)
+        holder.insert(at, value)
+    else:
+        raise Refused
+    return document
+
+
+def take(document: Any, parts: list[str]) -> Any:
+    if not parts:
+        raise Refused
+    found, holder = get(document, parts), get(document, parts[:-1])
+    del holder[parts[-1] if isinstance(holder, dict) else int(parts[-1])]
+    return found
+
+
+def plain_apply(document: Any, operations: list[dict[str, Any]]) -> Any:
+    """RFC 6902 from its text, on a copy."""
+    document = copy.deepcopy(document)
+    for one in operations:
+        parts = parts_of(one["path"])
+        match one["op"]:
+            case "add":
+                document = put(document, parts, copy.deepcopy(one["value"]))
+            case "remove":
+                take(document, parts)
+            case "replace":
+                if parts:
+                    holder, at = get(document, parts[:-1]), get(document, parts)
+                    del at
+                    key: Any = parts[-1] if isinstance(holder, dict) else int(parts[-1])
+                    holder[key] = copy.deepcopy(one["value"])
+                else:
+                    document = copy.deepcopy(one["value"])
+            case "move":
+                source = parts_of(one["from"])
+                if parts[: len(source)] == source and parts != source:
+                    raise Refused
+                get(document, source)
+                if parts != source:
+                    document = put(document, parts, take(document, source))
+            case "copy":
+                document = put(document, parts, copy.deepcopy(get(document, parts_of(one["from"]))))
+            case "test":
+                if not same(get(document, parts), one["value"]):
+                    raise Refused
+    if not isinstance(document, dict):
+        raise Refused
+    return document
+
+
+@st.composite
+def pointers(draw: st.DrawFn, document: Any) -> str:
+    """Mostly to something that is there, or next to it."""
+    parts: list[str] = []
+    while isinstance(document, dict | list) and draw(st.integers(0, 3)):
+        if isinstance(document, dict):
+            key = draw(st.sampled_from(sorted(document)) if document else _KEYS)
+            key = key if draw(st.integers(0, 4)) else draw(_KEYS)
+            parts.append(key.replace("~", "~0").replace("/", "~1"))
+            document = document.get(key)
+        else:
+            at = draw(st.integers(0, len(document)))
+            parts.append("-" if not draw(st.integers(0, 4)) else str(at))
+            document = document[at] if at < len(document) else None
+    return "".join("/" + part for part in parts)
+
+
+@st.composite
+def patches(draw: st.DrawFn) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    document = draw(_DOCUMENTS)
+    operations = []
+    for _ in range(draw(st.integers(1, 4))):
+        name = draw(st.sampled_from(["add", "remove", "replace", "move", "copy", "test"]))
+        one: dict[str, Any] = {"op": name, "path": draw(pointers(document))}
+        if name in ("add", "replace", "test"):
+            one["value"] = draw(_VALUES)
+        if name in ("move", "copy"):
+            one["from"] = draw(pointers(document))
+        operations.append(one)
+    return document, operations
+
+
+def examples(campaign: int) -> int:
+    return campaign if os.environ.get("PALYRA_CAMPAIGN") == "full" else 1_000
+
+
+@given(patches())
+@settings(max_examples=examples(5_000), deadline=None)
+def test_a_patch_does_what_the_text_of_the_rfc_says(
+    given_: tuple[dict[str, Any], list[dict[str, Any]]],
+) -> None:
+    document, operations = given_
+    before = copy.deepcopy((document, operations))
+    try:
+        expected = plain_apply(document, operations)
+    except Refused:
+        with pytest.raises(Invalid) as refusal:
+            apply_patch_document(document, operations)
+        assert 0 <= refusal.value.detail["index"] < len(operations)
+    else:
+        made = apply_patch_document(document, operations)
+        assert same(made, expected)
+        assert state_hash(made) == state_hash(expected)
+    assert (document, operations) == before, "neither is changed, whatever came of it"
+
+
+@given(_DOCUMENTS, _DOCUMENTS)
+@settings(max_examples=300, deadline=None)
+def test_the_smaller_patch_leads_from_one_document_to_the_other(
+    before: dict[str, Any], after: dict[str, Any]
+) -> None:
+    patch = smaller_patch(before, after)
+    assert state_hash(apply_patch_document(before, patch)) == state_hash(after)
+    whole = build_replace_root_patch(after)
+    assert len(msgspec.msgpack.encode(patch)) <= len(msgspec.msgpack.encode(whole))
+
+
+@given(_DOCUMENTS)
+@settings(max_examples=300)
+def test_the_quick_canonical_form_is_the_slow_one(document: dict[str, Any]) -> None:
+    from hashlib import sha256
+
+    expected = sha256(rfc8785.dumps(json.loads(json.dumps(document)))).digest()
+    assert state_hash(document) == state_hash(document, plain=False) == expected
+
+
+@pytest.mark.parametrize(
+    ("document", "plain"),
+    [
+        ({"a": 2**53}, True), ({"a": 2**53 + 1}, False), ({"a": 1.0}, False), ({"a": True}, True),
+        ({"\ue000": 1, "\U0001f600": 2}, False), ({"ключ": 1}, True),
+        ({"a": [[{"b": 0.5}]]}, False),
+    ],
+)  # fmt: skip
+def test_what_is_plain_is_told_from_what_is_not(document: dict[str, Any], plain: bool) -> None:
+    assert is_plain(document) is plain
+    state_hash(document)
+
+
+@pytest.mark.parametrize(
+    ("operations", "index"),
+    [
+        ([{"op": "add", "path": "/a"}], 0),
+        ([{"op": "append", "path": "/a", "value": "x"}], 0),
+        ([{"op": "add", "path": "a", "value": 1}], 0),
+        ([{"op": "add", "path": 5, "value": 1}], 0),
+        ([{"op": "test", "path": "/one", "value": True}], 0),
+        ([{"op": "test", "path": "/one", "value": 1}, {"op": "remove", "path": "/two"}], 1),
+        ([{"op": "move", "from": "/list", "path": "/list/0"}], 0),
+        ([{"op": "remove", "path": ""}], 0),
+        ([{"op": "replace", "path": "", "value": [1]}], 0),
+        ([{"op": "add", "path": "/list/01", "value": 1}], 0),
+        ([{"op": "add", "path": "/list/3", "value": 1}], 0),
+        ([{"path": "/a", "value": 1}], 0),
+        (["add"], 0),
+        ([{"op": "add", "path": "/a" * 65, "value": 1}], 0),
+    ],
+)
+def test_what_does_not_apply_is_named_by_its_place(operations: Any, index: int) -> None:
+    document = {"one": 1, "list": [1, 2]}
+    with pytest.raises(Invalid) as refusal:
+        apply_patch_document(document, operations)
+    assert (refusal.value.field, refusal.value.detail["index"]) == (f"patch[{index}]", index)
+    assert document == {"one": 1, "list": [1, 2]}
+
+
+def test_copies_that_double_again_and_again_are_refused_early() -> None:
+    document = {"a": ["x" * 1_000]}
+    operations = [{"op": "copy", "from": "/a", "path": "/a/-"} for _ in range(40)]
+    with pytest.raises(TooLarge):
+        apply_patch_document(document, operations)
+
+
+def test_nothing_grows_deeper_than_64_levels() -> None:
+    deep: Any = 1
+    for _ in range(40):
+        deep = [deep]
+    document = {"deep": deep}
+    with pytest.raises(Invalid):
+        apply_patch_document(
+            document, [{"op": "copy", "from": "/deep", "path": "/deep" + "/0" * 39 + "/-"}]
+        )
+    assert depth_of(document) == 41
+
+
+SUITE = "json-patch-test-suite"
+
+
+def suite_folder() -> Path | None:
+    """Where npm put the public suite, if it did."""
+    named = os.environ.get("JSON_PATCH_TEST_SUITE")
+    here = Path(__file__).parents[2] / "node_modules" / SUITE
+    for folder in ([Path(named)] if named else []) + [here]:
+        if (folder / "tests.json").is_file():
+            return folder
+    return None
+
+
+def test_the_public_suite_passes_completely() -> None:
+    folder = suite_folder()
+    if folder is None:
+        pytest.skip(f"npm install {SUITE}, or set JSON_PATCH_TEST_SUITE to its folder")
+    ran = 0
+    for name in ("tests.json", "spec_tests.json"):
+        for case in json.loads((folder / name).read_text("utf-8")):
+            if case.get("disabled") or "patch" not in case:
+                continue
+            # a canvas is a map: each case lies one level deeper here
+            patch = [
+                {k: "/doc" + v if k in ("path", "from") and isinstance(v, str) else v
+                 for k, v in one.items()}
+                for one in case["patch"]
+            ]  # fmt: skip
+            document = {"doc": case["doc"]}
+            ran += 1
+            if "error" in case:
+                with pytest.raises(PalyraError):
+                    apply_patch_document(document, patch)
+            elif patch:
+                made = apply_patch_document(document, patch)
+                if "expected" in case:
+                    assert same(made, {"doc": case["expected"]}), case
+    assert ran > 80
