@@ -9,7 +9,7 @@ from palyra_actors.actors.entity import CommandEntity
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canvas import Canvas, Who
 from palyra_actors.domain.catalog import CANVAS
-from palyra_actors.domain.document import apply_patch_document, encoded_size, is_plain
+from palyra_actors.domain.document import encoded_size, looks_plain, replay_patch
 from palyra_actors.domain.fact import Decision, Fact
 from palyra_actors.errors import Gone, NotFound
 from palyra_actors.storage.port import ReadSide, StreamRow
@@ -71,14 +71,14 @@ def load(reader: ReadSide, stream: int, version: int | None = None) -> Canvas:
             raise Gone("this version was compacted", field="version")
         said = msgspec.msgpack.decode(event.payload)
         if event.kind == "canvas.patched":
-            document = apply_patch_document(document, said["patch"])
+            document = replay_patch(document, said["patch"])
             since += 1
             since_bytes += encoded_size(said)
         else:
             document = said["state"]
         sha256, updated_ms = said["sha256"], event.ts_ms
     return Canvas(
-        wanted, document, sha256, is_plain(document), now[2], now[3], now[4],
+        wanted, document, sha256, looks_plain(document, sha256), now[2], now[3], now[4],
         now[5] if version is None else updated_ms, now[6], bool(now[7]), now[8], since,
         since_bytes, now[9], now[10],
     )  # fmt: skip

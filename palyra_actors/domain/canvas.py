@@ -11,10 +11,12 @@ the patch, that of a snapshot the state, and nothing is kept a second time: the 
 """
 
 from collections.abc import Mapping, Sequence
+from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeAlias
 
 from palyra_actors.domain.document import (
     apply_patch_document,
+    canonical,
     check_size,
     encoded_size,
     is_plain,
@@ -25,8 +27,8 @@ from palyra_actors.domain.fact import Change, Decision, Fact, New
 from palyra_actors.errors import Conflict, InvalidTransition, NotFound
 from palyra_actors.ids import format_ulid
 
-SNAPSHOT_PATCHES: Final = 200
-"""Patches after which the state is written whole: replaying as many takes 4 ms
+SNAPSHOT_PATCHES: Final = 100
+"""Patches after which the state is written whole: replaying as many takes 3 ms
 (`bench/bench_canvas.py`), and a load is to take 5."""
 
 SNAPSHOT_BYTES: Final = 256 * 1024
@@ -192,22 +194,22 @@ def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
     if isinstance(command, Patch):
         operations: Sequence[Mapping[str, Any]] = command.operations
         made = apply_patch_document(canvas.document, operations)
-        check_size(made, "patch")
         plain = canvas.plain and is_plain([one.get("value") for one in operations])
         plain = plain and all(one["path"].isascii() for one in operations)
     else:
         made = command.document
-        check_size(made, "state")
         plain = is_plain(made)
         operations = smaller_patch(canvas.document, made)
-    digest = state_hash(made, plain=plain)
+    text = canonical(made, plain=plain)
+    check_size(made, "patch" if isinstance(command, Patch) else "state", len(text))
+    digest = sha256(text).digest()
     version = canvas.version + 1
     said = Said(v=1, version=version, patch=list(operations), sha256=digest)
     said.made = made
     events = [New("canvas.patched", said, session_id=canvas.session_id, redacted=command.redacted)]
     size = encoded_size(said["patch"])
     if canvas.since + 1 >= SNAPSHOT_PATCHES or canvas.since_bytes + size >= max(
-        SNAPSHOT_BYTES, encoded_size(made)
+        SNAPSHOT_BYTES, len(text)
     ):
         whole = canvas._replace(version=version, document=made, sha256=digest)
         events.append(_whole("canvas.snapshotted", whole))
