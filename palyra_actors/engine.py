@@ -77,7 +77,7 @@ class _LocalPeer:
 class _LocalConnection:
     """What `Operations` sends through: straight to the desk, in the loop's thread."""
 
-    def __init__(self, engine: "_Works", peer: _LocalPeer) -> None:
+    def __init__(self, engine: "Works", peer: _LocalPeer) -> None:
         self._works = engine
         self._peer = peer
 
@@ -90,11 +90,23 @@ class _LocalConnection:
         self._works.loop.call_soon(lambda: self._works.feed.drop_peer(self._peer))
 
 
-class _Works:
-    """Everything that runs, in the order in which it starts."""
+class Works:
+    """Everything that runs, in the order in which it starts.
 
-    def __init__(self, path: Path, config: Config, clock: Clock, vfs: str | None) -> None:
+    `start` gives it its threads; `begin` and no more leaves all turns to the caller, who steps
+    loop, pool, committer and checkpoints by himself: a simulation.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        config: Config,
+        clock: Clock,
+        vfs: str | None,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
         self.path, self.config, self.clock, self.vfs = path, config, clock, vfs
+        self.entropy = entropy
         self.started = clock.monotonic()
         self.tally = Tally()
         with contextlib.ExitStack() as undo:
@@ -154,7 +166,7 @@ class _Works:
             reader=self.reading,
             submit=self.writer.submit,
             next_stream=self._next_stream,
-            new_id=Ulids(self.clock.wall_ms, os.urandom),
+            new_id=Ulids(self.clock.wall_ms, self.entropy),
             restarts=RestartPolicy(
                 actors.restart_backoff_ms,
                 actors.restart_backoff_ms_max,
@@ -211,10 +223,15 @@ class _Works:
         self.replaced = False
 
     def start(self) -> None:
-        self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
+        self.begin()
+        self.writer.committer.start()
         self.pool.start()
         self.loop.start()
         self.checkpoints.start()
+
+    def begin(self) -> None:
+        """What is to be done first waits for the loop's first round."""
+        self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
         if self.crashed:
             for call in self.desk.counter.after_crash:
                 self.loop.call_soon(call)
@@ -244,14 +261,34 @@ class _Works:
     def stop(self, wait_s_max: float) -> bool:
         """Refuse what is new, answer what is under way, then close from the top down."""
         deadline = time.monotonic() + wait_s_max
-        self._wait_until_quiet(deadline)
-        left = max(0.1, deadline - time.monotonic())
+        quiet = threading.Event()
+        self.wind_down(quiet.set)
+        quiet.wait(max(0.0, deadline - time.monotonic()))
+        return self.shut(max(0.1, deadline - time.monotonic()))
+
+    def wind_down(self, quiet: Callable[[], None]) -> None:
+        """Refuse what is new; `quiet` is called, on the loop, once all else is answered."""
+
+        def look() -> None:
+            self.desk.stop()
+            self.feed.end_all(stopping())
+            if self.tally.under_way == 0 and not self.writer.busy:
+                quiet()
+            else:
+                self.loop.call_later(0.005, look)
+
+        self.loop.call_soon(look)
+
+    def shut(self, left: float) -> bool:
+        """End the threads and close the file. False: it took more than `left` seconds."""
         stopped = self.loop.stop(left)
         stopped &= self.pool.stop(left)
         stopped &= self.checkpoints.stop(left)
         if stopped:
             for reader in self.readers:
                 reader.close()
+            for actor in (self.latency, self.writer, *self.readers):
+                actor.unlist()
             self.reading.close()
             stopped = self.writer.close(left)  # the last one: it empties the WAL and removes it
         if self.door is not None:
@@ -261,20 +298,6 @@ class _Works:
         if stopped:
             self.lock.release()
         return stopped
-
-    def _wait_until_quiet(self, deadline: float) -> None:
-        quiet = threading.Event()
-
-        def look() -> None:
-            self.desk.stop()
-            self.feed.end_all(stopping())
-            if self.tally.under_way == 0 and not self.writer.busy:
-                quiet.set()
-            else:
-                self.loop.call_later(0.005, look)
-
-        self.loop.call_soon(look)
-        quiet.wait(max(0.0, deadline - time.monotonic()))
 
     # -- what the desk shows ----------------------------------------------------------------------
 
@@ -390,6 +413,7 @@ class _Works:
         return JournalReader(
             open_reader(self.file, cache_bytes=READER_CACHE_BYTES, vfs=self.vfs),
             page_seconds_max=self.config.storage.read_seconds_max,
+            monotonic=self.clock.monotonic,
         )
 
     def _open_checkpointer(self) -> Checkpointer:
@@ -429,7 +453,7 @@ class Engine(Operations):
     clients besides.
     """
 
-    def __init__(self, works: _Works) -> None:
+    def __init__(self, works: Works) -> None:
         super().__init__(str(works.path))
         self._works = works
         self._closed = False
@@ -457,7 +481,7 @@ class Engine(Operations):
             StorageUnavailable: the disk failed; it may pass.
         """
         config = Config() if config is None else config
-        works = _Works(
+        works = Works(
             Path(config.engine.db if path is None else path), config, clock or SystemClock(), vfs
         )
         works.start()

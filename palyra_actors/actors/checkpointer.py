@@ -49,6 +49,8 @@ class Checkpoints:
         self._may_run = may_run
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run, name="palyra-checkpoints", daemon=True)
+        self._steps: Steps | None = None
+        self._put_off_s = 0.0
         self.over_limit = False
         self.failure: str | None = None
 
@@ -63,30 +65,35 @@ class Checkpoints:
         return not self._thread.is_alive()
 
     def _run(self) -> None:
-        steps: Steps | None = None
-        pause_s, put_off_s = LOOK_S, 0.0
+        pause_s = LOOK_S
         while not self._leave.wait(pause_s):
-            if put_off_s < PUT_OFF_S_MAX and not self._may_run():
-                put_off_s += pause_s
-                continue
-            put_off_s = 0.0
-            try:
-                if steps is None:
-                    steps = self._open()
-                report = steps.step()
-            except Exception as error:  # noqa: BLE001 - the WAL still holds everything
-                log.warning("a checkpoint failed: %s", error)
-                self.failure = str(error)
-                self._drop(steps)
-                steps, pause_s = None, AFTER_FAILURE_S
-                continue
-            self.failure, pause_s = None, LOOK_S
-            if report is not None:
-                self.over_limit = report.over_limit
-                self._stepped(report.wants_finish, report.over_limit)
-        self._drop(steps)
+            pause_s = self.look(pause_s)
+        self.drop()
 
-    def _drop(self, steps: Steps | None) -> None:
+    def look(self, waited_s: float) -> float:
+        """Step if it is time to, after `waited_s`; the seconds to wait until the next look."""
+        if self._put_off_s < PUT_OFF_S_MAX and not self._may_run():
+            self._put_off_s += waited_s
+            return waited_s
+        self._put_off_s = 0.0
+        try:
+            if self._steps is None:
+                self._steps = self._open()
+            report = self._steps.step()
+        except Exception as error:  # noqa: BLE001 - the WAL still holds everything
+            log.warning("a checkpoint failed: %s", error)
+            self.failure = str(error)
+            self.drop()
+            return AFTER_FAILURE_S
+        self.failure = None
+        if report is not None:
+            self.over_limit = report.over_limit
+            self._stepped(report.wants_finish, report.over_limit)
+        return LOOK_S
+
+    def drop(self) -> None:
+        """Close its connection; the next look opens another one."""
+        steps, self._steps = self._steps, None
         if steps is not None:
             try:
                 steps.close()

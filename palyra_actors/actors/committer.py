@@ -58,6 +58,18 @@ class Committer:
             self._thread.join(wait_s_max)
         return not self._thread.is_alive()
 
+    @property
+    def busy(self) -> bool:
+        """Whether work waits for its turn."""
+        return not self._work.empty()
+
+    def step(self) -> bool:
+        """The next piece of work in the calling thread, where there is no other. False: none."""
+        if not self.busy or (work := self._work.get_nowait()) is None:
+            return False
+        work()
+        return True
+
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
             try:

@@ -168,6 +168,11 @@ class Writer(PooledActor):
         return self._head
 
     @property
+    def committer(self) -> Committer:
+        """Its thread has to be started, or `step` be called in its stead."""
+        return self._committer
+
+    @property
     def busy(self) -> bool:
         """Something is queued or under way."""
         return bool(self._queue) or self._group is not None
@@ -191,9 +196,6 @@ class Writer(PooledActor):
         return ended
 
     # -- its life ---------------------------------------------------------------------------------
-
-    def on_start(self) -> None:
-        self._committer.start()
 
     def on_receive(self, message: Any) -> None:
         del message

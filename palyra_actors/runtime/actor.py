@@ -92,6 +92,11 @@ class PooledActor(pykka.Actor):
         self.actor_stopped.set()
         self.on_stop()
 
+    def unlist(self) -> None:
+        """Take it out of pykka's registry, which is the process's and would keep it for ever."""
+        if self.listed:
+            pykka.ActorRegistry.unregister(self.actor_ref)
+
     def hand(self, message: Any) -> None:
         """`tell` from the thread that runs this actor's turns: if nothing waits before the
         message, its turn is now and not in the next round.
@@ -158,8 +163,7 @@ class PooledActor(pykka.Actor):
         traceback: TracebackType | None,
     ) -> None:
         del exception_type, exception_value, traceback
-        if self.listed:
-            pykka.ActorRegistry.unregister(self.actor_ref)
+        self.unlist()
         self.actor_stopped.set()
 
 

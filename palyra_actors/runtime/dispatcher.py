@@ -5,6 +5,9 @@
 
 Both are fair in the same way: a turn handles at most `turn_messages_max` messages and then the
 actor goes to the end of the line.
+
+Neither needs its thread: one that was never started is turned by `step`, from the one thread of a
+simulation (`palyra_actors.testing.sim`).
 """
 
 import heapq
@@ -138,6 +141,11 @@ class Loop:
         """Whether the caller is the loop's own thread."""
         return threading.get_ident() == self._thread.ident
 
+    @property
+    def busy(self) -> bool:
+        """Whether a round would find something besides timers and outside input."""
+        return bool(self._ready or self._late or self._calls)
+
     def statistics(self) -> DispatcherStatistics:
         return DispatcherStatistics(1, self._turns, len(self._ready) + len(self._late))
 
@@ -158,6 +166,11 @@ class Loop:
         heapq.heappush(self._timers, (moment, next(self._timer_numbers), timer))
         return timer
 
+    @property
+    def next_timer(self) -> float | None:
+        """When the next timer is due, in seconds of the monotonic clock; it may be cancelled."""
+        return self._timers[0][0] if self._timers else None
+
     def call_later(self, seconds: float, call: Callable[[], None]) -> Timer:
         return self.call_at(self.clock.monotonic() + seconds, call)
 
@@ -172,9 +185,13 @@ class Loop:
                 self._calls.append(_nothing)  # the next round comes at once: replies may wait
 
     def _round(self) -> None:
-        calls = self._calls
-        if not (self._ready or self._late or calls):
+        if not self.busy:
             self._sleep()
+        self.step()
+
+    def step(self) -> None:
+        """One round without the sleep before it. What it raises is the caller's."""
+        calls = self._calls
         for _ in range(len(calls)):
             calls.popleft()()
         if self._timers:
@@ -250,6 +267,19 @@ class Pool:
             if thread.ident is not None:
                 thread.join(wait_s_max)
         return not any(thread.is_alive() for thread in self._threads)
+
+    @property
+    def busy(self) -> bool:
+        """Whether an actor waits for a turn."""
+        return not self._ready.empty()
+
+    def step(self) -> bool:
+        """One turn in the calling thread. False: nobody waits for one."""
+        if not self.busy or (actor := self._ready.get_nowait()) is None:
+            return False
+        self._turns += 1
+        actor.take_turn(self._turn_messages_max)
+        return True
 
     def statistics(self) -> DispatcherStatistics:
         return DispatcherStatistics(len(self._threads), self._turns, self._ready.qsize())

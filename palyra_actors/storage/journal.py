@@ -4,10 +4,10 @@ Writing goes through one connection, staged on one thread and committed on anoth
 once. Reading goes through read-only connections, one a thread.
 """
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from hashlib import sha256
-from time import monotonic
 from typing import Any, Final
 
 import apsw
@@ -267,9 +267,16 @@ class JournalReader(_Side):
     `page_seconds_max`: how long one page may hold its snapshot; then it ends with what it has.
     """
 
-    def __init__(self, connection: apsw.Connection, *, page_seconds_max: float = 5.0) -> None:
+    def __init__(
+        self,
+        connection: apsw.Connection,
+        *,
+        page_seconds_max: float = 5.0,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
         super().__init__(connection)
         self._page_seconds_max = page_seconds_max
+        self._monotonic = monotonic
 
     def close(self) -> None:
         """Close it; a disk that fails meanwhile takes nothing along."""
@@ -318,11 +325,11 @@ class JournalReader(_Side):
         events: list[Stored] = []
         bytes_used = 0
         position = selection.after_seq
-        ends = monotonic() + self._page_seconds_max
+        ends = self._monotonic() + self._page_seconds_max
         for looked_at, row in enumerate(rows):
             if len(events) == limit or looked_at == SCAN_ROWS_MAX:
                 return EventPage(events, position, False)
-            if looked_at & 0xFF == 0xFF and monotonic() > ends:
+            if looked_at & 0xFF == 0xFF and self._monotonic() > ends:
                 return EventPage(events, position, False)
             if self._matches(selection, row):
                 payload = row[14]

@@ -1,0 +1,108 @@
+"""The engine without its threads: who turns it decides when each of them would have run."""
+
+import gc
+import threading
+import weakref
+from pathlib import Path
+from typing import Any
+
+import msgpack
+
+from palyra_actors.config import Config
+from palyra_actors.engine import Engine, Works
+from palyra_actors.runtime.actor import PooledActor
+from palyra_actors.runtime.dispatcher import Loop, Pool
+from palyra_actors.testing.clock import ManualClock
+
+
+class Noting(PooledActor):
+    def __init__(self, dispatcher: Any, notes: list[str]) -> None:
+        super().__init__(dispatcher)
+        self.notes = notes
+
+    def on_receive(self, message: Any) -> None:
+        self.notes.append(message)
+
+
+class Caller:
+    """A peer that keeps what it is sent."""
+
+    principal, role = "local", "admin"
+
+    def __init__(self) -> None:
+        self.under_way = self.backlog_bytes = 0
+        self.replies: list[Any] = []
+
+    def send(self, frame: bytes) -> None:
+        self.replies.append(msgpack.unpackb(frame))
+
+
+def test_a_loop_that_was_never_started_runs_a_round_where_it_is_told_to(clock: ManualClock) -> None:
+    loop, notes = Loop("stepped", clock), list[str]()
+    actor = Noting.launch(loop, notes)
+    loop.call_later(1.0, lambda: notes.append("timer"))
+    assert (loop.busy, loop.next_timer) == (False, clock.monotonic() + 1.0)
+    actor.actor_ref.tell("turn")
+    loop.call_soon(lambda: notes.append("call"))
+    assert loop.busy
+    loop.step()
+    assert notes == ["call", "turn"]
+    clock.turn(1_000)
+    loop.step()
+    assert notes == ["call", "turn", "timer"]
+    assert (loop.busy, loop.next_timer) == (False, None)
+    actor.unlist()
+    assert loop.stop(0.0)
+
+
+def test_a_pool_that_was_never_started_gives_one_turn_a_step() -> None:
+    pool, notes = Pool("stepped", 2), list[str]()
+    actors = [Noting.launch(pool, notes) for _ in range(2)]
+    assert not pool.step()
+    for number, actor in enumerate(actors):
+        actor.actor_ref.tell(f"of {number}")
+    assert pool.busy
+    assert pool.step()
+    assert notes == ["of 0"]
+    assert pool.step()
+    assert notes == ["of 0", "of 1"]
+    assert not pool.step()
+    for actor in actors:
+        actor.unlist()
+    assert pool.stop(0.0)
+
+
+def test_an_engine_without_threads_writes_and_reads_when_it_is_stepped(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    threads = threading.active_count()
+    works, caller = Works(tmp_path / "stepped.db", Config(), clock, None), Caller()
+    works.begin()
+    body = {"session_key": "a", "title": "stepped"}
+    for number, op in enumerate(("session.resolve", "session.list")):
+        frame = {"v": 1, "id": number, "op": op, "body": body if not number else {}}
+        works.desk.serve(((caller, msgpack.packb(frame)),))
+        works.loop.step()
+        assert len(caller.replies) == number, "nothing happens by itself"
+        assert works.writer.committer.step() != works.pool.step()
+        works.loop.step()
+    resolved, listed = (reply["ok"] for reply in caller.replies)
+    assert resolved["created"]
+    assert [one["title"] for one in listed["sessions"]] == ["stepped"]
+    assert works.checkpoints.look(0.0) > 0.0
+    works.checkpoints.drop()
+    quiet: list[bool] = []
+    works.wind_down(lambda: quiet.append(True))
+    works.loop.step()
+    assert quiet
+    assert works.shut(0.0)
+    assert threading.active_count() == threads
+
+
+def test_a_closed_engine_leaves_nothing_of_itself_in_memory(tmp_path: Path) -> None:
+    engine = Engine.open(tmp_path / "left.db")
+    works = weakref.ref(engine._works)
+    engine.close()
+    del engine
+    gc.collect()
+    assert works() is None
