@@ -378,6 +378,7 @@ class Works:
             "threads": threading.active_count(),
             "queue_depth": writer.waiting,
             "admission": self.admission(),
+            "duties": self.desk.counter.rota.statistics(),
             "db_bytes": self._size(self.file),
             "wal_bytes": wal_bytes(self.file),
             "head": head_view(self.writer.head),

@@ -10,6 +10,7 @@ from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Streams
 from palyra_actors.actors.reader import Look, Trickle
+from palyra_actors.actors.rota import Rota
 from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
 from palyra_actors.domain.payload import check_value
 from palyra_actors.domain.redact import redact, redact_text
@@ -52,6 +53,8 @@ class Counter:
         """Subscriptions besides the journal's; `journal.credit` serves them, too."""
         self.after_crash: list[Callable[[], None]] = []
         """Called once the engine runs, if it was not closed the last time."""
+        self.rota = Rota(house.loop)
+        """The engine's own duties, each at its interval."""
 
     @property
     def loop(self) -> Loop:
