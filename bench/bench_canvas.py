@@ -23,8 +23,9 @@ import orjson
 from palyra_actors.actors.canvas import load
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config, StorageConfig
+from palyra_actors.domain.canonical import state_hash
 from palyra_actors.domain.catalog import CANVAS
-from palyra_actors.domain.document import apply_patch_document, state_hash
+from palyra_actors.domain.document import apply_patch_document
 from palyra_actors.engine import Engine
 from palyra_actors.ids import parse_ulid
 

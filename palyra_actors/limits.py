@@ -54,6 +54,7 @@ CANVAS_STATE_BYTES_MAX: Final = 1024 * 1024
 CANVAS_PATCH_BYTES_MAX: Final = 256 * 1024
 CANVAS_PATCH_OPERATIONS_MAX: Final = 1000
 CANVAS_COPY_BYTES_MAX: Final = 1024 * 1024  # ours: what the `copy`s of one patch may add up to
+CANVAS_WORK_MAX: Final = 150_000  # ours: values that one patch looks at, about 0.1 µs each
 
 # -- a reply must fit a frame, too: pages of large events end early (ours) ---------------------
 REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024

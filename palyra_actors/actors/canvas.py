@@ -7,9 +7,10 @@ import msgspec
 
 from palyra_actors.actors.entity import CommandEntity
 from palyra_actors.domain import canvas as domain
+from palyra_actors.domain.canonical import looks_plain
 from palyra_actors.domain.canvas import Canvas, Who
 from palyra_actors.domain.catalog import CANVAS
-from palyra_actors.domain.document import encoded_size, looks_plain, replay_patch
+from palyra_actors.domain.document import encoded_size, replay_patch
 from palyra_actors.domain.fact import Decision, Fact
 from palyra_actors.errors import Gone, NotFound
 from palyra_actors.storage.port import ReadSide, StreamRow
@@ -41,6 +42,11 @@ class CanvasActor(CommandEntity):
         return {"canvas": domain.view(found, Who(self.stream_id, row.principal, 0))}
 
 
+def erased() -> Gone:
+    """Why nothing of it can be read."""
+    return Gone("the canvas was erased with its session", field="canvas_id")
+
+
 def load(reader: ReadSide, stream: int, version: int | None = None) -> Canvas:
     """The canvas as it is in the file, or as it was at a version: a whole state and the patches
     behind it, at most `domain.canvas.SNAPSHOT_PATCHES` of them.
@@ -50,6 +56,8 @@ def load(reader: ReadSide, stream: int, version: int | None = None) -> Canvas:
         Gone: that version was compacted away.
     """
     now = reader.rows("canvas.row", (stream,))[0]
+    if now[10] > now[0]:
+        raise erased()
     wanted = now[0] if version is None else version
     if wanted > now[0]:
         raise NotFound(

@@ -3,7 +3,8 @@
     (none) ──created──▶ version 1 ──patched──▶ 2 ──▶ 3 … ──closed──▶ read for ever
                                      │
                                      ├─ snapshotted: the whole state again: loading stays quick
-                                     └─ compacted: the same, and what lies before it is dropped
+                                     ├─ compacted: the same, and what lies before it is dropped
+                                     └─ erased, with its session: nothing of it can be read
 
 Versions count states, not events: a snapshot is an event and no version. The event of a patch holds
 the patch, that of a snapshot the state, and nothing is kept a second time: the rows of
@@ -14,17 +15,15 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeAlias
 
+from palyra_actors.domain.canonical import canonical, is_plain, state_hash
 from palyra_actors.domain.document import (
     apply_patch_document,
-    canonical,
     check_size,
     encoded_size,
-    is_plain,
     smaller_patch,
-    state_hash,
 )
 from palyra_actors.domain.fact import Change, Decision, Fact, New
-from palyra_actors.errors import Conflict, InvalidTransition, NotFound
+from palyra_actors.errors import Conflict, Gone, InvalidTransition, NotFound
 from palyra_actors.ids import format_ulid
 
 SNAPSHOT_PATCHES: Final = 100
@@ -35,6 +34,7 @@ SNAPSHOT_BYTES: Final = 256 * 1024
 """Bytes of patches after which it is, if they outweigh the state."""
 
 EXPIRED: Final = "expired"
+ERASED: Final = "erased"
 
 
 class Canvas(NamedTuple):
@@ -60,6 +60,11 @@ class Canvas(NamedTuple):
     since_bytes: int = 0
     history_bytes: int = 0
     horizon: int = 1
+
+    @property
+    def erased(self) -> bool:
+        """No version of it can be read."""
+        return self.horizon > self.version
 
 
 class Create(NamedTuple):
@@ -97,11 +102,15 @@ class Compact(NamedTuple):
     """Drop what lies before the present version."""
 
 
+class Erase(NamedTuple):
+    """Its session is erased, and takes it along; nothing happens if that was so before."""
+
+
 class Look(NamedTuple):
     """The canvas as it stands once everything before this is written: what a fork starts from."""
 
 
-Command: TypeAlias = Create | Patch | Replace | Close | Compact | Look
+Command: TypeAlias = Create | Patch | Replace | Close | Compact | Erase | Look
 
 
 class Said(dict[str, Any]):
@@ -130,7 +139,12 @@ def decide(canvas: Canvas | None, command: Command, who: Who) -> Decision:
         return _create(canvas, command, who)
     if canvas is None:
         raise NotFound("there is no such canvas", field="canvas_id")
+    if canvas.erased and not isinstance(command, Erase):
+        raise Gone("the canvas was erased with its session", field="canvas_id")
     match command:
+        case Erase():
+            new = New("canvas.erased", {"v": 1}, session_id=canvas.session_id)
+            return Decision(() if canvas.erased else [new], lambda after: {})
         case Look():
             return Decision((), lambda after: {"canvas": after})
         case Close():
@@ -289,6 +303,8 @@ def fold(canvas: Canvas | None, fact: Fact, stream: int) -> tuple[Canvas, Sequen
             ]
         case "canvas.compacted":
             return _fold_compaction(canvas, fact, said, size, stream)
+        case "canvas.erased":
+            return _fold_erasure(canvas, fact, stream)
         case _:
             after = canvas._replace(
                 closed=True, close_reason=said.get("reason"), updated_ms=fact.ts_ms,
@@ -349,6 +365,19 @@ def _fold_compaction(
         ("canvas.restate", row),
         ("canvas.drop_snapshots", (stream, canvas.version)),
         ("canvas.insert_snapshot", (stream, canvas.version, fact.stream_seq, fact.seq)),
+        ("erasure.insert", (stream, fact.seq)),
+    ]
+
+
+def _fold_erasure(canvas: Canvas, fact: Fact, stream: int) -> tuple[Canvas, Sequence[Change]]:
+    after = canvas._replace(
+        document=None, sha256=b"", schema_version=1, updated_ms=fact.ts_ms, expires_ms=None,
+        closed=True, close_reason=ERASED, history_bytes=0, horizon=canvas.version + 1,
+    )  # fmt: skip
+    return after, [
+        ("canvas.erase", (fact.ts_ms, ERASED, stream)),
+        ("canvas.drop_snapshots", (stream, canvas.version + 1)),
+        ("answer.erase", (stream,)),
         ("erasure.insert", (stream, fact.seq)),
     ]
 

@@ -57,6 +57,7 @@ ENGINE_KINDS: Final[dict[str, int]] = {
     "canvas.snapshotted": 162,
     "canvas.compacted": 163,
     "canvas.closed": 164,
+    "canvas.erased": 165,
 }
 KIND_NAMES: Final[dict[int, str]] = {
     **_CLIENT_NAMES,

@@ -1,23 +1,23 @@
-"""JSON documents: patches (RFC 6902) and canonical bytes (RFC 8785).
+"""JSON documents and their patches (RFC 6902). Pure.
 
 A patch makes a new document that shares with the old one whatever it did not touch: only the
 containers on an operation's way are copied, the operations themselves are jsonpatch's, in place. So
 a patch that fails half way has changed nothing, and going back is keeping the old document.
 
-Canonical JSON comes from orjson with sorted keys wherever that is the same: no floats, no integers
-beyond 2^53, no keys that UTF-8 sorts otherwise than UTF-16. Whatever else comes goes through
-`rfc8785`, forty times slower (`bench/bench_canvas.py`).
+What a patch may cost is counted, so that none holds up others: operations, bytes that its copies
+add up to, depth, and work. Work is counted in values looked at, and what is copied or moved aside
+counts as so many of them as take the same time. So the same patch is refused or not on every
+machine, and again at a replay.
+
+The difference of two documents is our own: jsonpatch's matches lists up, which takes 2.6 s for two
+of 100,000 small integers (`bench/bench_canvas.py`); this one takes a time that grows with their
+size, and what a list has in common at its beginning and its end is found.
 """
 
-import math
 from collections.abc import Mapping, Sequence
-from hashlib import sha256
 from typing import Any, Final
 
-import jsonpatch
 import msgspec
-import orjson
-import rfc8785
 from jsonpatch import (
     AddOperation,
     CopyOperation,
@@ -28,13 +28,14 @@ from jsonpatch import (
     ReplaceOperation,
     TestOperation,
 )
-from jsonpointer import JsonPointer, JsonPointerException
+from jsonpointer import JsonPointer, JsonPointerException, escape
 
 from palyra_actors.errors import Invalid, TooLarge
 from palyra_actors.limits import (
     CANVAS_COPY_BYTES_MAX,
     CANVAS_PATCH_OPERATIONS_MAX,
     CANVAS_STATE_BYTES_MAX,
+    CANVAS_WORK_MAX,
     VALUE_DEPTH_MAX,
 )
 
@@ -47,12 +48,17 @@ OPERATIONS: Final[dict[str, type[PatchOperation]]] = {
     "test": TestOperation,
 }
 
-DIFF_BYTES_MAX: Final = 128 * 1024
-"""Documents up to that size are compared for a smaller patch; jsonpatch compares lists in a time
-that grows with their product."""
+DIFF_BYTES_MAX: Final = 8 * 1024 * 1024
+"""Bytes that are encoded to compare two documents: each value as often as lists and maps that
+differ lie around it. Beyond that the new root is stored whole."""
 
-_EXACT_MAX: Final = 2**53
-_SURROGATES: Final = "\ud800"  # keys below it sort alike in UTF-8 and UTF-16
+COPY_WORK: Final = 4
+"""What copying a value costs in values looked at."""
+
+SHIFT_PER_WORK: Final = 128
+ROW_PER_WORK: Final = 8
+"""Items of a list that are moved aside, and of a list or map that are copied flat, in the time of
+one value looked at: 0.1 µs (`bench/bench_canvas.py`)."""
 
 _encode = msgspec.msgpack.Encoder().encode
 
@@ -99,84 +105,94 @@ def build_replace_root_patch(document: Mapping[str, Any]) -> list[dict[str, Any]
 def smaller_patch(before: dict[str, Any], after: dict[str, Any]) -> list[dict[str, Any]]:
     """What leads from one document to the other: a diff, or the new root where that is smaller."""
     whole = build_replace_root_patch(after)
-    size = len(_encode(whole))
-    if size > DIFF_BYTES_MAX or len(_encode(before)) > DIFF_BYTES_MAX:
+    try:
+        diff = _Difference().of(before, after)
+        if not diff or len(_encode(diff)) >= len(_encode(whole)):
+            return whole
+        return diff if apply_patch_document(before, diff) == after else whole
+    except (_TooDifferent, Invalid, TooLarge):
         return whole
-    try:
-        diff = list(jsonpatch.make_patch(before, after).patch)
-        if 1 <= len(diff) <= CANVAS_PATCH_OPERATIONS_MAX and len(_encode(diff)) < size:
-            made = apply_patch_document(before, diff)
-            if _encode(made) == _encode(after) or state_hash(made) == state_hash(after):
-                return diff
-    except (JsonPatchException, JsonPointerException, Invalid, TooLarge, RecursionError):
-        pass
-    return whole
 
 
-def state_hash(document: Mapping[str, Any], *, plain: bool | None = None) -> bytes:
-    """SHA-256 of the canonical JSON; `plain` as `is_plain` says, None to find out."""
-    return sha256(canonical(document, plain=plain)).digest()
+class _TooDifferent(Exception):
+    """A patch would have too many operations, or it takes too long to find."""
 
 
-def canonical(document: Mapping[str, Any], *, plain: bool | None = None) -> bytes:
-    """The canonical JSON; `plain` as `is_plain` says, None to find out."""
-    if plain is None:
-        plain = is_plain(document)
-    if plain:
-        return orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
-    return rfc8785.dumps(_doubles(document))
+class _Difference:
+    """Operations that make one document the other, as they are found."""
+
+    def __init__(self) -> None:
+        self._made: list[dict[str, Any]] = []
+        self._left = DIFF_BYTES_MAX
+
+    def of(self, before: Any, after: Any) -> list[dict[str, Any]]:
+        """Raises _TooDifferent."""
+        self._compare("", before, after)
+        return self._made
+
+    def _add(self, operation: dict[str, Any]) -> None:
+        self._made.append(operation)
+        if len(self._made) > CANVAS_PATCH_OPERATIONS_MAX:
+            raise _TooDifferent
+
+    def _bytes(self, value: Any) -> bytes:
+        """By which two values are told apart, true to type."""
+        text = _encode(value)
+        self._left -= len(text)
+        if self._left < 0:
+            raise _TooDifferent
+        return text
+
+    def _compare(self, path: str, before: Any, after: Any) -> None:
+        if type(before) is dict and type(after) is dict:
+            self._maps(path, before, after)
+        elif type(before) is list and type(after) is list:
+            self._lists(path, before, after)
+        else:
+            self._add({"op": "replace", "path": path, "value": after})
+
+    def _maps(self, path: str, before: dict[str, Any], after: dict[str, Any]) -> None:
+        for key in before:
+            if key not in after:
+                self._add({"op": "remove", "path": f"{path}/{escape(key)}"})
+        for key, value in after.items():
+            here = f"{path}/{escape(key)}"
+            if key not in before:
+                self._add({"op": "add", "path": here, "value": value})
+            elif self._bytes(before[key]) != self._bytes(value):
+                self._compare(here, before[key], value)
+
+    def _lists(self, path: str, before: list[Any], after: list[Any]) -> None:
+        ours, theirs = [self._bytes(one) for one in before], [self._bytes(one) for one in after]
+        shorter, start, end = min(len(ours), len(theirs)), 0, 0
+        while start < shorter and ours[start] == theirs[start]:
+            start += 1
+        while end < shorter - start and ours[-1 - end] == theirs[-1 - end]:
+            end += 1
+        for at in range(start, shorter - end):
+            if ours[at] != theirs[at]:
+                self._compare(f"{path}/{at}", before[at], after[at])
+        at = shorter - end
+        for _ in range(len(before) - shorter):
+            self._add({"op": "remove", "path": f"{path}/{at}"})
+        for place in range(at, len(after) - end):
+            self._add({"op": "add", "path": f"{path}/{place}", "value": after[place]})
 
 
-def looks_plain(document: Mapping[str, Any], digest: bytes) -> bool:
-    """Whether the document is plain, for one whose hash is known: a third of what `is_plain`
-    takes, and the proof that the document is the one of that hash if it is.
-    """
-    try:
-        quick = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
-    except (orjson.JSONEncodeError, TypeError):
-        return False
-    return sha256(quick).digest() == digest
-
-
-def is_plain(value: Any) -> bool:
-    """Whether orjson's sorted form of the value is the canonical one.
-
-    Raises:
-        Invalid: it holds bytes, which JSON cannot say.
-    """
-    todo = [value]
-    plain = True
-    while todo:
-        one = todo.pop()
-        kind = type(one)
-        if kind is dict:
-            for key in one:
-                plain = plain and (key.isascii() or max(key) < _SURROGATES)
-            todo.extend(one.values())
-        elif kind is list:
-            todo.extend(one)
-        elif kind is float:
-            plain = False
-        elif kind is int:
-            plain = plain and -_EXACT_MAX <= one <= _EXACT_MAX
-        elif kind is bytes:
-            raise Invalid("a canvas holds JSON: no bytes", hint="encode them as text")
-    return plain
-
-
-def depth_of(value: Any) -> int:
-    """How many containers lie within each other."""
-    deepest = 0
+def measure(value: Any) -> tuple[int, int]:
+    """How many containers lie within each other, and how many values there are in all."""
+    deepest = count = 0
     todo = [(value, 1)]
     while todo:
         one, level = todo.pop()
+        count += 1
         if type(one) is dict:
             deepest = max(deepest, level)
             todo.extend((each, level + 1) for each in one.values())
         elif type(one) is list:
             deepest = max(deepest, level)
             todo.extend((each, level + 1) for each in one)
-    return deepest
+    return deepest, count
 
 
 def encoded_size(value: Any) -> int:
@@ -199,13 +215,16 @@ def check_size(document: Mapping[str, Any], field: str, json_size: int | None = 
 
 
 class _Work:
-    """One patch at work: the containers that are its own, and what it has copied."""
+    """One patch at work: the containers that are its own, what it has copied, what it has done."""
 
     def __init__(self) -> None:
         self._own: dict[int, Any] = {}  # held, so that no id is given twice
         self._copied = 0
+        self._done = 0
+        self._index = 0
 
     def apply(self, document: Any, operation: Mapping[str, Any], index: int) -> Any:
+        self._index = index
         name = operation.get("op") if isinstance(operation, dict) else None
         kind = OPERATIONS.get(name) if isinstance(name, str) else None
         if kind is None:
@@ -216,37 +235,53 @@ class _Work:
         parts = step.pointer.parts
         if len(parts) > VALUE_DEPTH_MAX:
             raise _too_deep(index)
+        if "value" in operation:
+            depth, count = measure(operation["value"])
+            self._work(count if name == "test" else count * COPY_WORK)
+            if name in ("add", "replace") and depth + len(parts) > VALUE_DEPTH_MAX:
+                raise _too_deep(index)
         if name == "test":
             return step.apply(document)
-        if (
-            name in ("add", "replace")
-            and depth_of(operation.get("value")) + len(parts) > VALUE_DEPTH_MAX
-        ):
-            raise _too_deep(index)
         if name in ("move", "copy"):
-            source = operation.get("from")
-            if not isinstance(source, str):
-                raise _refusal(index, operation, "from is a pointer as text")
-            pointer = JsonPointer(source)
-            found = pointer.resolve(document)
-            if depth_of(found) + len(parts) > VALUE_DEPTH_MAX:
-                raise _too_deep(index)
-            if name == "copy":
-                self._pay(found, index)
-            else:
-                document = self._unshare(document, pointer.parts)
+            document = self._fetch(document, operation, name, len(parts))
         document = self._unshare(document, parts)
         return step.apply(document)
 
-    def _pay(self, value: Any, index: int) -> None:
+    def _fetch(self, document: Any, operation: Mapping[str, Any], name: str, depth: int) -> Any:
+        """What a move or a copy needs besides its target."""
+        source = operation.get("from")
+        if not isinstance(source, str):
+            raise _refusal(self._index, operation, "from is a pointer as text")
+        pointer = JsonPointer(source)
+        found = pointer.resolve(document)
+        if name == "copy":
+            self._pay(found)
+        if name == "copy" or depth > len(pointer.parts):
+            deepest, count = measure(found)
+            self._work(count * COPY_WORK if name == "copy" else count)
+            if deepest + depth > VALUE_DEPTH_MAX:
+                raise _too_deep(self._index)
+        return document if name == "copy" else self._unshare(document, pointer.parts)
+
+    def _work(self, amount: int) -> None:
+        self._done += amount
+        if self._done > CANVAS_WORK_MAX:
+            raise TooLarge(
+                "the patch takes too long",
+                field=f"patch[{self._index}]",
+                hint="several smaller patches, or canvas.replace",
+                detail={"limit": CANVAS_WORK_MAX, "actual": self._done, "index": self._index},
+            )
+
+    def _pay(self, value: Any) -> None:
         self._copied += encoded_size(value)
         if self._copied > CANVAS_COPY_BYTES_MAX:
             raise TooLarge(
                 f"a patch copies at most {CANVAS_COPY_BYTES_MAX} bytes",
-                field=f"patch[{index}]",
+                field=f"patch[{self._index}]",
                 hint="send the value, or fewer copies",
                 detail={
-                    "limit": CANVAS_COPY_BYTES_MAX, "actual": self._copied, "index": index,
+                    "limit": CANVAS_COPY_BYTES_MAX, "actual": self._copied, "index": self._index,
                 },
             )  # fmt: skip
 
@@ -263,27 +298,17 @@ class _Work:
             if ours is not child:
                 node[key] = ours
             node = ours
+        if type(node) is list:
+            self._work(len(node) // SHIFT_PER_WORK)
         return document
 
     def _ours(self, container: Any) -> Any:
         if type(container) not in (dict, list) or id(container) in self._own:
             return container
+        self._work(len(container) // ROW_PER_WORK)
         copy = container.copy()
         self._own[id(copy)] = copy
         return copy
-
-
-def _doubles(value: Any) -> Any:
-    """Integers beyond 2^53 as the doubles that JSON's readers make of them."""
-    if isinstance(value, dict):
-        return {key: _doubles(each) for key, each in value.items()}
-    if isinstance(value, list):
-        return [_doubles(each) for each in value]
-    if type(value) is int and not -_EXACT_MAX < value < _EXACT_MAX:
-        return float(value)
-    if type(value) is float and not math.isfinite(value):
-        raise Invalid("a number that JSON cannot say")
-    return value
 
 
 def _wrong_count(count: int) -> Invalid | TooLarge:

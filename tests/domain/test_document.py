@@ -12,15 +12,15 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palyra_actors.domain.canonical import canonical, is_plain, state_hash
 from palyra_actors.domain.document import (
     apply_patch_document,
     build_replace_root_patch,
-    depth_of,
-    is_plain,
+    measure,
     smaller_patch,
-    state_hash,
 )
 from palyra_actors.errors import Invalid, PalyraError, TooLarge
+from palyra_actors.limits import CANVAS_WORK_MAX
 
 _KEYS = st.sampled_from(["a", "b", "c/d", "e~f", "", "0", "1", "-", "ключ"])
 _LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1.0, "", "x", "1"])
@@ -209,12 +209,29 @@ def test_the_quick_canonical_form_is_the_slow_one(document: dict[str, Any]) -> N
     assert state_hash(document) == state_hash(document, plain=False) == expected
 
 
+@given(
+    st.lists(
+        st.floats(allow_nan=False, allow_infinity=False)
+        | st.integers(-(2**63), 2**64 - 1)
+        | st.sampled_from([1e21, 1e16, 9.1e15, 1e-5, 9.9e-6, 123456789012345.5, -1.5e300, 5e-324])
+    ),
+    st.dictionaries(st.text(st.sampled_from('aé\u20ac\ue000\U0001f600"\\\n\x7f')), st.just(1.0)),
+)
+@settings(max_examples=500, deadline=None)
+def test_numbers_and_keys_are_written_as_ecmascript_does(
+    numbers: list[Any], keys: dict[str, Any]
+) -> None:
+    doubles = [float(one) if isinstance(one, int) and abs(one) > 2**53 else one for one in numbers]
+    expected = rfc8785.dumps({"numbers": doubles, "keys": [keys]})
+    assert canonical({"numbers": numbers, "keys": [keys]}) == expected
+
+
 @pytest.mark.parametrize(
     ("document", "plain"),
     [
         ({"a": 2**53}, True), ({"a": 2**53 + 1}, False), ({"a": 1.0}, False), ({"a": True}, True),
         ({"\ue000": 1, "\U0001f600": 2}, False), ({"ключ": 1}, True),
-        ({"a": [[{"b": 0.5}]]}, False),
+        ({"a": [[{"b": 0.5}]]}, True), ({"a": 1e-7}, False), ({"a": -0.0}, False),
     ],
 )  # fmt: skip
 def test_what_is_plain_is_told_from_what_is_not(document: dict[str, Any], plain: bool) -> None:
@@ -256,6 +273,60 @@ def test_copies_that_double_again_and_again_are_refused_early() -> None:
         apply_patch_document(document, operations)
 
 
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "move", "from": "/big", "path": "/to/big"},
+        {"op": "add", "path": "/big/0", "value": 1},
+        {"op": "remove", "path": "/big/0"},
+        {"op": "copy", "from": "/some", "path": "/some"},
+    ],
+)
+def test_a_patch_that_takes_too_long_is_refused_before_it_did(operation: dict[str, Any]) -> None:
+    document = {"big": [1] * 500_000, "some": [1] * 2_000, "to": {}}
+    back = {"op": "move", "from": "/to/big", "path": "/big"}
+    operations = [operation, back] if operation["op"] == "move" else [operation]
+    with pytest.raises(TooLarge) as refusal:
+        apply_patch_document(document, operations * (1_000 // len(operations)))
+    detail = refusal.value.detail
+    assert refusal.value.message == "the patch takes too long"
+    assert detail["limit"] == CANVAS_WORK_MAX < detail["actual"] < 2_000_000
+    assert detail["index"] < 100
+    assert (len(document["big"]), len(document["some"]), document["to"]) == (500_000, 2_000, {})
+
+
+def test_a_state_of_a_mebibyte_is_patched_a_thousand_times_at_once() -> None:
+    document = {"rows": [{"n": n, "text": "x" * 60} for n in range(12_000)]}
+    operations = [
+        {"op": "replace", "path": f"/rows/{n * 11}/text", "value": "y"} for n in range(1_000)
+    ]
+    made = apply_patch_document(document, operations)
+    assert sum(row["text"] == "y" for row in made["rows"]) == 1_000
+
+
+def test_documents_that_differ_everywhere_are_not_compared_to_the_end() -> None:
+    before = {"list": [[n % 3, n % 7] for n in range(60_000)]}
+    after = {"list": [[n % 5, n % 2] for n in range(60_000)]}
+    assert smaller_patch(before, after) == build_replace_root_patch(after)
+    deep: Any = "x" * 1_000_000
+    for _ in range(60):
+        deep = [deep]
+    assert smaller_patch({"a": [deep, 1]}, {"a": [[deep], 1]}) == build_replace_root_patch(
+        {"a": [[deep], 1]}
+    )
+
+
+def test_what_a_list_has_in_common_at_both_ends_is_no_difference() -> None:
+    rows = [{"n": n} for n in range(1_000)]
+    for after, patch in (
+        ([{"n": -1}, *rows], [{"op": "add", "path": "/rows/0", "value": {"n": -1}}]),
+        ([*rows[:500], *rows[501:]], [{"op": "remove", "path": "/rows/500"}]),
+        ([*rows[:7], {"n": True}, *rows[8:]],
+         [{"op": "replace", "path": "/rows/7/n", "value": True}]),
+    ):  # fmt: skip
+        assert smaller_patch({"rows": rows}, {"rows": after}) == patch
+
+
 def test_nothing_grows_deeper_than_64_levels() -> None:
     deep: Any = 1
     for _ in range(40):
@@ -265,7 +336,7 @@ def test_nothing_grows_deeper_than_64_levels() -> None:
         apply_patch_document(
             document, [{"op": "copy", "from": "/deep", "path": "/deep" + "/0" * 39 + "/-"}]
         )
-    assert depth_of(document) == 41
+    assert measure(document)[0] == 41
 
 
 SUITE = "json-patch-test-suite"
@@ -273,7 +344,7 @@ SUITE = "json-patch-test-suite"
 
 def suite_folder() -> Path | None:
     """Where npm put the public suite, if it did."""
-    named = os.environ.get("JSON_PATCH_TEST_SUITE")
+    named = os.environ.get("PALYRA_JSON_PATCH_SUITE")
     here = Path(__file__).parents[2] / "node_modules" / SUITE
     for folder in ([Path(named)] if named else []) + [here]:
         if (folder / "tests.json").is_file():
@@ -284,7 +355,7 @@ def suite_folder() -> Path | None:
 def test_the_public_suite_passes_completely() -> None:
     folder = suite_folder()
     if folder is None:
-        pytest.skip(f"npm install {SUITE}, or set JSON_PATCH_TEST_SUITE to its folder")
+        pytest.skip(f"npm install {SUITE}, or set PALYRA_JSON_PATCH_SUITE to its folder")
     ran = 0
     for name in ("tests.json", "spec_tests.json"):
         for case in json.loads((folder / name).read_text("utf-8")):

@@ -20,7 +20,7 @@ from palyra_actors.engine import Engine
 from palyra_actors.errors import Conflict, PalyraError
 from palyra_actors.storage.rebuild import Rebuild
 from palyra_actors.testing.clock import ManualClock
-from tests.system.harness import NO_BUDGET, House, Wire, house, served
+from tests.system.harness import NO_BUDGET, House, Wire, event, house, served
 
 SECRET = "ghp_abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -275,6 +275,80 @@ def test_a_compaction_keeps_the_present_version_and_the_chain(tmp_path: Path) ->
         stored = b"".join(file.read_bytes() for file in tmp_path.iterdir() if file.is_file())
         assert b"needle" not in stored
     assert differences(tmp_path / "journal.db") == []
+
+
+def everything(folder: Path) -> bytes:
+    return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
+
+
+def test_the_canvases_of_an_erased_session_go_with_it(tmp_path: Path) -> None:
+    session, made = new_id(), new_id()
+    with house(tmp_path) as opened:
+        wire, viewer = opened.connect(), opened.connect()
+        wire.append(event(session), event(made))
+        kept = create(wire, {"text": "kept"}, session_id=made)
+        canvases = [create(wire, {"text": "needle"}, session_id=session) for _ in range(70)]
+        patch(wire, canvases[0], 1, {"op": "add", "path": "/more", "value": "needles"})
+        wire.ok("canvas.compact", {"canvas_id": canvases[0]})
+        wire.ok("canvas.close", {"canvas_id": canvases[1], "reason": "needless"})
+        body = {
+            "canvas_id": canvases[2], "expected_version": 1, "event_id": new_id(),
+            "patch": [{"op": "add", "path": "/more", "value": "needle"}],
+        }  # fmt: skip
+        wire.ok("canvas.patch", body)
+        sub = viewer.send("canvas.subscribe", {"canvas_id": canvases[2], "credit": 5})
+        viewer.receive()
+        wire.ok("session.erase", {"session_id": session})
+        assert b"needle" not in everything(tmp_path)
+        told = viewer.receive()
+        assert (told["id"], told["err"]["code"]) == (sub, "gone")
+        for op, more in (
+            ("canvas.get", {}), ("canvas.history", {}), ("canvas.compact", {}),
+            ("canvas.patch", {"expected_version": 1, "patch": [step(1)]}),
+            ("canvas.get", {"version": 1}), ("canvas.close", {}),
+            ("canvas.fork", {"new_canvas_id": new_id()}), ("canvas.subscribe", {"credit": 1}),
+        ):  # fmt: skip
+            for canvas in canvases[:3]:
+                assert wire.err(op, {"canvas_id": canvas, **more})["code"] == "gone", op
+        late = {"canvas_id": new_id(), "session_id": session, "state": {}}
+        assert wire.err("canvas.create", late)["code"] == "gone"
+        assert get(wire, kept)["state"] == {"text": "kept"}
+        assert wire.ok("journal.verify")["valid"]
+    assert differences(tmp_path / "journal.db") == []
+
+
+def test_canvases_go_with_their_session_even_if_the_engine_was_killed_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = new_id()
+    with house(tmp_path) as opened:
+        wire = opened.connect()
+        wire.append(event(session))
+        canvas = create(wire, {"text": "needle"}, session_id=session)
+        with monkeypatch.context() as patched:
+            patched.setattr(opened.engine._works.desk.counter, "heirlooms", [lambda *_: None])
+            wire.send("session.erase", {"session_id": session})
+            other = opened.connect()
+            sub = other.send("journal.subscribe", {
+                "credit": 10, "after_seq": 0, "kinds": ["session.erased"],
+            })  # fmt: skip
+            other.items_until(bool, sub)
+            assert get(other, canvas)["state"] == {"text": "needle"}
+    with house(tmp_path) as opened:
+        wire = opened.connect()
+        sub = wire.send("journal.subscribe", {
+            "credit": 10, "after_seq": 0, "kinds": ["canvas.erased"],
+        })  # fmt: skip
+        wire.items_until(bool, sub)
+        assert opened.connect().err("canvas.get", {"canvas_id": canvas})["code"] == "gone"
+
+
+def test_a_canvas_is_made_in_nobody_elses_session(wire: Wire) -> None:
+    session = new_id()
+    wire.ok("journal.append", {"events": [event(session)]}, principal="other")
+    body = {"canvas_id": new_id(), "session_id": session, "state": {}}
+    hers = wire.err("canvas.create", body, principal="third")
+    assert (hers["code"], hers["field"]) == ("not_found", "session_id")
 
 
 # -- looking on -----------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import logging
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Final
 
 import msgspec
@@ -9,13 +10,13 @@ import msgspec
 from palyra_actors.actors.canvas import load
 from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch, patches_after
 from palyra_actors.actors.clerks.counter import Counter
-from palyra_actors.actors.clerks.session import clean_text, sees
+from palyra_actors.actors.clerks.session import clean_text, find_session, sees
 from palyra_actors.actors.reader import Ask
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import canvas as domain
+from palyra_actors.domain.canonical import is_plain
 from palyra_actors.domain.canvas import EXPIRED, Who, view
-from palyra_actors.domain.catalog import CANVAS
-from palyra_actors.domain.document import is_plain
+from palyra_actors.domain.catalog import CANVAS, SESSION
 from palyra_actors.domain.redact import redact
 from palyra_actors.errors import Conflict, Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
@@ -50,6 +51,7 @@ class CanvasClerk:
         self._feed = CanvasFeed(self._ask, counter.call_later)
         counter.house.listeners[CANVAS] = self._written
         counter.beside.append(self._feed)
+        counter.heirlooms.append(self._erase_of)
         counter.loop.call_soon(self._sweep_on)
 
     def operations(self) -> Mapping[str, Any]:
@@ -72,6 +74,7 @@ class CanvasClerk:
         canvas_id = counter.ulid(body.canvas_id, "canvas_id")
         session_id = counter.ulid(body.session_id, "session_id")
         state, redacted = self._state(body.state)
+        _check_session(counter.reader, session_id, request)
         command = domain.Create(state, session_id, body.schema_version, body.expires_ms, redacted)
         counter.command(request, CANVAS, canvas_id, command, op="canvas.create", body=body)
 
@@ -151,6 +154,33 @@ class CanvasClerk:
             command = domain.Close(EXPIRED, False, only_if_due=True)
             counter.internal(owner, CANVAS, canvas_id, command, done)
 
+    def _erase_of(self, session_id: bytes, done: Callable[[], None]) -> None:
+        """Erase the canvases of a session, some at a time, then say so."""
+        counter = self._counter
+        again = partial(self._erase_of, session_id, done)
+        try:
+            rows = counter.reader.rows("canvas.of_session", (session_id, DUE_AT_ONCE))
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("the canvases of a session could not be read: %s", error)
+            counter.call_later(SWEEP_S, again)
+            return
+        if not rows:
+            done()
+            return
+        left, failed = len(rows), False
+
+        def one_is_done(answer: Mapping[str, Any] | PalyraError) -> None:
+            nonlocal left, failed
+            left -= 1
+            if isinstance(answer, PalyraError):
+                log.warning("a canvas could not be erased yet: %s", answer)
+                failed = True
+            if not left:
+                counter.call_later(SWEEP_S if failed else 0.0, again)
+
+        for canvas_id, owner in rows:
+            counter.internal(owner, CANVAS, canvas_id, domain.Erase(), one_is_done)
+
     # -- reading ----------------------------------------------------------------------------------
 
     def _get(self, request: Request, body: GetCanvasBody) -> None:
@@ -196,7 +226,7 @@ class CanvasClerk:
 
     def _written(self, portion: Portion) -> None:
         self._feed.written(portion)
-        if any(fact.kind == "canvas.compacted" for fact in portion.facts):
+        if any(fact.kind in ("canvas.compacted", "canvas.erased") for fact in portion.facts):
             self._counter.erasing()
 
     def _ask(self, find: Callable[[ReadSide], Any], done: Callable[[Any], None]) -> None:
@@ -219,6 +249,17 @@ def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if not found or not isinstance(value, dict):
         return operation, False
     return {**operation, "value": next(iter(value.values()))}, True
+
+
+def _check_session(reader: ReadSide, session_id: bytes, request: Request) -> None:
+    """A canvas may be made before its session has an event, but in nobody else's session.
+
+    Raises:
+        NotFound: it is another principal's.
+        Gone: it was erased.
+    """
+    if reader.stream(SESSION, session_id) is not None:
+        find_session(reader, session_id, sees(request))
 
 
 def _find(reader: ReadSide, canvas_id: bytes, principal: str | None) -> StreamRow:

@@ -15,11 +15,10 @@ from typing import Any, Final
 
 import msgspec
 
-from palyra_actors.actors.canvas import load
+from palyra_actors.actors.canvas import erased, load
 from palyra_actors.actors.work import Peer, Portion, Request
 from palyra_actors.domain.canvas import Who, view
 from palyra_actors.domain.catalog import CANVAS
-from palyra_actors.domain.fact import Fact
 from palyra_actors.errors import Gone, Invalid, LimitReached, NotFound, PalyraError
 from palyra_actors.limits import (
     REPLY_PAYLOAD_BYTES_MAX,
@@ -85,9 +84,10 @@ class CanvasFeed:
             if fact.kind == "canvas.patched" and fact.payload is not None:
                 for watch in list(watches):
                     self._live(watch, fact.payload)
-            elif fact.kind == "canvas.closed":
+            elif fact.kind == "canvas.erased":
                 for watch in list(watches):
-                    self._advance(watch, closing=fact)
+                    self._forget(watch)
+                    watch.request.fail(erased())
 
     # -- what `journal.credit` and `journal.unsubscribe` ask ---------------------------------------
 
@@ -154,9 +154,8 @@ class CanvasFeed:
         watch.credit -= 1
         watch.request.item({"patch": patch, "version": version})
 
-    def _advance(self, watch: Watch, closing: Fact | None = None) -> None:
+    def _advance(self, watch: Watch) -> None:
         """Read what is missing, if it may be sent."""
-        del closing
         if watch.reading or watch.ended or not watch.credit:
             return
         if watch.request.peer.backlog_bytes >= PEER_BYTES_MAX:
@@ -226,6 +225,8 @@ def patches_after(reader: ReadSide, stream: int, after: int, limit: int) -> list
         NotFound: the canvas has not got there.
     """
     now = reader.rows("canvas.row", (stream,))[0]
+    if now[10] > now[0]:
+        raise erased()
     if after > now[0]:
         raise NotFound(
             f"the canvas is at version {now[0]}", field="after_version", detail={"actual": now[0]}

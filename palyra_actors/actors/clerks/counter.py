@@ -49,6 +49,9 @@ class Counter:
         self.chore = chore
         self.erasing: Callable[[], None] = lambda: None
         """Payloads are to be destroyed: rows of `erasures` were written."""
+        self.heirlooms: list[Callable[[bytes, Callable[[], None]], None]] = []
+        """Called with a session's id while it is erased: destroy what came from it, and call back
+        when all of that is durable. It may be asked again for the same session, after a crash."""
         self.beside: list[Streams] = []
         """Subscriptions besides the journal's; `journal.credit` serves them, too."""
         self.after_crash: list[Callable[[], None]] = []

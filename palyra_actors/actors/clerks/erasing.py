@@ -1,12 +1,15 @@
 """Erasing: the event says it at once, then the payloads are destroyed piece by piece.
 
-    session.erased ──durable──▶ a slice, a slice, … ──▶ free pages, WAL ──▶ answered
-                                       └─ killed: goes on at the next start
+    session.erased ──durable──▶ a slice, … ──▶ what came of it ──▶ free pages, WAL ──▶ answered
+                                   └─ killed: goes on at the next start
 
-The rows of `erasures` are what is left to do. Between two slices other requests are written.
+What came from a session goes with it: its canvases, and whatever else `Counter.heirlooms` names.
+The rows of `erasures` are what is left to do; that of a session goes last. Between two slices other
+requests are written.
 """
 
 import logging
+from functools import partial
 from typing import Any, Final
 
 from palyra_actors.actors.clerks.counter import Counter
@@ -83,8 +86,29 @@ class Eraser:
         self._counter.call_later(AGAIN_S, lambda: self._slice(stream, before, seq))
 
     def _went(self, stream: int, before: int | None, seq: int) -> None:
-        if before is not None:
+        if before:
             self._slice(stream, before, seq)
+            return
+        if before == 0:
+            self._heirlooms(stream, seq)
             return
         self._at_work = False
         self.look()
+
+    def _heirlooms(self, stream: int, seq: int) -> None:
+        """Its payloads are gone; now what came from it."""
+        try:
+            found = self._counter.reader.rows("erasure.session", (stream,))
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("which session is erased could not be read: %s", error)
+            self._counter.call_later(1.0, lambda: self._heirlooms(stream, seq))
+            return
+        left = [partial(call, found[0][0]) for call in self._counter.heirlooms if found]
+
+        def go_on() -> None:
+            if left:
+                left.pop()(go_on)
+            else:
+                self._slice(stream, 0, seq)
+
+        go_on()

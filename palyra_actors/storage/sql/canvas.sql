@@ -16,6 +16,16 @@ WHERE stream = ?
 -- name: canvas.close
 UPDATE canvases SET closed = 1, close_reason = ?, updated_ms = ? WHERE stream = ?
 
+-- name: canvas.erase
+UPDATE canvases SET sha256 = x'', schema_version = 1, updated_ms = ?, expires_ms = NULL, closed = 1,
+                    close_reason = ?, history_bytes = 0, horizon = version + 1
+WHERE stream = ?
+
+-- name: canvas.of_session
+SELECT s.stream_id, c.owner FROM canvases c JOIN streams s USING (stream)
+WHERE c.session_id = ? AND c.horizon <= c.version
+ORDER BY c.stream LIMIT ?
+
 -- name: canvas.insert_snapshot
 INSERT INTO canvas_snapshots (stream, version, stream_seq, seq) VALUES (?, ?, ?, ?)
 ON CONFLICT (stream, version) DO UPDATE SET stream_seq = excluded.stream_seq, seq = excluded.seq

@@ -1,4 +1,4 @@
-PRAGMA user_version = 5;
+PRAGMA user_version = 6;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -144,6 +144,8 @@ CREATE UNIQUE INDEX approvals_by_seq ON approvals (seq);
 CREATE INDEX approvals_by_subject ON approvals (stream, subject_type, subject_id, decided_seq);
 
 CREATE INDEX approvals_due ON approvals (expires_ms) WHERE decision IS NULL AND expires_ms IS NOT NULL;
+
+CREATE INDEX canvases_by_session ON canvases (session_id, stream);
 
 CREATE INDEX canvases_due ON canvases (expires_ms) WHERE closed = 0 AND expires_ms IS NOT NULL;
 

@@ -94,6 +94,9 @@ SELECT stream, seq FROM erasures ORDER BY seq
 -- name: erasure.delete
 DELETE FROM erasures WHERE seq = ?
 
+-- name: erasure.session
+SELECT stream_id FROM streams WHERE stream = ? AND kind = 1
+
 -- name: answer.erase
 UPDATE answers SET answer = NULL WHERE stream = ?
 
