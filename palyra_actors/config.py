@@ -121,6 +121,13 @@ class LogConfig(_Section, frozen=True, kw_only=True):
     level: Literal["debug", "info", "warning", "error"] = "info"
 
 
+class MetricsConfig(_Section, frozen=True, kw_only=True):
+    """`[metrics]`: the endpoint for Prometheus."""
+
+    listen: Annotated[str, Meta(min_length=0, max_length=4096)] = ""
+    beyond_loopback: bool = False
+
+
 class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """All of it. Immutable; `replaced` makes another one.
 
@@ -134,6 +141,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     log: LogConfig = field(default_factory=LogConfig)
+    metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
     def __post_init__(self) -> None:
         for key, fits, rule in _dependencies(self):
@@ -206,6 +214,7 @@ SECTIONS: Final[dict[str, type[_Section]]] = {
     "budget": BudgetConfig,
     "actors": ActorsConfig,
     "log": LogConfig,
+    "metrics": MetricsConfig,
 }
 
 
@@ -272,6 +281,8 @@ def _check(place: str, value: object, kind: inspect.Type) -> None:
         case inspect.StrType(min_length=low, max_length=high):
             fits = isinstance(value, str) and (low or 0) <= len(value) <= (high or 0)
             wrong = None if fits else f"a string of {low}..{high} characters"
+        case inspect.BoolType():
+            wrong = None if isinstance(value, bool) else "true | false"
         case inspect.IntType(ge=low, le=high):
             fits = type(value) is int and (low or 0) <= value <= (high or 0)
             wrong = None if fits else f"a whole number in {low}..{high}"

@@ -12,6 +12,7 @@ same errors, no socket.
 
 import contextlib
 import os
+import queue
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -29,6 +30,13 @@ from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.group import Group
 from palyra_actors.actors.latency import Latency
 from palyra_actors.actors.reader import Reader
+from palyra_actors.actors.statistics import (
+    ActorStatistics,
+    DoorStatistics,
+    EngineStatistics,
+    LobbyStatistics,
+    stats_view,
+)
 from palyra_actors.actors.steering import Controller
 from palyra_actors.actors.views import head_view
 from palyra_actors.actors.work import Request, Tally, stopping
@@ -36,7 +44,7 @@ from palyra_actors.actors.writer import Measured, Writer
 from palyra_actors.api.operations import Operations
 from palyra_actors.clock import Clock, SystemClock
 from palyra_actors.config import Config
-from palyra_actors.errors import OpenRefused
+from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.ids import Ulids
 from palyra_actors.limits import RECENT_LIMIT_MAX
 from palyra_actors.runtime.dispatcher import Loop, Pool
@@ -50,6 +58,8 @@ from palyra_actors.storage.upkeep import Checkpointer, wal_bytes
 STOP_S_MAX: Final = 5.0
 READER_CACHE_BYTES: Final = 16 * 1024 * 1024
 OWNER_LOOK_S: Final = 0.5
+BUSIEST_SESSIONS: Final = 10
+STATISTICS_WAIT_S_MAX: Final = 2.0
 
 
 class _LocalPeer:
@@ -219,6 +229,7 @@ class Works:
             self._open_checkpointer, self._checkpointed, lambda: plan.checkpoints
         )
         self.door: Any = None
+        self.metrics: Any = None
         self.endpoint: str | None = None
         self.replaced = False
 
@@ -258,9 +269,24 @@ class Works:
         self.loop.call_soon(attach)
         return self.endpoint
 
+    def serve_metrics(self, listen: str | None, beyond_loopback: bool) -> str:
+        from palyra_actors.metrics import MetricsServer
+
+        if self.metrics is not None:
+            raise OpenRefused("this engine serves metrics already")
+        config = self.config.metrics
+        self.metrics = MetricsServer(
+            lambda: self.ask_statistics(STATISTICS_WAIT_S_MAX),
+            listen or config.listen,
+            beyond_loopback=beyond_loopback or config.beyond_loopback,
+        )
+        return str(self.metrics.start())
+
     def stop(self, wait_s_max: float) -> bool:
         """Refuse what is new, answer what is under way, then close from the top down."""
         deadline = time.monotonic() + wait_s_max
+        if self.metrics is not None:
+            self.metrics.stop(wait_s_max)
         quiet = threading.Event()
         self.wind_down(quiet.set)
         quiet.wait(max(0.0, deadline - time.monotonic()))
@@ -342,61 +368,52 @@ class Works:
         status = "failing" if failing else "degraded" if degraded else "ready"
         return {"status": status, "reasons": failing + degraded}
 
-    def stats(self) -> Mapping[str, Any]:
-        writer, latency = self.writer.statistics(), self.latency.statistics()
-        tally, house = self.tally, self.house
-        return {
-            "uptime_ms": int((self.clock.monotonic() - self.started) * 1000),
-            "budget_ms": self.config.budget.write_ms,
-            "requests": {
-                "received": tally.received,
-                "ok": tally.ok,
-                "refused": tally.refused,
-                "unknown": tally.unknown,
-                "closed": tally.closed,
-            },
-            "appends": {
-                "acked": latency.requests,
-                "overloaded": self.tally.overloaded,
-                "late": latency.late,
-            },
-            "latency_ms": {"p50": latency.p50, "p99": latency.p99, "max": latency.max},
-            "batch": {
-                "mean": writer.events / writer.groups if writer.groups else 0.0,
-                "max": writer.events_max,
-            },
-            "events": writer.events,
-            "actors": {
-                "resident": len(self.directory),
-                "activated": house.activated,
-                "passivated": self.directory.passivated,
-                "restarted": house.restarted,
-                "given_up": house.given_up,
-            },
-            "subscriptions": len(self.feed),
-            "peers": 0 if self.door is None else self.door.statistics().peers,
-            "threads": threading.active_count(),
-            "queue_depth": writer.waiting,
-            "admission": self.admission(),
-            "duties": self.desk.counter.rota.statistics(),
-            "db_bytes": self._size(self.file),
-            "wal_bytes": wal_bytes(self.file),
-            "head": head_view(self.writer.head),
-        }
+    def stats(self, request: Request) -> Mapping[str, Any]:
+        busiest = self.feed.busiest(BUSIEST_SESSIONS) if request.admin else ()
+        return stats_view(self.statistics(), busiest)
 
-    def admission(self) -> Mapping[str, Any]:
-        """What the monitor expects now, and what waits: for `engine.stats`."""
-        plan, lobby = self.controller.plan, self.desk.admission
-        return {
-            "load": lobby.load,
-            "lobby": lobby.waiting,
-            "commit_ms": plan.commit_s * 1000,
-            "load_us": plan.load_s * 1e6,
-            "group_events": plan.group_events,
-            "trust": plan.trust,
-            "checkpoints": plan.checkpoints,
-            "slow": plan.slow,
-        }
+    def statistics(self) -> EngineStatistics:
+        """On the loop's thread."""
+        lobby = self.desk.admission
+        return EngineStatistics(
+            uptime_s=self.clock.monotonic() - self.started,
+            budget_ms=self.config.budget.write_ms,
+            requests=self.tally.statistics(),
+            writer=self.writer.statistics(),
+            latency=self.latency.statistics(),
+            steering=self.controller.statistics(),
+            lobby=LobbyStatistics(lobby.load, lobby.waiting),
+            actors=ActorStatistics(
+                resident=len(self.directory),
+                resident_max=self.config.actors.resident_max,
+                activated=self.house.activated,
+                passivated=self.directory.passivated,
+                restarted=self.house.restarted,
+                given_up=self.house.given_up,
+            ),
+            door=DoorStatistics() if self.door is None else self.door.statistics(),
+            duties=self.desk.counter.rota.statistics(),
+            subscriptions=len(self.feed),
+            recent_events=self.feed.window_events,
+            threads=threading.active_count(),
+            db_bytes=self._size(self.file),
+            wal_bytes=wal_bytes(self.file),
+            wal_bytes_max=self.config.storage.wal_bytes_max,
+            head=self.writer.head,
+            status=self.health()["status"],
+        )
+
+    def ask_statistics(self, wait_s_max: float) -> EngineStatistics:
+        """From any thread. Raises StorageUnavailable: the loop did not answer in time."""
+        answer: queue.SimpleQueue[EngineStatistics] = queue.SimpleQueue()
+        self.loop.call_soon(lambda: answer.put(self.statistics()))
+        try:
+            return answer.get(timeout=wait_s_max)
+        except queue.Empty:
+            raise StorageUnavailable(
+                f"the engine's loop did not answer within {wait_s_max:.0f} s",
+                detail={"outcome": "none"},
+            ) from None
 
     # -- small parts ------------------------------------------------------------------------------
 
@@ -495,6 +512,19 @@ class Engine(Operations):
             ConfigInvalid: it cannot be bound, or would let strangers in.
         """
         return self._works.serve(endpoint or self._works.config.door.endpoint)
+
+    def serve_metrics(self, listen: str | None = None, *, beyond_loopback: bool = False) -> str:
+        """Open the endpoint for Prometheus; its URL. `listen`: HOST:PORT, default: the config's.
+
+        Raises:
+            ConfigInvalid: it cannot be bound, or others than this machine could reach it and
+                `beyond_loopback` does not say that they may.
+        """
+        return self._works.serve_metrics(listen, beyond_loopback)
+
+    def statistics(self) -> EngineStatistics:
+        """What `engine.stats` and the metrics are made of."""
+        return self._works.ask_statistics(STATISTICS_WAIT_S_MAX)
 
     @property
     def path(self) -> Path:

@@ -83,7 +83,7 @@ class Office:
     monotonic: Callable[[], float]
     hello: Callable[[Request], Mapping[str, Any]]
     health: Callable[[], Mapping[str, Any]]
-    stats: Callable[[], Mapping[str, Any]]
+    stats: Callable[[Request], Mapping[str, Any]]
     house: House
     plan: Plan
     chore: Callable[[Callable[[WriteSide], None]], None]
@@ -135,6 +135,7 @@ class Desk:
                 head = codec.decode_head(frame)
                 if head is not None and not self.stopping:
                     request = Request(peer, head.id, arrived, tally)
+                    request.admission = admission
                     if head.budget_ms is not None:
                         request.budget_ms = head.budget_ms
                     if self._has_room(request):
@@ -149,6 +150,7 @@ class Desk:
             if message.budget_ms is not None:
                 request.budget_ms = message.budget_ms
             if type(message) in codec.WRITE_TYPES:
+                request.admission = admission
                 if not self._has_room(request):
                     continue
                 if not admission.may_go_on(request, size, now):
@@ -266,7 +268,10 @@ class Desk:
         except PalyraError as refusal:
             request.fail(refusal)
         except BaseException as error:
-            log.exception("a request could not be served")
+            log.exception(
+                "a request could not be served",
+                extra={"request_id": request.id, "traceparent": request.traceparent},
+            )
             request.fail(
                 InternalFault(
                     f"the request could not be served: {type(error).__name__}",
@@ -299,7 +304,7 @@ class Desk:
 
     def _stats(self, request: Request, body: NoBody) -> None:
         del body
-        request.ok(self._office.stats())
+        request.ok(self._office.stats(request))
 
     # -- journal: writing -------------------------------------------------------------------------
 

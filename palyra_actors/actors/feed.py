@@ -11,11 +11,11 @@ nothing can be written between the last page and the first live event.
 """
 
 import logging
-from collections import deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from enum import Enum
-from typing import Any, Final, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -23,6 +23,7 @@ from palyra_actors.actors.group import Group, stored_events
 from palyra_actors.actors.reader import CatchUp
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request
+from palyra_actors.domain.catalog import SESSION
 from palyra_actors.domain.chain import Stored
 from palyra_actors.errors import InternalFault, Invalid, LimitReached, NotFound, PalyraError
 from palyra_actors.limits import (
@@ -87,6 +88,13 @@ class Subscription:
             and (self.kinds is None or event.kind in self.kinds)
             and (self.request.admin or event.principal == self.request.principal)
         )
+
+
+class Busy(NamedTuple):
+    """A session, and how many of the last events are its own."""
+
+    session_id: bytes
+    events: int
 
 
 class Feed:
@@ -163,6 +171,20 @@ class Feed:
             if count <= 0:
                 return
         yield from self._at_start[::-1][:count]
+
+    @property
+    def window_events(self) -> int:
+        """How many of the last events are kept in memory."""
+        return self._window_events
+
+    def busiest(self, count: int) -> tuple[Busy, ...]:
+        """The sessions with the most events among those that are kept, busiest first."""
+        counted: Counter[bytes] = Counter()
+        for group in self._window:
+            for tail, number in Counter(tail for tail, _ in group.owners).items():
+                if tail.kind == SESSION:
+                    counted[tail.stream_id] += number
+        return tuple(Busy(one, events) for one, events in counted.most_common(count))
 
     # -- subscriptions ----------------------------------------------------------------------------
 

@@ -24,16 +24,36 @@ SAMPLES_MAX: Final = 16_384
 """Latencies that wait to be counted. They are counted together, rounded to what the histogram
 can tell apart: one call a value would cost as much as an append."""
 
+WINDOW_S: Final = 5.0
+"""What `recent` looks back on, at least."""
+
+BOUNDS_MS: Final = (0.5, 1, 2, 3, 5, 7.5, 10, 15, 20, 25, 35, 50, 100, 250, 1_000, 10_000)
+"""Upper bounds of the counted ranges; what took longer is in one more."""
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Milliseconds; 0.0 where nothing was measured."""
+
+    p50: float = 0.0
+    p99: float = 0.0
+    max: float = 0.0
+
 
 @dataclass(frozen=True, slots=True)
 class LatencyStatistics:
-    """Milliseconds; 0.0 where nothing was measured yet."""
+    """Since the start, and in `recent` over the last whole window (`WINDOW_S`), or the first one
+    so far.
 
-    p50: float
-    p99: float
-    max: float
+    `counts`: how many took up to each of `BOUNDS_MS` and more than the one before, and at last how
+    many took longer; `sum_ms` of all.
+    """
+
+    total: Spread
+    recent: Spread
     requests: int
-    late: int
+    counts: tuple[int, ...]
+    sum_ms: float
 
 
 class Latency(PooledActor):
@@ -41,18 +61,24 @@ class Latency(PooledActor):
 
     def __init__(self, loop: Loop, controller: Controller) -> None:
         super().__init__(loop)
+        self._clock = loop.clock
         self._controller = controller
         self._histogram = HdrHistogram(1, HIGHEST_US, SIGNIFICANT_DIGITS)
+        self._window = HdrHistogram(1, HIGHEST_US, SIGNIFICANT_DIGITS)
+        self._window_ends = loop.clock.monotonic() + WINDOW_S
+        self._recent: Spread | None = None
+        self._counts = np.zeros(len(BOUNDS_MS) + 1, dtype=np.int64)
+        self._sum_ms = 0.0
         self._samples: list[float] = []
-        self._late = 0
         self._requests = 0
 
     def on_receive(self, message: Any) -> None:
         assert isinstance(message, Measured)
         self._controller.observe(message.times)
         ended = message.times.ended
+        if ended >= self._window_ends:
+            self._turn_window(ended)
         self._samples += [ended - arrived for arrived in message.arrived]
-        self._late += message.late
         self._requests += len(message.arrived)
         if len(self._samples) >= SAMPLES_MAX:
             self._count()
@@ -64,24 +90,47 @@ class Latency(PooledActor):
 
     def statistics(self) -> LatencyStatistics:
         """On the loop's thread."""
+        now = self._clock.monotonic()
+        if now >= self._window_ends:
+            self._turn_window(now)
         self._count()
-        histogram = self._histogram
-        if not histogram.get_total_count():
-            return LatencyStatistics(0.0, 0.0, 0.0, 0, 0)
         return LatencyStatistics(
-            histogram.get_value_at_percentile(50) / 1000,
-            histogram.get_value_at_percentile(99) / 1000,
-            histogram.get_max_value() / 1000,
+            _spread(self._histogram),
+            _spread(self._window) if self._recent is None else self._recent,
             self._requests,
-            self._late,
+            tuple(self._counts.tolist()),
+            self._sum_ms,
         )
+
+    def _turn_window(self, now: float) -> None:
+        """What came since the window began is what is recent, until the next one ends."""
+        self._count()
+        nobody_came = now >= self._window_ends + WINDOW_S
+        self._recent = Spread() if nobody_came else _spread(self._window)
+        self._window.reset()
+        self._window_ends = now + WINDOW_S
 
     def _count(self) -> None:
         if not self._samples:
             return
-        microseconds = np.clip(np.array(self._samples) * 1e6, 1, HIGHEST_US)
+        seconds = np.array(self._samples)
         self._samples.clear()
+        self._sum_ms += float(seconds.sum()) * 1000
+        places = np.searchsorted(_BOUNDS_S, seconds)
+        self._counts += np.bincount(places, minlength=len(BOUNDS_MS) + 1)
+        microseconds = np.clip(seconds * 1e6, 1, HIGHEST_US)
         scale = 10.0 ** (np.floor(np.log10(microseconds)) - SIGNIFICANT_DIGITS)
         values, counts = np.unique(np.round(microseconds / scale) * scale, return_counts=True)
         for value, count in zip(values.tolist(), counts.tolist(), strict=True):
             self._histogram.record_value(int(value), count)
+            self._window.record_value(int(value), count)
+
+
+_BOUNDS_S: Final = np.array(BOUNDS_MS) / 1000
+
+
+def _spread(histogram: HdrHistogram) -> Spread:
+    if not histogram.get_total_count():
+        return Spread()
+    at = histogram.get_percentile_to_value_dict([50, 99])
+    return Spread(at[50] / 1000, at[99] / 1000, histogram.get_max_value() / 1000)

@@ -167,6 +167,18 @@ def load_of(frame_bytes: int) -> int:
     return 2 + (frame_bytes >> 8)
 
 
+@dataclass(frozen=True, slots=True)
+class SteeringStatistics:
+    """The plan of one moment: see `Plan`."""
+
+    commit_s: float
+    load_s: float
+    group_events: int
+    trust: float
+    checkpoints: bool
+    slow: bool
+
+
 class Controller:
     """Owns the plan. `observe` is called once a group."""
 
@@ -182,6 +194,12 @@ class Controller:
         self._epoch_slowest_s = 0.0
         self.plan = Plan(budget_s)
         self._steer_groups()
+
+    def statistics(self) -> SteeringStatistics:
+        plan = self.plan
+        return SteeringStatistics(
+            plan.commit_s, plan.load_s, plan.group_events, plan.trust, plan.checkpoints, plan.slow
+        )
 
     def observe(self, times: Times) -> None:
         """Learn from a group that is durable."""

@@ -6,6 +6,7 @@ portion is decided, and answered once.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
@@ -42,23 +43,47 @@ class Charged(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True)
+class TallyStatistics:
+    """As `Tally`, of one moment."""
+
+    received: int
+    ok: int
+    refused: int
+    unknown: int
+    closed: int
+    under_way: int
+    acked: int
+    overloaded: int
+
+
 class Tally:
     """What became of the requests: received = ok + refused + unknown + closed at rest.
 
-    `under_way` is what that equation lacks until then.
+    `under_way` is what that equation lacks until then. Of the writes among them, `acked` were
+    answered `ok` and `overloaded` were sent away.
     """
 
-    __slots__ = ("closed", "ok", "overloaded", "received", "refused", "under_way", "unknown")
+    __slots__ = (
+        "acked", "closed", "ok", "overloaded", "received", "refused", "under_way", "unknown",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.received = self.ok = self.refused = self.unknown = self.closed = self.under_way = 0
-        self.overloaded = 0  # of the refused
+        self.acked = self.overloaded = 0
+
+    def statistics(self) -> TallyStatistics:
+        return TallyStatistics(
+            self.received, self.ok, self.refused, self.unknown, self.closed, self.under_way,
+            self.acked, self.overloaded,
+        )  # fmt: skip
 
 
 class Request:
     """One frame's envelope, and the way back to who sent it.
 
-    `arrived` is monotonic, in seconds. `ok` or `fail` is called once; later calls do nothing.
+    `arrived` is monotonic, in seconds. `ok` or `fail` is called once; later calls do nothing. A
+    write has its `admission` from the moment when it is known to be one.
     """
 
     # Defaults stand in the class: an attribute costs only the requests that differ.
@@ -98,6 +123,7 @@ class Request:
         if not self.answered:
             self.answered = True
             self.tally.ok += 1
+            self.tally.acked += self.admission is not None
             self._leave()
             self.peer.send(frame)
 
@@ -110,7 +136,8 @@ class Request:
                 self.tally.unknown += 1
             else:
                 self.tally.refused += 1
-                self.tally.overloaded += error.code == "overloaded"
+                if self.admission is not None and error.code == "overloaded":
+                    self.tally.overloaded += 1
             self.peer.send(codec.encode_err(self.id, error))
 
     def abandon(self) -> None:

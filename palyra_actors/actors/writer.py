@@ -73,6 +73,7 @@ class WriterStatistics:
     groups: int
     events: int
     events_max: int
+    late: int
     waiting: int
     failing: str | None
 
@@ -83,7 +84,6 @@ class Measured:
 
     times: Times
     arrived: list[float]
-    late: int
 
 
 class Work:
@@ -132,7 +132,7 @@ class Writer(PooledActor):
         self._tidy_wanted: float | None = None
         self._tidying = False
         self._chores: deque[Chore] = deque()
-        self._groups = self._events = self._events_max = 0
+        self._groups = self._events = self._events_max = self._late = 0
         self._names = storage.names()
         self._head = storage.head()
 
@@ -182,6 +182,7 @@ class Writer(PooledActor):
             self._groups,
             self._events,
             self._events_max,
+            self._late,
             len(self._queue),
             self._failing or self._rejected,
         )
@@ -445,6 +446,7 @@ class Writer(PooledActor):
             request.ok(
                 {**results, "timing": timing} if unit.is_command else AppendOk(results, timing)
             )
+        self._late += late
         self._rejected = None
         group.forget_units()
         self._show(group)
@@ -454,7 +456,7 @@ class Writer(PooledActor):
                 group.began, self._staged_at, ended, events, load, busy_s, len(arrived), pressed,
                 slowest_ms / 1000,
             )  # fmt: skip
-            self._measured(Measured(times, arrived, late))
+            self._measured(Measured(times, arrived))
         except BaseException:
             log.exception("a group could not be measured")
 
@@ -575,6 +577,7 @@ class Writer(PooledActor):
             total_ms = (now - request.arrived) * 1000
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
             within = budget_ms == 0 or total_ms <= budget_ms
+            self._late += not within
             timing = Timing(total_ms, 0.0, total_ms, within)
             answer = verdict.answer
             request.ok(

@@ -246,6 +246,11 @@ class Stats:
         return dict(self._part("latency_ms", {}))
 
     @cached_property
+    def latency_recent_ms(self) -> Raw:
+        """The same over the last seconds."""
+        return dict(self._part("latency_recent_ms", {}))
+
+    @cached_property
     def actors(self) -> Raw:
         """`resident`, `activated`, `passivated`, `restarted`."""
         return dict(self._part("actors", {}))
@@ -261,6 +266,13 @@ class Stats:
     @cached_property
     def wal_bytes(self) -> int:
         return int(self._part("wal_bytes", 0))
+
+    def number(self, *path: str) -> float:
+        """Any number by its way through `raw`; 0 where an older engine has none."""
+        value: Any = self.raw
+        for name in path:
+            value = value.get(name) if isinstance(value, Mapping) else None
+        return value if isinstance(value, int | float) else 0
 
     def _part(self, name: str, otherwise: Any) -> Any:
         value = self.raw.get(name)

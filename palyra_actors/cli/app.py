@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palyra_actors.cli import approvals, canvas, exits, reach, rebuild, sessions
+from palyra_actors.cli import approvals, canvas, exits, reach, rebuild, sessions, top
 from palyra_actors.cli.exits import reporting
 from palyra_actors.errors import NotFound
 
@@ -35,6 +35,7 @@ def _version(wanted: bool) -> None:
 for family in (sessions.app, sessions.runs, approvals.app, canvas.app):
     app.add_typer(family)
 app.command("verify-export", epilog=exits.HELP)(approvals.verify_export)
+app.command("top", epilog=exits.HELP)(reach.connected(top.top))
 app.command("rebuild", epilog=exits.HELP)(rebuild.rebuild)
 
 
@@ -50,6 +51,7 @@ def palyra(
 @app.command(epilog=exits.HELP)
 @reporting
 def serve(
+    *,
     db: Annotated[Path | None, typer.Option("--db", help="The database file.")] = None,
     endpoint: Annotated[
         str | None,
@@ -58,15 +60,38 @@ def serve(
     config: Annotated[
         Path | None, typer.Option("--config", "-c", help="A TOML file.", exists=True)
     ] = None,
+    metrics: Annotated[
+        str | None,
+        typer.Option(
+            "--metrics", help="Serve Prometheus there; off by default.", metavar="HOST:PORT"
+        ),
+    ] = None,
+    beyond_loopback: Annotated[
+        bool,
+        typer.Option("--metrics-beyond-loopback", help="Other machines may read the metrics."),
+    ] = False,
+    log_format: Annotated[
+        str | None, typer.Option("--log-format", help="console or json.", metavar="FORMAT")
+    ] = None,
 ) -> None:
     """Run an engine until SIGTERM or SIGINT.
 
     Prints one line, `ready endpoint=… db=… head=…`, when it accepts requests; logs to standard
     error.
     """
+    from palyra_actors.cli.serve import Wishes
     from palyra_actors.cli.serve import serve as run
 
-    run(db, endpoint, config)
+    run(
+        Wishes(
+            db=db,
+            endpoint=endpoint,
+            config=config,
+            metrics=metrics,
+            beyond_loopback=beyond_loopback,
+            log_format=log_format,
+        )
+    )
 
 
 @app.command(epilog=exits.HELP)

@@ -5,16 +5,41 @@ import logging
 import signal
 import sys
 import threading
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from palyra_actors.cli.logs import log_to_stderr
 from palyra_actors.config import Config
 from palyra_actors.engine import Engine
 
 GC_THRESHOLDS = (50_000, 20, 100)
 
 
-def serve(db: Path | None, endpoint: str | None, config_path: Path | None) -> None:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wishes:
+    """What the command line says in place of the configuration; None: nothing."""
+
+    db: Path | None = None
+    endpoint: str | None = None
+    config: Path | None = None
+    metrics: str | None = None
+    beyond_loopback: bool = False
+    log_format: str | None = None
+
+    def settled(self) -> Config:
+        """The configuration with them in it. Raises ConfigInvalid."""
+        config = Config() if self.config is None else Config.load(self.config)
+        if self.log_format is not None:
+            config = config.replaced("log", format=self.log_format)
+        if self.metrics is not None:
+            config = config.replaced("metrics", listen=self.metrics)
+        if self.beyond_loopback:
+            config = config.replaced("metrics", beyond_loopback=True)
+        return config
+
+
+def serve(wishes: Wishes) -> None:
     """Runs until SIGTERM or SIGINT; what was accepted is answered before it ends.
 
     Raises:
@@ -29,16 +54,19 @@ def serve(db: Path | None, endpoint: str | None, config_path: Path | None) -> No
     # from the very start: a signal while a large file is being opened ends it as cleanly
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, end)
-    config = Config() if config_path is None else Config.load(config_path)
+    config = wishes.settled()
     log_to_stderr(config.log.format, config.log.level)
-    path = config.engine.db if db is None else db
+    log = logging.getLogger(__name__)
+    path = config.engine.db if wishes.db is None else wishes.db
     with Engine.open(path, config) as engine:
-        bound = engine.serve(endpoint or config.door.endpoint)
+        if config.metrics.listen:
+            log.info("metrics at %s", engine.serve_metrics())
+        bound = engine.serve(wishes.endpoint or config.door.endpoint)
         sys.stdout.write(f"ready endpoint={bound} db={path} head={engine.head().seq}\n")
         sys.stdout.flush()
         spare_the_collector()
         ended.wait()
-    logging.getLogger(__name__).info("stopped")
+    log.info("stopped")
 
 
 def spare_the_collector() -> None:
@@ -49,28 +77,3 @@ def spare_the_collector() -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
-
-
-def log_to_stderr(kind: str, level: str) -> None:
-    """Sends what the engine logs to standard error, as lines for a person or as JSON."""
-    import structlog
-
-    before: list[structlog.typing.Processor] = [
-        structlog.stdlib.add_log_level,
-        structlog.stdlib.add_logger_name,
-        structlog.processors.TimeStamper(fmt="iso", utc=True),
-    ]
-    last: list[structlog.typing.Processor] = (
-        [structlog.processors.format_exc_info, structlog.processors.JSONRenderer()]
-        if kind == "json"
-        else [structlog.dev.ConsoleRenderer(colors=sys.stderr.isatty())]
-    )
-    formatter = structlog.stdlib.ProcessorFormatter(
-        foreign_pre_chain=before,
-        processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *last],
-    )
-    handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(formatter)
-    root = logging.getLogger()
-    root.handlers = [handler]
-    root.setLevel(level.upper())

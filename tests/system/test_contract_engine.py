@@ -89,6 +89,27 @@ def test_stats_count_what_happened(own: House) -> None:
     assert stats["latency_ms"]["p99"] <= stats["latency_ms"]["max"] * 1.01
 
 
+def test_a_write_that_is_answered_again_is_acknowledged_again(own: House) -> None:
+    wire, made = own.connect(), event(new_id())
+    for _ in range(3):
+        wire.append(made)
+    wire.ok("session.resolve", {"session_key": "k"})
+    wire.read()
+    stats = wire.ok("engine.stats")
+    assert stats["appends"] == {"acked": 4, "overloaded": 0, "late": 0}
+    assert stats["events"] == stats["groups"] == 2
+
+
+def test_the_busiest_sessions_are_named_busiest_first(own: House) -> None:
+    wire, sessions = own.connect(), [new_id() for _ in range(12)]
+    for number, session in enumerate(sessions, 1):
+        wire.append(*[event(session) for _ in range(number)])
+    busiest = wire.ok("engine.stats")["busiest"]
+    assert [(one["session_id"], one["events"]) for one in busiest] == [
+        (session, number) for number, session in reversed(list(enumerate(sessions, 1)))
+    ][:10]
+
+
 def test_a_thousand_sessions_cost_no_thread(own: House) -> None:
     wire = own.connect()
     wire.append(event(new_id()))
