@@ -54,6 +54,7 @@ class EngineConfig(_Section, frozen=True, kw_only=True):
     """`[engine]`: what is kept where."""
 
     db: Text = "palyra.db"
+    anchor: Annotated[str, Meta(max_length=4096)] = ""
 
 
 class DoorConfig(_Section, frozen=True, kw_only=True):
@@ -85,6 +86,7 @@ class StorageConfig(_Section, frozen=True, kw_only=True):
     wal_bytes_max: Annotated[int, Meta(ge=8 * MIB, le=65_536 * MIB)] = 256 * MIB
     readers: Annotated[int, Meta(ge=1, le=64)] = 2
     read_seconds_max: Annotated[float, Meta(gt=0, le=600)] = 5.0
+    quick_check_bytes_max: Annotated[int, Meta(ge=0, le=65_536 * MIB)] = 64 * MIB
 
     @property
     def durable(self) -> bool:

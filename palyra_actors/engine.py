@@ -11,6 +11,7 @@ same errors, no socket.
 """
 
 import contextlib
+import logging
 import os
 import queue
 import threading
@@ -22,6 +23,7 @@ from typing import Any, Final, Self
 import palyra_actors
 from palyra_actors import limits
 from palyra_actors.actors import clerks
+from palyra_actors.actors.anchors import Anchors
 from palyra_actors.actors.checkpointer import Checkpoints
 from palyra_actors.actors.desk import Desk, Office
 from palyra_actors.actors.directory import Directory
@@ -49,11 +51,16 @@ from palyra_actors.ids import Ulids
 from palyra_actors.limits import RECENT_LIMIT_MAX
 from palyra_actors.runtime.dispatcher import Loop, Pool
 from palyra_actors.runtime.supervisor import RestartPolicy
+from palyra_actors.storage import anchor
 from palyra_actors.storage.connection import open_checkpointer, open_reader, open_writer
 from palyra_actors.storage.journal import JournalReader, JournalWriter
 from palyra_actors.storage.lock import DatabaseLock
 from palyra_actors.storage.migrations import migrate
+from palyra_actors.storage.opening import examine, refuse_missing
+from palyra_actors.storage.port import Head
 from palyra_actors.storage.upkeep import Checkpointer, wal_bytes
+
+log = logging.getLogger(__name__)
 
 STOP_S_MAX: Final = 5.0
 READER_CACHE_BYTES: Final = 16 * 1024 * 1024
@@ -120,9 +127,18 @@ class Works:
         self.started = clock.monotonic()
         self.tally = Tally()
         with contextlib.ExitStack() as undo:
+            self.file = os.path.realpath(path)
+            self.anchor_path = os.path.abspath(config.engine.anchor or anchor.beside(self.file))
+            anchored = refuse_missing(self.file, self.anchor_path)
             self.lock = DatabaseLock.acquire(path)
             undo.callback(self.lock.release)
-            self.file = os.path.realpath(path)
+            examine(
+                self.file,
+                self.anchor_path,
+                anchored,
+                quick_check_bytes_max=config.storage.quick_check_bytes_max,
+                vfs=vfs,
+            )
             self.crashed = wal_bytes(self.file) > 0  # who closes, empties it
             writing = JournalWriter(self._connect_writer)
             undo.callback(writing.close)
@@ -131,6 +147,7 @@ class Works:
             )
             undo.callback(self.reading.close)
             self._wire(writing)
+            self._anchor(anchored)
             undo.pop_all()
 
     def _connect_writer(self) -> Any:
@@ -197,6 +214,7 @@ class Works:
                 self._connect_reader,
                 self.loop.call_soon,
                 messages_max=actors.reader_queue_max,
+                anchored=lambda: self.anchors.anchored,
             )
             for _ in range(storage.readers)
         ]
@@ -233,8 +251,17 @@ class Works:
         self.endpoint: str | None = None
         self.replaced = False
 
+    def _anchor(self, anchored: Head | None) -> None:
+        head = self.writer.head
+        if anchored is None and head.seq:
+            log.warning(
+                "there is no anchor %s: it is made from the head %s", self.anchor_path, head.seq
+            )
+        self.anchors = Anchors(lambda head: anchor.write(self.anchor_path, head), anchored, head)
+
     def start(self) -> None:
         self.begin()
+        self.anchors.start()
         self.writer.committer.start()
         self.pool.start()
         self.loop.start()
@@ -307,7 +334,7 @@ class Works:
 
     def shut(self, left: float) -> bool:
         """End the threads and close the file. False: it took more than `left` seconds."""
-        stopped = self.loop.stop(left)
+        looped = stopped = self.loop.stop(left)
         stopped &= self.pool.stop(left)
         stopped &= self.checkpoints.stop(left)
         if stopped:
@@ -317,8 +344,11 @@ class Works:
                 actor.unlist()
             self.reading.close()
             stopped = self.writer.close(left)  # the last one: it empties the WAL and removes it
+        if not stopped:
+            self.writer.give_up()
+        stopped &= self.anchors.stop(left)
         if self.door is not None:
-            if stopped:
+            if looped:
                 self.door.flush()
             self.door.close()
         if stopped:
@@ -363,6 +393,8 @@ class Works:
             degraded.append(f"checkpoints fail: {self.checkpoints.failure}")
         if self.checkpoints.over_limit:
             degraded.append("the WAL is over its cap: a reader holds an old snapshot")
+        if self.anchors.failure is not None:
+            degraded.append(f"the anchor cannot be written: {self.anchors.failure}")
         if not self.config.storage.durable:
             degraded.append(f"synchronous={self.config.storage.synchronous} is not durable")
         status = "failing" if failing else "degraded" if degraded else "ready"
@@ -400,6 +432,7 @@ class Works:
             wal_bytes=wal_bytes(self.file),
             wal_bytes_max=self.config.storage.wal_bytes_max,
             head=self.writer.head,
+            anchored_seq=self.anchors.anchored.seq if self.anchors.anchored else 0,
             status=self.health()["status"],
         )
 
@@ -418,6 +451,7 @@ class Works:
     # -- small parts ------------------------------------------------------------------------------
 
     def _published(self, group: Group) -> None:
+        self.anchors.note(group.after)
         self.feed.publish(group)
 
     def _measured(self, measured: Measured) -> None:

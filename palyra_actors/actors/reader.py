@@ -13,7 +13,7 @@ from typing import Any, Final
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.catalog import SESSION
-from palyra_actors.domain.chain import GENESIS
+from palyra_actors.domain.chain import lost_from
 from palyra_actors.errors import InternalFault, NotFound, PalyraError, StorageUnavailable
 from palyra_actors.limits import REPLY_PAYLOAD_BYTES_MAX
 from palyra_actors.runtime.actor import PooledActor
@@ -81,7 +81,8 @@ class CatchUp:
 
 @dataclass(slots=True)
 class Verify:
-    """Check the chain from `next_seq` to `to_seq`, then answer."""
+    """Check the chain from `next_seq` to `to_seq`, then answer. `lost_from`: where the journal is
+    not what the anchor has seen."""
 
     request: Request
     from_seq: int
@@ -93,6 +94,7 @@ class Verify:
     checked: int = 0
     erased: int = 0
     first_bad_seq: int | None = None
+    lost_from: int | None = None
     done: bool = field(default=False)
 
 
@@ -106,8 +108,10 @@ class Reader(PooledActor):
         call_soon: Callable[[Callable[[], None]], None],
         *,
         messages_max: int,
+        anchored: Callable[[], Head | None] = lambda: None,
     ) -> None:
         super().__init__(pool, messages_max=messages_max)
+        self._anchored = anchored
         self._connect = connect
         self._call_soon = call_soon
         self._connection: ReadSide | None = None
@@ -213,27 +217,35 @@ class Reader(PooledActor):
             elif verify.next_seq <= last:
                 self.actor_ref.tell(verify)
                 return
+        bad = [seq for seq in (verify.first_bad_seq, verify.lost_from) if seq is not None]
+        first_bad_seq = min(bad, default=None)
         self._answer(
             verify.request,
             {
-                "valid": verify.first_bad_seq is None,
+                "valid": first_bad_seq is None,
                 "checked": verify.checked,
                 "erased": verify.erased,
                 "head": head_view(verify.head),
-                "first_bad_seq": verify.first_bad_seq,
+                "first_bad_seq": first_bad_seq,
             },
         )
 
     def _begin(self, verify: Verify, reader: ReadSide) -> None:
         verify.head = reader.head()
         verify.next_seq = verify.from_seq
-        expect = verify.expect
-        if expect is None:
-            return
-        if expect.seq > verify.head.seq:  # the tail that somebody saw is not there any more
-            verify.first_bad_seq, verify.done = verify.head.seq + 1, True
-        elif (GENESIS if expect.seq == 0 else reader.hash_at(expect.seq)) != expect.hash:
-            verify.first_bad_seq, verify.done = max(expect.seq, 1), True
+        if verify.expect is not None:
+            verify.first_bad_seq = lost_from(verify.expect, verify.head, reader.hash_at)
+            verify.done = verify.first_bad_seq is not None
+        anchored = self._anchored_for(verify)
+        if anchored is not None:
+            verify.lost_from = lost_from(anchored, verify.head, reader.hash_at)
+
+    def _anchored_for(self, verify: Verify) -> Head | None:
+        """The anchor, unless only what lies before it was asked for."""
+        anchored = self._anchored()
+        if anchored is None or verify.to_seq is None or verify.to_seq >= anchored.seq:
+            return anchored
+        return None
 
     # -- its connection ---------------------------------------------------------------------------
 

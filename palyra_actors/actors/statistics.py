@@ -72,6 +72,7 @@ class EngineStatistics:
     wal_bytes: int
     wal_bytes_max: int
     head: Head
+    anchored_seq: int
     status: str
 
 
@@ -136,4 +137,5 @@ def stats_view(all_: EngineStatistics, busiest: Sequence[Busy]) -> dict[str, Any
         "wal_bytes": all_.wal_bytes,
         "wal_bytes_max": all_.wal_bytes_max,
         "head": head_view(all_.head),
+        "anchored_seq": all_.anchored_seq,
     }

@@ -34,6 +34,9 @@ log = logging.getLogger(__name__)
 REOPEN_S: Final = 0.25
 """How often a writer whose file cannot be opened tries again."""
 
+PROBE_S: Final = 0.4
+"""How often it is tried whether a disk that took a group no more takes one again."""
+
 LATE_LOOK_S: Final = 0.005
 """How often it is looked, while a COMMIT takes longer than a budget, who has waited too long."""
 
@@ -128,6 +131,8 @@ class Writer(PooledActor):
         self._failing: str | None = None
         self._refusing: str | None = None
         self._rejected: str | None = None  # what the disk said to the last group it did not take
+        self._rejected_bytes = 0
+        self._probing = False
         self._in_hand: list[Unit] = []  # being staged: neither queued nor in a group
         self._tidy_wanted: float | None = None
         self._tidying = False
@@ -195,6 +200,22 @@ class Writer(PooledActor):
                 self._fail(unit, stopping())
             self._storage.close()
         return ended
+
+    def give_up(self) -> None:
+        """The time to stop is over and a COMMIT, or the loop in it, is not through: whoever waits
+        for it hears `unknown`, whoever waits behind it that nothing was stored."""
+        group = self._group
+        units = [] if group is None else group.units
+        for unit in [*units, *self._in_hand]:
+            unit.request.fail(
+                StorageUnavailable(
+                    "the engine stopped while the commit was under way",
+                    hint="send the same request with the same ids again",
+                    detail={"outcome": "unknown"},
+                )
+            )
+        for unit in self._queue:
+            unit.request.fail(stopping())
 
     # -- its life ---------------------------------------------------------------------------------
 
@@ -293,7 +314,7 @@ class Writer(PooledActor):
         except StorageUnavailable as fault:
             self._group = None
             log.error("a group could not be written: %s", fault)
-            self._rejected = str(fault)
+            self._reject(str(fault), group)
             self._eject(units, dict.fromkeys(units, fault))
             return []
         plan = self._plan
@@ -503,7 +524,7 @@ class Writer(PooledActor):
             verdicts = sift(self._storage, group.units)
         except Exception as error:  # noqa: BLE001 - nothing is staged; that is all that matters
             log.error("a group that clashed could not be looked up: %s", error)
-            self._rejected = str(error)
+            self._reject(str(error), group)
             unread = StorageUnavailable(
                 f"the database could not be read: {error}",
                 hint="nothing was stored; send it again later",
@@ -590,6 +611,38 @@ class Writer(PooledActor):
         unit.settle()
         unit.request.fail(error)
 
+    # -- a disk that takes nothing ----------------------------------------------------------------
+
+    def _reject(self, reason: str, group: Group) -> None:
+        """The disk did not take a group. Whether it would now is tried until it does: health does
+        not wait for somebody's write to find out."""
+        self._rejected = reason
+        self._rejected_bytes = sum(unit.payload_bytes for unit in group.units)
+        if not self._probing:
+            self._probing = True
+            self._probe_again()
+
+    def _probe(self) -> None:
+        if self._rejected is None:
+            self._probing = False
+        elif self._failing is None:
+            self.chore(self._try_disk)
+        else:
+            self._probe_again()
+
+    def _try_disk(self, storage: WriteSide) -> None:
+        """In the committer's thread."""
+        try:
+            storage.probe(self._rejected_bytes)
+        except StorageUnavailable as still:
+            log.debug("the disk takes nothing yet: %s", still)
+        else:
+            self._rejected = None
+        self._loop.call_soon(self._probe_again)
+
+    def _probe_again(self) -> None:
+        self._loop.call_later(PROBE_S, self._probe)
+
     # -- a COMMIT that failed ---------------------------------------------------------------------
 
     def _recover(self, group: Group, error: BaseException) -> None:
@@ -613,6 +666,7 @@ class Writer(PooledActor):
             return
         try:
             head = self._storage.reopen()
+            self._storage.probe(sum(unit.payload_bytes for unit in group.units))
             names = self._storage.names()
         except Exception as error:  # noqa: BLE001 - whatever it is, it is tried again
             self._failing = f"the database cannot be opened again: {error}"

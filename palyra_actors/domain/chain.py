@@ -9,6 +9,7 @@ with shortest encodings. The chain covers the payload's digest and not the paylo
 payload can be destroyed and the chain still verifies. The hash before event 1 is 32 zero bytes.
 """
 
+from collections.abc import Callable
 from hashlib import sha256
 from typing import Final, NamedTuple
 
@@ -55,3 +56,14 @@ def expected_hash(event: Stored, prev_hash: bytes) -> bytes:
     """What `event.hash` has to be if it follows `prev_hash`, taken from what is stored."""
     digest = event.payload_sha256 if event.payload is None else payload_digest(event.payload)
     return link(prev_hash, (*event[:14], digest))
+
+
+def lost_from(
+    seen: tuple[int, bytes], head: tuple[int, bytes], hash_at: Callable[[int], bytes | None]
+) -> int | None:
+    """The first `seq` at which a journal is not the one whose head was `seen` once (seq and hash);
+    None where it holds all of that. `head` is its own head now."""
+    if head[0] < seen[0]:
+        return head[0] + 1
+    found = head[1] if head[0] == seen[0] else hash_at(seen[0])
+    return None if found == seen[1] else max(1, seen[0])

@@ -13,6 +13,7 @@ import contextlib
 import os
 from collections.abc import Iterator
 from typing import Final, Literal, TypeAlias
+from urllib.parse import quote
 
 import apsw
 
@@ -96,6 +97,29 @@ def open_reader(
         cache=cache_bytes,
         vfs=vfs,
     )
+
+
+def open_untouched(path: str | os.PathLike[str], *, vfs: str | None = None) -> apsw.Connection:
+    """A connection that leaves no trace: no file is made, moved into another, or removed.
+
+    Where there is no WAL the file is opened as one that nobody changes; else the WAL is read and
+    stays as it is. For the owner of the lock, before anybody else is let in.
+
+    Raises: as `open_reader`.
+    """
+    _require_sqlite(apsw.sqlite_lib_version())
+    file = os.path.realpath(path)
+    with _sorted_errors(file):
+        if inspect(file, vfs) is None:
+            raise OpenRefused(f"{file} does not exist or is empty", detail={"path": file})
+        flags, name = apsw.SQLITE_OPEN_READONLY, file
+        if size_bytes(file + "-wal") == 0:
+            flags, name = flags | apsw.SQLITE_OPEN_URI, f"file:{quote(file)}?immutable=1"
+        connection = apsw.Connection(name, flags=flags, vfs=vfs)
+        with _closed_on_failure(connection):
+            _protect(connection, file)
+            _set_query_only(connection)
+    return connection
 
 
 def open_checkpointer(
@@ -277,21 +301,27 @@ def grow_wal(connection: apsw.Connection, file: str, wal_keep_bytes: int) -> Non
         connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
     if wal_keep_bytes <= size_bytes(file + "-wal"):
         return
+    with contextlib.suppress(apsw.FullError):
+        try_room(connection, wal_keep_bytes)
+
+
+def try_room(connection: apsw.Connection, room_bytes: int) -> None:
+    """Write that many bytes into the WAL and roll them back, then commit a page that does not
+    change. Raises what SQLite does; nothing is left open.
+    """
     cache = pragma(connection, "cache_size")
     version = pragma(connection, "user_version")
     _set(connection, "cache_size", _GROWTH_CACHE_PAGES, _GROWTH_CACHE_PAGES)
     try:
         connection.execute("BEGIN IMMEDIATE").fetchall()
         connection.execute("CREATE TABLE wal_growth (pages BLOB)").fetchall()
-        rest = wal_keep_bytes + 2 * _GROWTH_CACHE_PAGES * PAGE_BYTES  # some stay in the cache
+        rest = room_bytes + 2 * _GROWTH_CACHE_PAGES * PAGE_BYTES  # some stay in the cache
         while rest > 0:
             part = min(rest, 64 * 1024 * 1024)
             connection.execute("INSERT INTO wal_growth VALUES (zeroblob(?))", (part,)).fetchall()
             rest -= part
         connection.execute("ROLLBACK").fetchall()
         pragma(connection, f"user_version = {version!r}")
-    except apsw.FullError:
-        pass
     finally:
         if connection.in_transaction:
             connection.execute("ROLLBACK").fetchall()

@@ -16,6 +16,7 @@ from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, KIND_NUMBERS, 
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
 from palyra_actors.domain.run import Run
 from palyra_actors.errors import StorageUnavailable
+from palyra_actors.storage.connection import try_room
 from palyra_actors.storage.port import (
     Batch,
     Clash,
@@ -39,6 +40,9 @@ SCAN_ROWS_MAX: Final = 20_000
 
 TIDY_FRAMES_MAX: Final = 2_048
 """Frames (8 MiB) that the writer moves itself, once the checkpoints beside it left no more."""
+
+PROBE_BYTES_MAX: Final = 8 * 1024 * 1024
+"""What a disk that failed has to take before it is trusted again, at most."""
 
 _EVENTS_IN_SCAN: Final = 512
 
@@ -255,6 +259,23 @@ class JournalWriter(_Side):
                 f"the database cannot be opened again: {error}", detail={"outcome": "none"}
             ) from error
 
+    def probe(self, room_bytes: int) -> None:
+        """Whether a transaction of about that many bytes could be written and synced now. Leaves
+        nothing but a page that says what it said before.
+
+        Raises:
+            StorageUnavailable: it could not.
+        """
+        try:
+            try_room(self._connection, min(room_bytes, PROBE_BYTES_MAX))
+        except apsw.Error as error:
+            if isinstance(error, apsw.IOError):  # perhaps a sync: this connection is done with
+                with suppress(StorageUnavailable):
+                    self.reopen()
+            raise StorageUnavailable(
+                f"the database cannot be written: {error}", detail={"outcome": "none"}
+            ) from error
+
     def tidy(self) -> None:
         """Between two transactions: move the WAL's last frames, so that it starts anew."""
         with suppress(apsw.Error):  # the WAL still holds everything; the next one tries again
@@ -282,6 +303,15 @@ class JournalReader(_Side):
         """Close it; a disk that fails meanwhile takes nothing along."""
         with suppress(apsw.Error):
             super().close()
+
+    def has_journal(self) -> bool:
+        """Whether there is a table of events: not where the file was made and nothing more."""
+        return bool(self._connection.execute(sql("has_journal")).fetchall()[0][0])
+
+    def faults(self) -> list[str]:
+        """What SQLite finds wrong with the pages; nothing where all is well. Reads all of them."""
+        rows = self._connection.execute("PRAGMA quick_check(20)").fetchall()
+        return [str(text) for (text,) in rows if text != "ok"]
 
     def stream(self, kind: int, stream_id: bytes) -> StreamRow | None:
         """An entity by its id, or None: nothing was ever written for it."""

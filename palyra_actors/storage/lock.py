@@ -151,10 +151,10 @@ def _make_folders(folder: str) -> None:
     for name in reversed(missing):
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, _FOLDER_MODE)
-            _sync_folder(os.path.dirname(name))
+            sync_folder(os.path.dirname(name))
 
 
-def _sync_folder(folder: str) -> None:
+def sync_folder(folder: str) -> None:
     """Make a new name in it survive a power cut; SQLite does that for its own files only."""
     descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:

@@ -20,6 +20,7 @@ from typing import Final
 import apsw
 
 from palyra_actors.errors import OpenRefused, StorageUnavailable
+from palyra_actors.storage.lock import sync_folder
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
 _BACKUP_PAGES: Final = 1024  # a step of the copy: 4 MiB
@@ -168,11 +169,7 @@ def _back_up(connection: apsw.Connection, file: str, version: int) -> str:
         raise
     copy.close()
     os.replace(partial, final)
-    folder = os.open(os.path.dirname(file), os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    sync_folder(os.path.dirname(file))
     return final
 
 

@@ -9,10 +9,12 @@ from pathlib import Path
 import apsw
 import pytest
 
+from palyra_actors import engine
+from palyra_actors.actors import writer
 from palyra_actors.api.events import new_id
 from palyra_actors.testing.faults import Fault, FaultVFS
 from tests.faults.rig import Rig, rig
-from tests.system.harness import event
+from tests.system.harness import DEADLINE_S, event
 
 
 @pytest.fixture
@@ -217,6 +219,47 @@ def test_what_cannot_be_staged_is_refused_with_nothing_stored_and_writing_resume
     assert works.status() == "ready"
     works.assert_states_equal_the_file()
     works.assert_at_rest()
+
+
+def test_health_turns_ready_by_itself_once_the_disk_takes_writes_again(works: Rig) -> None:
+    """Nobody has to write to find that out."""
+    assert writer.PROBE_S + engine.OWNER_LOOK_S < 1.0, "within a second"
+    session = new_id()
+    works.append(event(session)).ok()
+    connection = works.writer._storage._connection
+
+    def pages_max(count: int) -> None:
+        works.on_loop(lambda: connection.execute(f"PRAGMA max_page_count = {count}").fetchall())
+
+    pages_max(1)
+    assert works.append(event(session, payload={"text": "x" * 60_000})).code()[0] == "unavailable"
+    works.let_pass(3 * writer.PROBE_S)
+    assert works.status() == "failing", "it is tried, and does not go"
+    pages_max(1 << 20)
+    works.until("ready")
+    assert works.append(event(session)).numbers() == [2]
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+def test_a_commit_that_outlasts_the_stop_is_answered_unknown_and_what_waits_behind_it_none(
+    works: Rig,
+) -> None:
+    session = new_id()
+    works.append(event(session)).ok()
+    under_way = works.hold()
+    behind = [works.append(event(session)) for _ in range(3)]
+    works.settle()
+    works.engine.close(wait_s_max=0.2)
+    assert under_way.code() == ("unavailable", "unknown")
+    assert [one.code() for one in behind] == [("unavailable", "none")] * 3
+    tally = works.tally
+    assert tally.received == tally.ok + tally.refused + tally.unknown + tally.closed
+    works.let_go()
+    assert works.writer.close(DEADLINE_S), "the disk is back: what was left open is closed"
+    works.works.lock.release()
+    with rig(works.path) as again:
+        assert len(again.journal()) == 2, "nothing of what was refused"
 
 
 @pytest.mark.parametrize("code", [apsw.SQLITE_FULL, apsw.SQLITE_IOERR_WRITE], ids=["full", "ioerr"])

@@ -19,6 +19,9 @@ INSERT INTO marks (stream, mark, seq) VALUES (?, ?, ?)
 -- name: head
 SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1
 
+-- name: has_journal
+SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'events'
+
 -- name: principal_names
 SELECT name, principal FROM principals
 
