@@ -153,8 +153,8 @@ class Call:
                     raise error
                 asked_s = (error.retry_after_ms or 0) / 1000 or pause_s
                 pause_s = min(pause_s * 2, BACKOFF_S_MAX)
-                wait_s = asked_s * (1 + random.random() * JITTER_MAX)
-                if time.monotonic() + wait_s >= self.deadline or self._calls.pause(wait_s):
+                wait_s = self._calls.jittered(asked_s)
+                if self._calls.now() + wait_s >= self.deadline or self._calls.pause(wait_s):
                     raise error
                 self._answered.clear()
                 self._calls.again(self)
@@ -171,7 +171,7 @@ class Call:
     def _wait(self) -> bytes:
         silence_s = self._calls.silence_s
         while True:
-            left_s = self.deadline - time.monotonic()
+            left_s = self.deadline - self._calls.now()
             patience_s = left_s
             if silence_s is not None and self.repeatable:
                 patience_s = min(left_s, silence_s)
@@ -273,7 +273,7 @@ class Calls:
         self.check_usable()
         if timeout_s < 0:
             raise Invalid("a timeout is not negative", field="timeout_s")
-        deadline = time.monotonic() + min(timeout_s, TIMEOUT_S_MAX)
+        deadline = self.now() + min(timeout_s, TIMEOUT_S_MAX)
         request_id = next(self._ids)
         frame = frames.encode_request(
             request_id,
@@ -286,7 +286,7 @@ class Calls:
         call = Call(self, request_id, op=op, frame=frame, deadline=deadline, repeatable=repeatable)
         with self._lock:
             if not self._room.wait_for(
-                lambda: self._has_room_for(len(frame)), max(deadline - time.monotonic(), 0)
+                lambda: self._has_room_for(len(frame)), max(deadline - self.now(), 0)
             ):
                 raise Overloaded(
                     "this client has too many requests in flight",
@@ -346,6 +346,15 @@ class Calls:
                 self._in_flight_bytes -= len(call.frame)
                 call.frame = b""
                 self._room.notify()
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def jittered(self, seconds: float) -> float:
+        """That long or up to `JITTER_MAX` longer, never shorter: those who were refused together
+        were each told when there is room for them."""
+        return seconds * (1 + random.random() * JITTER_MAX)
 
     def pause(self, seconds: float) -> bool:
         """Waits; whether it was cut short by close."""
