@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palyra_actors.cli import approvals, canvas, exits, reach, rebuild, sessions, top
+from palyra_actors.cli import approvals, bench, canvas, exits, reach, rebuild, sessions, top
 from palyra_actors.cli.exits import reporting
 from palyra_actors.errors import NotFound
 
@@ -35,6 +35,7 @@ def _version(wanted: bool) -> None:
 for family in (sessions.app, sessions.runs, approvals.app, canvas.app):
     app.add_typer(family)
 app.command("verify-export", epilog=exits.HELP)(approvals.verify_export)
+app.command("bench", epilog=exits.HELP)(reach.connected(bench.bench))
 app.command("top", epilog=exits.HELP)(reach.connected(top.top))
 app.command("rebuild", epilog=exits.HELP)(rebuild.rebuild)
 
