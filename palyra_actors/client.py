@@ -20,6 +20,7 @@ import threading
 import time
 import weakref
 from collections import deque
+from pathlib import Path
 from typing import Final
 
 import zmq
@@ -28,6 +29,7 @@ from zmq.utils.monitor import recv_monitor_message
 from palyra_actors.api.calls import Calls, CallsStatistics
 from palyra_actors.api.operations import TIMEOUT_S_DEFAULT, Operations
 from palyra_actors.errors import Invalid
+from palyra_actors.keys import Pair, read_client_key, read_public_key
 from palyra_actors.limits import FRAME_BYTES_MAX
 
 ENDPOINT_DEFAULT: Final = "tcp://127.0.0.1:7447"
@@ -60,10 +62,14 @@ class Client(Operations):
         timeout_s: how long each call waits for its answer, in seconds, unless it says otherwise.
         retry: whether an engine that is `overloaded` or `unavailable` is asked again within that
             time; without, the error is raised at once.
+        key_file: the secret file of whoever this is, made by `palyra-actors keys new`, where the
+            engine's door is locked.
+        server_key: that engine's public key, or the file it stands in; default: the one in the
+            secret file. An engine without the secret half of it is not spoken to.
         silence_s: how long an attempt goes unanswered before it is sent again, in seconds.
 
     Raises:
-        Invalid: ZeroMQ cannot read the endpoint.
+        Invalid: ZeroMQ cannot read the endpoint, or a key file cannot be used.
     """
 
     def __init__(
@@ -73,10 +79,13 @@ class Client(Operations):
         timeout_s: float = TIMEOUT_S_DEFAULT,
         retry: bool = True,
         silence_s: float = SILENCE_S_DEFAULT,
+        key_file: str | Path | None = None,
+        server_key: str | Path | None = None,
     ) -> None:
+        keys = _keys(key_file, server_key)
         super().__init__(endpoint, timeout_s=timeout_s, silence_s=silence_s, retry=retry)
         self.endpoint = endpoint
-        wire = _Wire(endpoint, self._calls)
+        wire = _Wire(endpoint, self._calls, keys)
         self._calls.attach(wire, up=False)
         wire.start()
         # also at the interpreter's end, and for a client that nobody closed
@@ -94,8 +103,9 @@ class Client(Operations):
 class _Wire:
     """The socket, its thread and what is to be sent. A `Connection`."""
 
-    def __init__(self, endpoint: str, calls: Calls) -> None:
+    def __init__(self, endpoint: str, calls: Calls, keys: tuple[Pair, str] | None = None) -> None:
         self._endpoint = endpoint
+        self._keys = keys
         self._calls = calls
         self._context = zmq.Context(io_threads=1)
         self._outbox: deque[bytes] = deque()
@@ -200,6 +210,11 @@ class _Wire:
         socket.set(zmq.HANDSHAKE_IVL, CONNECT_MS_MAX)
         socket.set(zmq.HEARTBEAT_IVL, HEARTBEAT_MS)
         socket.set(zmq.HEARTBEAT_TIMEOUT, HEARTBEAT_TIMEOUT_MS)
+        if self._keys is not None:
+            pair, server = self._keys
+            socket.curve_serverkey = server.encode()
+            socket.curve_publickey = pair.public.encode()
+            socket.curve_secretkey = pair.secret.encode()
         self._monitor = socket.get_monitor_socket(_UP | _DOWN)
         self._poller.register(self._monitor, zmq.POLLIN)
         self._poller.register(socket, zmq.POLLIN)
@@ -215,6 +230,10 @@ class _Wire:
                 self._give_up_at = float("inf")
                 self._calls.made()
             else:
+                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
+                    self._calls.refused = "it does not know this key"
+                elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
+                    self._calls.refused = "one of the two has no key, or it is another engine's"
                 self._lose()
 
     def _lose(self) -> None:
@@ -270,3 +289,24 @@ class _Wire:
             self._ended = True
             os.close(self._wake_in)
             os.close(self._wake_out)
+
+
+def _keys(key_file: str | Path | None, server_key: str | Path | None) -> tuple[Pair, str] | None:
+    """A client's pair and the engine's public key; None: it has no key. Raises Invalid."""
+    if key_file is None:
+        if server_key is not None:
+            raise Invalid(
+                "an engine's key without one's own opens nothing",
+                field="key_file",
+                hint="the secret file that palyra-actors keys new has made",
+            )
+        return None
+    own = read_client_key(key_file)
+    server = own.server if server_key is None else read_public_key(server_key)
+    if server is None:
+        raise Invalid(
+            f"{key_file} does not say the engine's public key",
+            field="server_key",
+            hint="give it: the engine's server.pub",
+        )
+    return own.pair, server

@@ -61,6 +61,7 @@ class DoorConfig(_Section, frozen=True, kw_only=True):
     """`[door]`: who may come in, and how much may be under way."""
 
     endpoint: Text = "tcp://127.0.0.1:7447"
+    keys: Annotated[str, Meta(max_length=4096)] = ""
     peers_max: Annotated[int, Meta(ge=1, le=65_536)] = 4096
     peer_reply_bytes_max: Annotated[int, Meta(ge=FRAME_BYTES_MAX, le=1024 * MIB)] = 16 * MIB
     peer_requests_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096

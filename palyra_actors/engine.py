@@ -48,6 +48,7 @@ from palyra_actors.clock import Clock, SystemClock
 from palyra_actors.config import Config
 from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.ids import Ulids
+from palyra_actors.keys import Allowed, KeyFolder
 from palyra_actors.limits import RECENT_LIMIT_MAX
 from palyra_actors.runtime.dispatcher import Loop, Pool
 from palyra_actors.runtime.supervisor import RestartPolicy
@@ -248,6 +249,7 @@ class Works:
         )
         self.door: Any = None
         self.metrics: Any = None
+        self.keys: Any = None
         self.endpoint: str | None = None
         self.replaced = False
 
@@ -274,11 +276,18 @@ class Works:
             for call in self.desk.counter.after_crash:
                 self.loop.call_soon(call)
 
-    def serve(self, endpoint: str) -> str:
+    def serve(self, endpoint: str, keys: str) -> str:
+        from palyra_actors.actors.authenticator import Admit, Lock
         from palyra_actors.actors.door import Door
+        from palyra_actors.actors.keywatch import KeyWatch
 
         if self.door is not None:
             raise OpenRefused("this engine has a door already", hint="open one engine a door")
+        folder = KeyFolder(keys) if keys else None
+        seen, lock = None, None
+        if folder is not None:
+            server, seen = folder.server(), folder.look()
+            lock = Lock(server, folder.load(), lambda: self.keys is not None and self.keys.fresh)
         door = Door(
             self.loop,
             self.desk,
@@ -286,7 +295,16 @@ class Works:
             peers_max=self.config.door.peers_max,
             peer_reply_bytes_max=self.config.door.peer_reply_bytes_max,
         )
-        self.endpoint = door.open(endpoint)
+        if folder is None or lock is None:
+            self.endpoint = door.open(endpoint)
+        else:
+
+            def admit(allowed: Allowed) -> None:
+                self.loop.call_soon(lambda: door.admit(Admit(allowed)))
+
+            self.keys = KeyWatch(folder, seen, lock.allowed, admit)
+            self.endpoint = door.open_locked(endpoint, lock, self.house.restarts)
+            self.keys.start()
         self.door = door
 
         def attach() -> None:
@@ -337,6 +355,8 @@ class Works:
         looped = stopped = self.loop.stop(left)
         stopped &= self.pool.stop(left)
         stopped &= self.checkpoints.stop(left)
+        if self.keys is not None:
+            stopped &= self.keys.stop(left)
         if stopped:
             for reader in self.readers:
                 reader.close()
@@ -363,7 +383,7 @@ class Works:
             "version": palyra_actors.__version__,
             "protocol": limits.PROTOCOL_VERSION,
             "principal": request.principal,
-            "role": "admin" if request.admin else "writer",
+            "role": request.role,
             "limits": {
                 "frame_bytes": limits.FRAME_BYTES_MAX,
                 "payload_bytes": limits.PAYLOAD_BYTES_MAX,
@@ -384,6 +404,10 @@ class Works:
             failing.append(writer.failing)
         if self.replaced:
             failing.append("the database file was replaced or unlinked")
+        if self.door is not None and self.door.shut is not None:
+            failing.append(f"the door is shut: {self.door.shut}")
+        if self.door is not None and self.door.key_problems:
+            degraded.append(f"{self.door.key_problems} key files let nobody in: see the log")
         trouble = self.controller.plan.trouble(self.clock.monotonic())
         if trouble is not None:
             degraded.append(trouble)
@@ -539,13 +563,25 @@ class Engine(Operations):
         works.start()
         return cls(works)
 
-    def serve(self, endpoint: str | None = None) -> str:
+    def serve(self, endpoint: str | None = None, *, keys: str | Path | None = None) -> str:
         """Open the front door; the endpoint with its real port (`tcp://127.0.0.1:0` takes any).
 
+        Args:
+            keys: the folder of key files. Who has a key to it may come in, from anywhere; without
+                one the door is for this machine only. Default: `config.door.keys`.
+
         Raises:
-            ConfigInvalid: it cannot be bound, or would let strangers in.
+            ConfigInvalid: it cannot be bound, would let strangers in, or cannot be locked.
         """
-        return self._works.serve(endpoint or self._works.config.door.endpoint)
+        door = self._works.config.door
+        return self._works.serve(
+            endpoint or door.endpoint, str(door.keys if keys is None else keys)
+        )
+
+    def reload_keys(self) -> None:
+        """Read the key files now; they are looked at four times a second anyway."""
+        if self._works.keys is not None:
+            self._works.keys.look_now()
 
     def serve_metrics(self, listen: str | None = None, *, beyond_loopback: bool = False) -> str:
         """Open the endpoint for Prometheus; its URL. `listen`: HOST:PORT, default: the config's.

@@ -253,6 +253,8 @@ class Desk:
         start: int,
     ) -> None:
         try:
+            if request.peer.role not in message.body.roles:
+                raise _may_not(request, message)
             if message.principal is not None:
                 self._act_for(request, message.principal)
             if message.traceparent is not None:
@@ -476,6 +478,13 @@ class Desk:
     def _unsubscribe(self, request: Request, body: UnsubscribeBody) -> None:
         self._office.feed.unsubscribe(request.peer, body.sub)
         request.ok({})
+
+
+def _may_not(request: Request, message: Any) -> Denied:
+    return Denied(
+        f"a {request.peer.role} may not do this",
+        hint=f"it takes the role {' or '.join(sorted(message.body.roles))}",
+    )
 
 
 def _nothing() -> None:

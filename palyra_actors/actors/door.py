@@ -6,6 +6,10 @@
 Nothing is dropped in silence. The socket is MANDATORY, so that a reply that does not fit a peer's
 pipe comes back; it waits in the peer's backlog, and a peer whose backlog outgrows its cap is cut:
 its connection is shut down and what it was owed is forgotten. Other peers never notice.
+
+With keys the door is locked: see `authenticator`. Whoever has one is who the key says, frame by
+frame, and may not choose a routing id: replies find their way by it, and one that another can take
+over would be the way to somebody else's.
 """
 
 import fcntl
@@ -23,12 +27,21 @@ from typing import Any, Final
 import zmq
 from zmq.backend import Socket as BackendSocket
 
+from palyra_actors.actors.authenticator import (
+    BEGIN,
+    KNOCK,
+    PROVE_MS_MAX,
+    Authenticator,
+    AuthenticatorStatistics,
+    Lock,
+)
 from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.statistics import DoorStatistics
-from palyra_actors.errors import ConfigInvalid, Malformed, Overloaded
+from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
 from palyra_actors.limits import FRAME_BYTES_MAX
 from palyra_actors.runtime.dispatcher import Loop
+from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.runtime.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
@@ -57,6 +70,10 @@ LINGER_MS: Final = 1_000
 STUCK_S_MAX: Final = 30.0
 """A peer that takes nothing of its backlog for so long is cut, however little it is."""
 
+PROVE_POLL_MS: Final = 20
+MADE_IDENTITY_BYTES: Final = 5
+"""A routing id that libzmq made: a zero byte and a number."""
+
 HEARTBEAT_MS: Final = 5_000
 HEARTBEAT_TIMEOUT_MS: Final = 20_000
 
@@ -72,12 +89,13 @@ _MORE: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
 class DoorPeer:
     """One connection, by its routing id; `delimited` mirrors the empty frame that REQ sends.
 
+    `key`: its public key, None where the door is not locked.
     `connection`: libzmq's descriptor of it and the inode behind that, or None.
     """
 
     __slots__ = (
         "backlog", "backlog_bytes", "connection", "cut", "delimited", "door", "identity",
-        "large_in_round", "moved_at", "principal", "refused", "role", "under_way",
+        "key", "large_in_round", "moved_at", "principal", "refused", "role", "under_way",
     )  # fmt: skip
 
     def __init__(self, door: "Door", identity: bytes, delimited: bool) -> None:
@@ -86,6 +104,7 @@ class DoorPeer:
         self.delimited = delimited
         self.principal = "local"
         self.role = "admin"
+        self.key: str | None = None
         self.under_way = 0
         self.refused = False
         self.backlog: deque[bytes] = deque()
@@ -121,6 +140,8 @@ class Door:
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._poller = zmq.Poller()
         self._polled: Wakeup | None = None
+        self._listens = False
+        self._gate: Authenticator | None = None
         self._peers: OrderedDict[tuple[bytes, bool], DoorPeer] = OrderedDict()
         self._outbox: deque[tuple[DoorPeer, bytes]] = deque()
         self._behind: dict[DoorPeer, None] = {}
@@ -134,7 +155,7 @@ class Door:
     # -- before the loop knows it, and after ------------------------------------------------------
 
     def open(self, endpoint: str) -> str:
-        """Bind; the endpoint with its real port.
+        """Bind without keys; the endpoint with its real port.
 
         Raises:
             ConfigInvalid: it is no endpoint, is taken, or would let strangers in.
@@ -144,6 +165,55 @@ class Door:
         except ConfigInvalid:
             self.close()
             raise
+        self._set_options()
+        bound = self._bind(endpoint)
+        try:
+            _refuse_strangers(bound)  # a name may stand for any address
+        except ConfigInvalid:
+            self.close()
+            raise
+        return bound
+
+    def open_locked(self, endpoint: str, lock: Lock, restarts: RestartPolicy) -> str:
+        """Bind for those who have a key, once it is proven that nobody else comes in; the endpoint
+        with its real port.
+
+        Raises:
+            ConfigInvalid: it is no endpoint, is taken, or the lock does not hold.
+        """
+        try:
+            host = _host_of(endpoint)
+        except ConfigInvalid:
+            self.close()
+            raise
+        self._set_options()
+        self._socket.setsockopt(zmq.IPV6, int(host is not None and ":" in host))
+        self._gate = gate = Authenticator.launch(
+            self._loop,
+            self._socket,
+            self._poller,
+            lock,
+            restarts=restarts,
+            changed=self._look_at_keys,
+        )
+        gate.hand(BEGIN)
+        clock = self._loop.clock
+        deadline = clock.monotonic() + PROVE_MS_MAX / 1000
+        while not gate.open:
+            if gate.failure is not None or clock.monotonic() > deadline:
+                self.close()
+                raise ConfigInvalid(
+                    f"the door cannot be locked: {gate.failure or 'the trial took too long'}",
+                    field="door.keys",
+                    hint="it stays shut; the log has the details",
+                )
+            self._poller.poll(PROVE_POLL_MS)
+            gate.hand(KNOCK)
+        bound = self._bind(endpoint)
+        gate.opening = False
+        return bound
+
+    def _set_options(self) -> None:
         options = {
             zmq.ROUTER_MANDATORY: 1,
             zmq.RCVHWM: RECEIVE_FRAMES,
@@ -156,6 +226,8 @@ class Door:
         }
         for option, value in options.items():
             self._socket.setsockopt(option, value)
+
+    def _bind(self, endpoint: str) -> str:
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -175,6 +247,8 @@ class Door:
 
     def close(self) -> None:
         """After the loop let go of it. Frames that are queued get a second to leave."""
+        if self._gate is not None:
+            self._gate.close()
         self._socket.close()
         self._context.term()
         if self._ipc_path is not None and not self._ipc_path.startswith("@"):
@@ -187,13 +261,38 @@ class Door:
             len(self._peers), self._received, self._sent, self._cut, self._gone, backlog_bytes
         )
 
+    @property
+    def shut(self) -> str | None:
+        """Why a locked door lets nobody in at the moment; None: it does."""
+        return None if self._gate is None else self._gate.shut_because
+
+    @property
+    def key_problems(self) -> int:
+        """Key files that let nobody in."""
+        return 0 if self._gate is None else len(self._gate.problems)
+
+    def handshakes(self) -> AuthenticatorStatistics | None:
+        """Counts of a locked door."""
+        return None if self._gate is None else self._gate.statistics()
+
+    def admit(self, message: Any) -> None:
+        """Who may come in from now on: an `Admit`. The loop's thread."""
+        if self._gate is not None:
+            self._gate.hand(message)
+
     # -- the loop's source ------------------------------------------------------------------------
 
     def wait(self, wakeup: Wakeup, wait_ms_max: int) -> None:
         if self._polled is not wakeup:
             self._polled = wakeup
             self._poller.register(wakeup.fileno(), zmq.POLLIN)
-            self._poller.register(self._socket, zmq.POLLIN)
+        listens = self._gate is None or self._gate.open
+        if listens is not self._listens:
+            self._listens = listens
+            if listens:
+                self._poller.register(self._socket, zmq.POLLIN)
+            else:
+                self._poller.unregister(self._socket)
         for ready, _ in self._poller.poll(wait_ms_max):
             if ready == wakeup.fileno():
                 wakeup.clear()
@@ -206,7 +305,11 @@ class Door:
         waited in libzmq while a round was busy has waited. Where a round left some behind, those
         of the next count from its beginning.
         """
-        door, peers = self._socket, self._peers
+        door, peers, gate = self._socket, self._peers, self._gate
+        if gate is not None:
+            gate.hand(KNOCK)
+            if not gate.open:
+                return
         arrivals: list[tuple[DoorPeer, bytes]] = []
         left = ROUND_BYTES_MAX
         began = self._loop.clock.monotonic()
@@ -223,6 +326,9 @@ class Door:
                 part = _receive(door, _DONTWAIT, False)
                 payload = part.bytes
             peer = peers.get((identity, delimited)) or self._meet(identity, delimited, part)
+            if gate is not None and peer.key != _key_of(part):
+                self._forget(peer)  # that was another connection
+                peer = self._meet(identity, delimited, part)
             left -= len(payload) + 1
             if part.more:
                 while _receive(door, _DONTWAIT, False).more:
@@ -243,6 +349,8 @@ class Door:
         with suppress(zmq.ZMQError, OSError, ValueError):
             descriptor = int(part.get(zmq.SRCFD))
             peer.connection = (descriptor, os.fstat(descriptor).st_ino)
+        if self._gate is not None and not self._knows(self._gate, peer, part):
+            return peer
         if len(self._peers) < self._peers_max or self._forget_an_idle_one():
             self._peers[identity, delimited] = peer
         else:
@@ -256,6 +364,33 @@ class Door:
             )
             peer.refused = True
         return peer
+
+    def _knows(self, gate: Authenticator, peer: DoorPeer, part: zmq.Frame) -> bool:
+        """Who it is, by the key of its handshake. One that may not stay is cut."""
+        peer.key = _key_of(part)
+        who = gate.who(peer.key)
+        if who is None:
+            peer.refused = True
+            self._shut(peer)
+            return False
+        peer.principal, peer.role = who.name, who.role
+        if _chosen(peer.identity):
+            refusal = Denied(
+                "this connection chose its own routing id",
+                hint="leave ZMQ_ROUTING_ID unset: replies find their way by it",
+            )
+            self._desk.refuse(peer, refusal)
+            peer.refused = True
+            return False
+        return True
+
+    def _look_at_keys(self) -> None:
+        """Cut those whose key is gone, or stands for something else by now."""
+        gate = self._gate
+        for peer in list(self._peers.values()):
+            who = None if gate is None else gate.who(peer.key)
+            if who is None or (who.name, who.role) != (peer.principal, peer.role):
+                self._cut_off(peer, f"the key of {peer.principal} was taken back or changed")
 
     def _forget_an_idle_one(self) -> bool:
         for _, peer in zip(range(IDLE_PEERS_LOOKED_AT), list(self._peers.values()), strict=False):
@@ -356,10 +491,10 @@ class Door:
             elif now - peer.moved_at > STUCK_S_MAX:
                 self._cut_off(peer)
 
-    def _cut_off(self, peer: DoorPeer) -> None:
-        """A peer that does not read: forget what it is owed and shut its connection."""
+    def _cut_off(self, peer: DoorPeer, why: str = "a peer does not read its replies") -> None:
+        """Forget what it is owed and shut its connection."""
         self._cut += 1
-        log.warning("a peer that does not read its replies is cut off")
+        log.warning("%s: it is cut off", why)
         peer.cut = True
         self._forget(peer)
         if not self._shut(peer):
@@ -389,10 +524,23 @@ class Door:
             del self._peers[peer.identity, peer.delimited]
 
 
-def _refuse_strangers(endpoint: str) -> None:
-    """Without CURVE anyone who reaches the door is an admin: loopback and ipc only."""
+def _chosen(identity: bytes) -> bool:
+    """Whether a client chose this routing id, and not libzmq."""
+    return len(identity) != MADE_IDENTITY_BYTES or identity[0] != 0
+
+
+def _key_of(part: zmq.Frame) -> str | None:
+    """The key that opened the connection of a received part: the handshake's User-Id."""
+    try:
+        return str(part.get("User-Id"))
+    except zmq.ZMQError:
+        return None
+
+
+def _host_of(endpoint: str) -> str | None:
+    """The host that an endpoint names; None: it is a path. Raises ConfigInvalid: it is neither."""
     if endpoint.startswith("ipc://"):
-        return
+        return None
     host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
     is_port = port == "*" or (port.isascii() and port.isdigit() and int(port) <= PORT_MAX)
     if not endpoint.startswith("tcp://") or not colon or not is_port:
@@ -401,13 +549,19 @@ def _refuse_strangers(endpoint: str) -> None:
             field="door.endpoint",
             hint="tcp://127.0.0.1:7447 or ipc:///some/path",
         )
+    return host
+
+
+def _refuse_strangers(endpoint: str) -> None:
+    """Without CURVE anyone who reaches the door is an admin: loopback and ipc only."""
+    host = _host_of(endpoint)
+    if host is None or host == "localhost":
+        return
     with suppress(ValueError):
         if ipaddress.ip_address(host.strip("[]")).is_loopback:
             return
-    if host == "localhost":
-        return
     raise ConfigInvalid(
         f"{host!r} is no loopback address, and whoever reaches this door is an admin",
         field="door.endpoint",
-        hint="bind tcp://127.0.0.1:PORT or ipc://PATH",
+        hint="bind tcp://127.0.0.1:PORT or ipc://PATH, or lock the door: palyra-actors keys new",
     )

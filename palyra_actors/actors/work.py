@@ -111,6 +111,13 @@ class Request:
         self.principal = peer.principal
         self.admin = peer.role == "admin"
 
+    @property
+    def role(self) -> str:
+        """What it may do. An admin who acts for another writes as that one."""
+        if self.admin:
+            return "admin"
+        return "writer" if self.peer.role == "admin" else self.peer.role
+
     def ok(self, body: Any) -> None:
         """Answer with a body; or let `hold` do so later."""
         if self.hold is not None:

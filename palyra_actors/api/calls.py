@@ -226,6 +226,8 @@ class Calls:
         self._connections = 0
         self._connection: Connection | None = None
         self._up = False
+        self.refused: str | None = None
+        """Why the last attempt to connect was refused, where the engine said so."""
 
     def statistics(self) -> CallsStatistics:
         with self._lock:
@@ -362,6 +364,13 @@ class Calls:
 
     def no_reply(self, call: Call) -> NoReply:
         reached = "did not answer" if call.attempts else "could not be reached"
+        if self.refused is not None and not call.attempts:
+            return NoReply(
+                f"the engine at {self.where} refused the connection: {self.refused}",
+                field="key_file",
+                hint="a key that was just made is known within a second. Nothing was sent",
+                detail={"op": call.op, "attempts": 0},
+            )
         return NoReply(
             f"the engine at {self.where} {reached} in time",
             hint="is it running? A write may have been stored: send it again with the same ids"
@@ -384,6 +393,7 @@ class Calls:
         order it was started, so that one session's requests keep their order."""
         with self._lock:
             self._up = True
+            self.refused = None
             self._connections += 1
             for request_id in sorted([*self._pending, *self._streams]):
                 call = self._pending.get(request_id)

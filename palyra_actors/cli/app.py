@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from palyra_actors.cli import approvals, bench, canvas, exits, reach, rebuild, sessions, top
+from palyra_actors.cli import approvals, bench, canvas, exits, keys, reach, rebuild, sessions, top
 from palyra_actors.cli.exits import reporting
 from palyra_actors.errors import NotFound
 
@@ -32,7 +32,7 @@ def _version(wanted: bool) -> None:
         raise typer.Exit(exits.OK)
 
 
-for family in (sessions.app, sessions.runs, approvals.app, canvas.app):
+for family in (sessions.app, sessions.runs, approvals.app, canvas.app, keys.app):
     app.add_typer(family)
 app.command("verify-export", epilog=exits.HELP)(approvals.verify_export)
 app.command("bench", epilog=exits.HELP)(reach.connected(bench.bench))
@@ -74,6 +74,12 @@ def serve(
     log_format: Annotated[
         str | None, typer.Option("--log-format", help="console or json.", metavar="FORMAT")
     ] = None,
+    key_folder: Annotated[
+        Path | None,
+        typer.Option(
+            "--keys", envvar="PALYRA_KEYS", help="Lock the door: the folder of key files."
+        ),
+    ] = None,
 ) -> None:
     """Run an engine until SIGTERM or SIGINT.
 
@@ -91,6 +97,7 @@ def serve(
             metrics=metrics,
             beyond_loopback=beyond_loopback,
             log_format=log_format,
+            keys=key_folder,
         )
     )
 
@@ -122,6 +129,7 @@ def append(
     budget_ms: Annotated[int | None, typer.Option("--budget-ms", min=0)] = None,
     endpoint: reach.Endpoint = reach.ENDPOINT,
     db: reach.Db = None,
+    key_file: reach.KeyFile = None,
     timeout: reach.Timeout = reach.TIMEOUT_S,
     as_json: reach.Json = False,
 ) -> None:
@@ -129,13 +137,13 @@ def append(
     from palyra_actors.cli import writing
 
     if payload == "-":
-        with reach.engine_at(endpoint, db, timeout, create=True) as engine:
+        with reach.engine_at(endpoint, db, timeout, key_file=key_file, create=True) as engine:
             writing.append_lines(engine, sys.stdin.buffer, as_json=as_json)
         return
     if (payload is None) == (text is None):
         raise typer.BadParameter("give either a payload or --text", param_hint="payload")
     content: Any = {"text": text} if payload is None else writing.parse_object(payload)
-    with reach.engine_at(endpoint, db, timeout, create=True) as engine:
+    with reach.engine_at(endpoint, db, timeout, key_file=key_file, create=True) as engine:
         writing.append_one(
             engine,
             {
@@ -165,13 +173,14 @@ def tail(
     count: Annotated[int | None, typer.Option("--count", "-n", help="End after so many.")] = None,
     endpoint: reach.Endpoint = reach.ENDPOINT,
     db: reach.Db = None,
+    key_file: reach.KeyFile = None,
     timeout: reach.Timeout = reach.TIMEOUT_S,
     as_json: reach.Json = False,
 ) -> None:
     """Follow the journal, live. On a file (`--db`) it ends where the file does."""
     from palyra_actors.cli import reading
 
-    with reach.engine_at(endpoint, db, timeout) as engine:
+    with reach.engine_at(endpoint, db, timeout, key_file=key_file) as engine:
         reading.tail(
             engine,
             after=after,
@@ -191,13 +200,14 @@ def show(
     full: Annotated[bool, typer.Option("--full", help="Long texts to their end.")] = False,
     endpoint: reach.Endpoint = reach.ENDPOINT,
     db: reach.Db = None,
+    key_file: reach.KeyFile = None,
     timeout: reach.Timeout = reach.TIMEOUT_S,
     as_json: reach.Json = False,
 ) -> None:
     """Read a session back as a conversation; with --json its events, a line each."""
     from palyra_actors.cli import reading
 
-    with reach.engine_at(endpoint, db, timeout) as engine:
+    with reach.engine_at(endpoint, db, timeout, key_file=key_file) as engine:
         if not reading.show(engine, session, full=full, as_json=as_json):
             raise NotFound("this session has no events", field="SESSION")
 
@@ -214,6 +224,7 @@ def verify(
     ] = None,
     endpoint: reach.Endpoint = reach.ENDPOINT,
     db: reach.Db = None,
+    key_file: reach.KeyFile = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, metavar="S")] = 600.0,
     as_json: reach.Json = False,
 ) -> None:
@@ -221,7 +232,7 @@ def verify(
     from palyra_actors.cli import reading
 
     head = None if expect is None else reading.parse_head(expect)
-    with reach.engine_at(endpoint, db, timeout) as engine:
+    with reach.engine_at(endpoint, db, timeout, key_file=key_file) as engine:
         valid = reading.verify(engine, from_seq, to_seq, head, timeout_s=timeout, as_json=as_json)
     if not valid:
         raise typer.Exit(exits.DAMAGED)
@@ -232,13 +243,14 @@ def verify(
 def stats(
     endpoint: reach.Endpoint = reach.ENDPOINT,
     db: reach.Db = None,
+    key_file: reach.KeyFile = None,
     timeout: reach.Timeout = reach.TIMEOUT_S,
     as_json: reach.Json = False,
 ) -> None:
     """The engine's health and counters."""
     from palyra_actors.cli import reading
 
-    with reach.engine_at(endpoint, db, timeout) as engine:
+    with reach.engine_at(endpoint, db, timeout, key_file=key_file) as engine:
         reading.stats(engine, as_json=as_json)
 
 
@@ -248,8 +260,10 @@ def import_files(
     files: Annotated[
         list[Path], typer.Argument(help="JSON or JSON lines; .traj of SWE-agent.", metavar="FILES")
     ],
+    *,
     endpoint: reach.Endpoint = reach.ENDPOINT,
     db: reach.Db = None,
+    key_file: reach.KeyFile = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, metavar="S")] = 60.0,
     as_json: reach.Json = False,
 ) -> None:
@@ -260,7 +274,7 @@ def import_files(
     """
     from palyra_actors.cli import writing
 
-    with reach.engine_at(endpoint, db, timeout, create=True) as engine:
+    with reach.engine_at(endpoint, db, timeout, key_file=key_file, create=True) as engine:
         writing.import_files(engine, files, as_json=as_json)
 
 

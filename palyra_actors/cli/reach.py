@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,13 @@ Db = Annotated[
     Path | None,
     typer.Option("--db", help="Work on this file without a server.", metavar="PATH"),
 ]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key-file", envvar="PALYRA_KEY_FILE", help="Your secret file, where the door is locked.",
+        metavar="FILE",
+    ),
+]  # fmt: skip
 Json = Annotated[bool, typer.Option("--json", help="Print JSON, for programs.")]
 Timeout = Annotated[
     float, typer.Option("--timeout", min=0.1, help="Wait this long for an answer.", metavar="S")
@@ -33,21 +41,30 @@ Timeout = Annotated[
 
 ENDPOINT: Final = ENDPOINT_DEFAULT
 TIMEOUT_S: Final = 10.0
+SERVER_KEY_VARIABLE: Final = "PALYRA_SERVER_KEY"
+"""An engine's public key or the file with it, for a secret file that does not say it."""
 
 
 @contextmanager
 def engine_at(
-    endpoint: str, db: Path | None, timeout_s: float, *, create: bool = False
+    endpoint: str,
+    db: Path | None,
+    timeout_s: float,
+    *,
+    create: bool = False,
+    key_file: Path | None = None,
 ) -> Iterator[Operations]:
     """The engine's operations, for as long as the block runs.
 
     Args:
         create: whether a database that is not there is made.
+        key_file: the secret file of whoever asks, for a locked door.
 
     Raises:
         NoReply: nobody answers at the endpoint.
         NotFound: there is no such file.
         OpenRefused: the file may not be opened.
+        Invalid: the key file cannot be used.
     """
     if db is not None:
         if not create and not db.exists():
@@ -57,7 +74,8 @@ def engine_at(
         with Engine.open(db) as engine:
             yield engine
         return
-    with Client(endpoint, timeout_s=timeout_s) as client:
+    server_key = None if key_file is None else os.environ.get(SERVER_KEY_VARIABLE)
+    with Client(endpoint, timeout_s=timeout_s, key_file=key_file, server_key=server_key) as client:
         try:
             # somebody who mistyped the endpoint should not wait for the whole timeout
             client.hello(timeout_s=min(timeout_s, FIRST_WORD_S_MAX))
@@ -73,6 +91,7 @@ _CONNECTION: Final[tuple[tuple[str, Any, Any], ...]] = (
     ("endpoint", Endpoint, ENDPOINT),
     ("db", Db, None),
     ("timeout", Timeout, TIMEOUT_S),
+    ("key_file", KeyFile, None),
     ("as_json", Json, False),
 )
 
@@ -89,8 +108,8 @@ def connected(command: Callable[Concatenate[Operations, P], None]) -> Callable[.
 
     @functools.wraps(command)
     def run(**given: Any) -> None:
-        endpoint, db, timeout, as_json = (given.pop(name) for name, _, _ in _CONNECTION)
-        with engine_at(endpoint, db, timeout) as engine:
+        endpoint, db, timeout, key_file, as_json = (given.pop(name) for name, _, _ in _CONNECTION)
+        with engine_at(endpoint, db, timeout, key_file=key_file) as engine:
             if wants_json:
                 given["as_json"] = as_json
             command(engine, **given)  # type: ignore[call-arg]

@@ -26,6 +26,7 @@ class Wishes:
     metrics: str | None = None
     beyond_loopback: bool = False
     log_format: str | None = None
+    keys: Path | None = None
 
     def settled(self) -> Config:
         """The configuration with them in it. Raises ConfigInvalid."""
@@ -40,10 +41,11 @@ class Wishes:
 
 
 def serve(wishes: Wishes) -> None:
-    """Runs until SIGTERM or SIGINT; what was accepted is answered before it ends.
+    """Runs until SIGTERM or SIGINT; what was accepted is answered before it ends. SIGHUP: the key
+    files are read again.
 
     Raises:
-        ConfigInvalid: the configuration or the endpoint.
+        ConfigInvalid: the configuration, the endpoint or the keys.
         OpenRefused: the database.
     """
     ended = threading.Event()
@@ -61,7 +63,8 @@ def serve(wishes: Wishes) -> None:
     with Engine.open(path, config) as engine:
         if config.metrics.listen:
             log.info("metrics at %s", engine.serve_metrics())
-        bound = engine.serve(wishes.endpoint or config.door.endpoint)
+        bound = engine.serve(wishes.endpoint, keys=wishes.keys)
+        signal.signal(signal.SIGHUP, lambda *_: engine.reload_keys())
         sys.stdout.write(f"ready endpoint={bound} db={path} head={engine.head().seq}\n")
         sys.stdout.flush()
         spare_the_collector()

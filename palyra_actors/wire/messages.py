@@ -4,7 +4,7 @@ Sizes that have an error of their own (`too_large`) are checked where the operat
 so that the refusal can say the limit and the actual size.
 """
 
-from typing import Annotated, Any, Final, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 
 from msgspec import Meta, Raw, Struct
 
@@ -29,8 +29,14 @@ RequestId: TypeAlias = (
 )
 
 
+READERS: Final = frozenset({"reader", "writer", "admin"})
+WRITERS: Final = frozenset({"writer", "admin"})
+
+
 class Body(Struct, forbid_unknown_fields=True, gc=False):
-    """A body: unknown fields are refused."""
+    """A body: unknown fields are refused. `roles`: who may ask for it, of all connections."""
+
+    roles: ClassVar[frozenset[str]] = READERS
 
 
 class EventIn(Body, gc=False):
@@ -44,6 +50,8 @@ class EventIn(Body, gc=False):
 
 
 class AppendBody(Body):
+    roles: ClassVar[frozenset[str]] = WRITERS
+
     events: list[EventIn]
     expected_session_seq: Seq | None = None
 
@@ -91,6 +99,8 @@ class UnsubscribeBody(Body):
 class WriteBody(Body, kw_only=True):
     """Of an operation that changes something. `event_id`: the same request sent again under the
     same id gets the first answer again."""
+
+    roles: ClassVar[frozenset[str]] = WRITERS
 
     event_id: str | None = None
 

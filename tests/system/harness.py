@@ -21,6 +21,7 @@ import zmq
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.engine import Engine
+from palyra_actors.keys import KeyFolder, read_client_key
 
 DEADLINE_S = 30.0
 NO_BUDGET = Config().replaced("budget", write_ms=0)
@@ -196,13 +197,31 @@ class Wire:
 
 
 class House:
-    """An engine with a door on a socket in `folder`; `connect` gives connections to it."""
+    """An engine with a door on a socket in `folder`; `connect` gives connections to it.
 
-    def __init__(self, folder: Path, config: Config = NO_BUDGET, **options: Any) -> None:
+    `keys`: the folder of key files, for a door that is locked.
+    """
+
+    def __init__(
+        self, folder: Path, config: Config = NO_BUDGET, *, keys: Path | None = None, **options: Any
+    ) -> None:
         self.database = folder / "journal.db"
         self.engine = Engine.open(self.database, config, **options)
-        self.endpoint = self.engine.serve(f"ipc://{folder}/door")
+        self.keys = None if keys is None else KeyFolder(keys)
+        try:
+            self.endpoint = self.engine.serve(f"ipc://{folder}/door", keys=keys)
+        except BaseException:
+            self.engine.close()
+            raise
         self._wires: list[Wire] = []
+
+    def connect_as(self, name: str, **options: Any) -> "Wire":
+        """A connection with the key of a principal, which is made a writer if there is none."""
+        assert self.keys is not None
+        secret = self.keys.secrets / f"{name}.secret"
+        if not secret.exists():
+            self.keys.new(name, "writer")
+        return self.connect(**curve(secret), **options)
 
     def connect(self, **options: Any) -> Wire:
         wire = Wire(self.endpoint, **options)
@@ -213,6 +232,17 @@ class House:
         for wire in self._wires:
             wire.close()
         self.engine.close()
+
+
+def curve(secret: Path) -> dict[str, Any]:
+    """A secret file as socket options."""
+    key = read_client_key(secret)
+    assert key.server is not None
+    return {
+        "CURVE_SERVERKEY": key.server.encode(),
+        "CURVE_PUBLICKEY": key.pair.public.encode(),
+        "CURVE_SECRETKEY": key.pair.secret.encode(),
+    }
 
 
 @contextlib.contextmanager
