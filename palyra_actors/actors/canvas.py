@@ -12,6 +12,7 @@ from palyra_actors.domain.canvas import Canvas, Who
 from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.document import encoded_size, replay_patch
 from palyra_actors.domain.fact import Decision, Fact
+from palyra_actors.domain.folds import upcast
 from palyra_actors.errors import Gone, NotFound
 from palyra_actors.storage.port import ReadSide, StreamRow
 
@@ -77,7 +78,7 @@ def load(reader: ReadSide, stream: int, version: int | None = None) -> Canvas:
     for event in reader.numbered(stream, number - 1, number + wanted - at):
         if event.payload is None:
             raise Gone("this version was compacted", field="version")
-        said = msgspec.msgpack.decode(event.payload)
+        said = upcast(event.kind, msgspec.msgpack.decode(event.payload))
         if event.kind == "canvas.patched":
             document = replay_patch(document, said["patch"])
             since += 1

@@ -239,6 +239,7 @@ def _whole(kind: str, canvas: Canvas) -> New:
         schema_version=canvas.schema_version,
         expires_ms=canvas.expires_ms,
         created_ms=canvas.created_ms,
+        close_reason=canvas.close_reason,
     )
     return New(kind, said, session_id=canvas.session_id)
 
@@ -352,14 +353,15 @@ def _fold_compaction(
         schema_version=said["schema_version"],
         expires_ms=said["expires_ms"],
         created_ms=said["created_ms"],
+        close_reason=said.get("close_reason", canvas.close_reason),
         since=0,
         since_bytes=0,
         history_bytes=size,
         horizon=canvas.version,
     )
     row = (
-        after.sha256, after.schema_version, after.created_ms, after.expires_ms, size,
-        after.horizon, stream,
+        after.sha256, after.schema_version, after.created_ms, after.expires_ms,
+        after.close_reason, size, after.horizon, stream,
     )  # fmt: skip
     return after, [
         ("canvas.restate", row),

@@ -281,6 +281,18 @@ def everything(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in folder.iterdir() if file.is_file())
 
 
+def test_a_closed_canvas_keeps_its_reason_when_it_is_compacted(tmp_path: Path) -> None:
+    with house(tmp_path) as opened:
+        wire = opened.connect()
+        canvas = create(wire)
+        patch(wire, canvas, 1, step(1))
+        wire.ok("canvas.close", {"canvas_id": canvas, "reason": "done"})
+        wire.ok("canvas.compact", {"canvas_id": canvas})
+        found = get(wire, canvas)
+        assert (found["version"], found["closed"], found["close_reason"]) == (2, True, "done")
+    assert differences(tmp_path / "journal.db") == []
+
+
 def test_the_canvases_of_an_erased_session_go_with_it(tmp_path: Path) -> None:
     session, made = new_id(), new_id()
     with house(tmp_path) as opened:

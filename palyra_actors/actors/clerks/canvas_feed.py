@@ -19,6 +19,7 @@ from palyra_actors.actors.canvas import erased, load
 from palyra_actors.actors.work import Peer, Portion, Request
 from palyra_actors.domain.canvas import Who, view
 from palyra_actors.domain.catalog import CANVAS
+from palyra_actors.domain.folds import upcast
 from palyra_actors.errors import Gone, Invalid, LimitReached, NotFound, PalyraError
 from palyra_actors.limits import (
     REPLY_PAYLOAD_BYTES_MAX,
@@ -252,7 +253,7 @@ def patches_after(reader: ReadSide, stream: int, after: int, limit: int) -> list
             left -= len(event.payload)
             if found and left < 0:
                 return found
-            said = msgspec.msgpack.decode(event.payload)
+            said = upcast(event.kind, msgspec.msgpack.decode(event.payload))
             version = said["version"]
             found.append(
                 {

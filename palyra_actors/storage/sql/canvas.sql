@@ -10,7 +10,8 @@ UPDATE canvases SET version = ?, sha256 = ?, updated_ms = ?, history_bytes = ? W
 UPDATE canvases SET history_bytes = ? WHERE stream = ?
 
 -- name: canvas.restate
-UPDATE canvases SET sha256 = ?, schema_version = ?, created_ms = ?, expires_ms = ?, history_bytes = ?, horizon = ?
+UPDATE canvases SET sha256 = ?, schema_version = ?, created_ms = ?, expires_ms = ?,
+                    close_reason = ?, history_bytes = ?, horizon = ?
 WHERE stream = ?
 
 -- name: canvas.close

@@ -1,0 +1,222 @@
+"""State is a fold: made anew from the journal it is what it was, after a kill, at any seq, and
+where the journal still speaks an older language."""
+
+import os
+import random
+import signal
+import threading
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+import msgspec
+import pytest
+
+from palyra_actors.api.events import Event, new_id
+from palyra_actors.client import Client
+from palyra_actors.domain import folds
+from palyra_actors.domain.catalog import KIND_NUMBERS
+from palyra_actors.domain.folds import upcast
+from palyra_actors.engine import Engine
+from palyra_actors.errors import PalyraError
+from palyra_actors.storage.rebuild import PROJECTIONS, Rebuild, Rebuilt
+from tests.system.harness import NO_BUDGET, served
+
+KILLS = 4
+KILLS_OF_THE_CAMPAIGN = 50
+
+
+def rebuilt(path: Path) -> Rebuilt:
+    with closing(Rebuild(path)) as made:
+        for _ in made.run():
+            pass
+        return made.compare()
+
+
+class Commander:
+    """Sends random commands, good ones and bad ones, until the engine is gone."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.sessions: list[str] = [new_id()]
+        self.runs: list[str] = [new_id()]
+        self.approvals: list[str] = [new_id()]
+        self.canvases: list[str] = [new_id()]
+
+    def some(self, known: list[str]) -> str:
+        """A known one, or a new one."""
+        if self.chance.random() < 0.2:
+            known.append(new_id())
+        return self.chance.choice(known)
+
+    def command(self) -> tuple[str, dict[str, Any]]:
+        chance, session = self.chance, self.some(self.sessions)
+        run, approval = self.some(self.runs), self.some(self.approvals)
+        canvas = self.some(self.canvases)
+        states = ["in_progress", "done", "failed", "cancelled"]
+        patch = [{"op": "add", "path": f"/k{chance.randint(0, 9)}", "value": chance.random()}]
+        return chance.choice([
+            ("session.resolve", {"session_key": f"key {chance.randint(0, 5)}", "title": "a b"}),
+            ("session.update", {"session_id": session, "title": f"title {chance.random()}"}),
+            ("session.branch", {"session_id": session}),
+            ("run.start", {"session_id": session, "run_id": run}),
+            ("run.transition", {"run_id": run, "to": chance.choice(states)}),
+            ("approval.request", {
+                "approval_id": approval, "session_id": session, "subject_type": "tool",
+                "subject_id": chance.choice("ab"), "summary": "may I", "prompt": {"x": 1.0},
+            }),
+            ("approval.decide", {
+                "approval_id": approval, "decision": chance.choice(["allow", "deny"]),
+                "scope": chance.choice(["once", "session"]),
+            }),
+            ("canvas.create", {"canvas_id": canvas, "session_id": session, "state": {"n": 1}}),
+            ("canvas.patch", {
+                "canvas_id": canvas, "patch": patch, "expected_version": chance.randint(1, 4),
+            }),
+            ("canvas.replace", {
+                "canvas_id": canvas, "state": {"n": [1, 2]},
+                "expected_version": chance.randint(1, 4),
+            }),
+            ("canvas.fork", {"canvas_id": canvas, "new_canvas_id": self.some(self.canvases)}),
+            ("canvas.compact", {"canvas_id": canvas}),
+            ("canvas.close", {"canvas_id": canvas, "reason": "over"}),
+        ] * 3 + [
+            ("session.archive", {"session_id": session}),
+            ("session.erase", {"session_id": session}),
+        ])  # fmt: skip
+
+    def until_it_is_gone(self, client: Client) -> int:
+        done = 0
+        while True:
+            try:
+                if self.chance.random() < 0.3:
+                    run = self.some(self.runs) if self.chance.random() < 0.5 else None
+                    kind = self.chance.choice(["message_received", "model_token", "run_completed"])
+                    event = Event(self.some(self.sessions), kind, {"token": "x"}, run_id=run)
+                    client.append(event, timeout_s=0.5)
+                else:
+                    op, body = self.command()
+                    client.call(op, body, timeout_s=0.5)
+                done += 1
+            except PalyraError as error:
+                if error.code in ("no_reply", "unavailable"):
+                    return done
+
+
+def test_after_a_kill_at_any_moment_the_projections_are_what_the_journal_makes(
+    tmp_path: Path, campaign: bool
+) -> None:
+    commander = Commander(random.Random(7))
+    done = 0
+    for _ in range(KILLS_OF_THE_CAMPAIGN if campaign else KILLS):
+        with served(tmp_path) as (endpoint, process), Client(endpoint, timeout_s=10) as client:
+            client.hello()
+            wait_s = commander.chance.uniform(0.1, 0.5)
+            killer = threading.Timer(wait_s, os.kill, (process.pid, signal.SIGKILL))
+            killer.start()
+            done += commander.until_it_is_gone(client)
+            killer.join()
+            process.wait()
+        with Engine.open(tmp_path / "journal.db", NO_BUDGET) as engine:
+            assert engine.verify().valid
+        found = rebuilt(tmp_path / "journal.db")
+        assert found.differences == [], "\n".join(map(str, found.differences))
+    assert done > 0
+    counted = rebuilt(tmp_path / "journal.db").rows
+    for table in ("sessions", "runs", "approvals", "canvases", "canvas_snapshots"):
+        assert counted[table] > 0, table
+
+
+def test_a_row_that_was_changed_behind_the_engines_back_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with Engine.open(path, NO_BUDGET) as engine:
+        session = engine.sessions.resolve("alice", title="before")
+        engine.runs.start(session)
+    assert rebuilt(path).different == 0
+    for change, table in (
+        ("UPDATE sessions SET title = 'after'", "sessions"),
+        ("UPDATE runs SET entries = 7", "runs"),
+        ("DELETE FROM runs", "runs"),
+        ("INSERT INTO canvases SELECT 99, NULL, 'x', 1, x'', 1, 1, 1, NULL, 1, 1, 0, NULL",
+         "canvases"),
+    ):  # fmt: skip
+        with closing(apsw.Connection(str(path))) as connection:
+            connection.execute(change)
+        assert table in {one.table for one in rebuilt(path).differences}, change
+
+
+def test_the_state_is_shown_as_it_was_at_any_seq(tmp_path: Path) -> None:
+    path = tmp_path / "journal.db"
+    with Engine.open(path, NO_BUDGET) as engine:
+        session = engine.sessions.resolve("alice", title="one")
+        for title in ("two", "three"):
+            session.rename(title)
+        session.archive()
+    for at, title, status in ((1, "one", 1), (2, "two", 1), (3, "three", 1), (4, "three", 2)):
+        with closing(Rebuild(path, at)) as made:
+            for _ in made.run():
+                pass
+            (row,) = made.rows("sessions")
+        assert (row["title"], row["status"]) == (title, status)
+    with closing(Rebuild(path, 0)) as made:
+        assert [list(made.rows(table)) for table in PROJECTIONS] == [[]] * len(PROJECTIONS)
+
+
+# -- older languages ------------------------------------------------------------------------------
+
+
+def test_a_payload_is_upcast_step_by_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = {
+        ("a.b", 0): lambda said: {"name": said["n"]},
+        ("a.b", 1): lambda said: {"title": said["name"], "more": None},
+    }
+    monkeypatch.setattr(folds, "UPCASTS", steps)
+    assert upcast("a.b", {"v": 0, "n": "x"}) == {"v": 2, "title": "x", "more": None}
+    assert upcast("a.b", {"v": 1, "name": "x"}) == {"v": 2, "title": "x", "more": None}
+    newest = {"v": 2, "title": "x", "more": 5}
+    assert upcast("a.b", newest) is newest
+    assert upcast("a.c", {"v": 0, "n": "x"}) == {"v": 0, "n": "x"}
+    assert upcast("message_received", {"v": "the client's own"}) == {"v": "the client's own"}
+
+
+def test_a_journal_that_speaks_an_older_version_folds_to_the_same_state(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As if an engine before this one had written titles as `name` and patches as `ops`."""
+    path = tmp_path / "journal.db"
+    with Engine.open(path, NO_BUDGET) as engine:
+        session = engine.sessions.resolve("alice", title="one")
+        session.rename("two")
+        canvas = engine.canvases.create(session, {"n": 1})
+        canvas.patch(1, [{"op": "add", "path": "/m", "value": 2}])
+    with closing(apsw.Connection(str(path))) as connection:
+        for kind, older in (
+            ("session.updated", lambda said: {"v": 0, "name": said["title"]}),
+            ("canvas.patched", lambda said: {
+                "v": 0, "to": said["version"], "ops": said["patch"], "sha256": said["sha256"],
+            }),
+        ):  # fmt: skip
+            ((seq, payload),) = connection.execute(
+                "SELECT seq, payload FROM events WHERE kind = ?", (KIND_NUMBERS[kind],)
+            ).fetchall()
+            assert isinstance(payload, bytes)
+            stored = msgspec.msgpack.encode(older(msgspec.msgpack.decode(payload)))
+            connection.execute("UPDATE events SET payload = ? WHERE seq = ?", (stored, seq))
+    monkeypatch.setitem(folds.UPCASTS, ("session.updated", 0), lambda said: {"title": said["name"]})
+    monkeypatch.setitem(
+        folds.UPCASTS,
+        ("canvas.patched", 0),
+        lambda said: {
+            "version": said["to"], "patch": said["ops"], "sha256": said["sha256"],
+        },
+    )  # fmt: skip
+    found = [one for one in rebuilt(path).differences if one.table != "canvases"]
+    assert found == []
+    with Engine.open(path, NO_BUDGET) as engine:
+        handle = engine.canvases.open(canvas)
+        assert handle.get().state == {"n": 1, "m": 2}
+        (patch,) = handle.history()
+        assert (patch.version, patch.patch) == (2, [{"op": "add", "path": "/m", "value": 2}])
+        handle.patch(2, [{"op": "remove", "path": "/m"}])
+        assert handle.get().state == {"n": 1}
