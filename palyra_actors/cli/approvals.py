@@ -12,7 +12,7 @@ from palyra_actors.api.sessions import ApprovalInfo
 from palyra_actors.cli import exits
 from palyra_actors.cli.exits import reporting
 from palyra_actors.cli.reach import Json, connected
-from palyra_actors.cli.shape import console, print_json
+from palyra_actors.cli.shape import console, parse_json, print_json
 from palyra_actors.cli.tables import show_all, show_one
 from palyra_actors.errors import NotFound
 
@@ -24,6 +24,9 @@ Decision = Annotated[
 ]
 SubjectType = Annotated[str | None, typer.Option("--subject-type")]
 SubjectId = Annotated[str | None, typer.Option("--subject-id")]
+Principal = Annotated[str | None, typer.Option("--principal", help="Whose.")]
+Since = Annotated[int | None, typer.Option("--since-ms", help="Requested then or later.", min=0)]
+Until = Annotated[int | None, typer.Option("--until-ms", help="Requested then or before.", min=0)]
 
 _APPROVAL = [each.name for each in fields(ApprovalInfo)]
 
@@ -32,14 +35,20 @@ _APPROVAL = [each.name for each in fields(ApprovalInfo)]
 @connected
 def list_approvals(
     engine: Operations,
+    *,
     decision: Decision = None,
     subject_type: SubjectType = None,
     subject_id: SubjectId = None,
+    principal: Principal = None,
+    since_ms: Since = None,
+    until_ms: Until = None,
     as_json: bool = False,
 ) -> None:
     """Approvals in the order of their requests."""
-    wanted = {"decision": decision, "subject_type": subject_type, "subject_id": subject_id}
-    filters: dict[str, Any] = {name: value for name, value in wanted.items() if value}
+    filters = _given(
+        decision=decision, subject_type=subject_type, subject_id=subject_id,
+        principal=principal, since_ms=since_ms, until_ms=until_ms,
+    )  # fmt: skip
     show_all(
         engine.approvals.list(**filters),
         {
@@ -56,6 +65,28 @@ def list_approvals(
 def show_approval(engine: Operations, approval: Id, as_json: bool = False) -> None:
     """One approval, whole."""
     show_one(engine.approvals.get(approval), _APPROVAL, as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def request(
+    engine: Operations,
+    session: Annotated[str, typer.Argument(help="The session's id.", metavar="SESSION")],
+    *,
+    subject_type: Annotated[str, typer.Argument(help="What kind of thing, as tool.")],
+    subject_id: Annotated[str, typer.Argument(help="Which one, as rm.")],
+    summary: Annotated[str, typer.Argument(help="The question, in a line.")],
+    run: Annotated[str | None, typer.Option("--run", help="The run's id.")] = None,
+    prompt: Annotated[str | None, typer.Option("--prompt", help="Any JSON.")] = None,
+    expires_ms: Annotated[int | None, typer.Option("--expires-ms", min=0)] = None,
+    as_json: bool = False,
+) -> None:
+    """Ask for an approval."""
+    made = engine.approvals.request(
+        session, subject_type, subject_id, summary, run_id=run, expires_ms=expires_ms,
+        prompt=None if prompt is None else parse_json(prompt, "--prompt"),
+    )  # fmt: skip
+    show_one(made, _APPROVAL, as_json=as_json)
 
 
 @app.command(epilog=exits.HELP)
@@ -89,10 +120,15 @@ def export(
     decision: Decision = None,
     subject_type: SubjectType = None,
     subject_id: SubjectId = None,
+    principal: Principal = None,
+    since_ms: Since = None,
+    until_ms: Until = None,
 ) -> None:
     """Approvals on a hash chain of their own, for whoever has to check them elsewhere."""
-    wanted = {"decision": decision, "subject_type": subject_type, "subject_id": subject_id}
-    filters: dict[str, Any] = {name: value for name, value in wanted.items() if value}
+    filters = _given(
+        decision=decision, subject_type=subject_type, subject_id=subject_id,
+        principal=principal, since_ms=since_ms, until_ms=until_ms,
+    )  # fmt: skip
     pieces = engine.approvals.export(form=form, **filters)
     if output is None:
         for piece in pieces:
@@ -104,6 +140,10 @@ def export(
         for piece in pieces:
             file.write(piece)
     partial.replace(output)
+
+
+def _given(**filters: Any) -> dict[str, Any]:
+    return {name: value for name, value in filters.items() if value is not None}
 
 
 @reporting

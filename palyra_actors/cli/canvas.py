@@ -8,7 +8,7 @@ import typer
 from palyra_actors.api.operations import Operations
 from palyra_actors.cli import exits
 from palyra_actors.cli.reach import connected
-from palyra_actors.cli.shape import console, plain, print_json, to_json
+from palyra_actors.cli.shape import console, parse_json, plain, print_json, to_json
 from palyra_actors.cli.tables import show_all, show_one
 
 app = typer.Typer(name="canvas", help="Shared states, their versions and what led to them.")
@@ -33,6 +33,93 @@ def show(
     show_one(found, _SHOWN, as_json=as_json)
     if not as_json:
         console().print(plain(_pretty(found.state)), soft_wrap=True)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def create(
+    engine: Operations,
+    session: Annotated[str, typer.Argument(help="The session's id.", metavar="SESSION")],
+    state: Annotated[str, typer.Argument(help="A JSON object.")],
+    canvas: Annotated[str | None, typer.Option("--canvas", help="Its id.  [default: new]")] = None,
+    as_json: bool = False,
+) -> None:
+    """Make a canvas of a state."""
+    made = engine.canvases.create(session, parse_json(state, "state"), canvas_id=canvas)
+    show_one(made.get(), _SHOWN, as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def patch(
+    engine: Operations,
+    canvas: Id,
+    version: Annotated[int, typer.Argument(help="The version that it is for.", min=1)],
+    operations: Annotated[str, typer.Argument(help="A JSON Patch (RFC 6902).", metavar="PATCH")],
+    as_json: bool = False,
+) -> None:
+    """Apply a patch, all of it or nothing."""
+    handle = engine.canvases.open(canvas)
+    handle.patch(version, parse_json(operations, "patch"))
+    show_one(handle.get(), _SHOWN, as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def replace(
+    engine: Operations,
+    canvas: Id,
+    version: Annotated[int, typer.Argument(help="The version that it is for.", min=1)],
+    state: Annotated[str, typer.Argument(help="A JSON object.")],
+    as_json: bool = False,
+) -> None:
+    """Put another state in its place; stored as what differs, if that is smaller."""
+    handle = engine.canvases.open(canvas)
+    handle.replace(version, parse_json(state, "state"))
+    show_one(handle.get(), _SHOWN, as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def fork(
+    engine: Operations,
+    canvas: Id,
+    at: Annotated[int | None, typer.Option("--at", help="A version.  [default: now]")] = None,
+    as_json: bool = False,
+) -> None:
+    """Make a canvas that begins as this one is, or was."""
+    show_one(engine.canvases.open(canvas).fork(at).get(), _SHOWN, as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def close(
+    engine: Operations,
+    canvas: Id,
+    reason: Annotated[str | None, typer.Option("--reason")] = None,
+    as_json: bool = False,
+) -> None:
+    """Let a canvas take no more patches."""
+    show_one(engine.canvases.open(canvas).close(reason=reason), _SHOWN, as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def watch(
+    engine: Operations,
+    canvas: Id,
+    count: Annotated[int | None, typer.Option("--count", "-n", help="End after so many.")] = None,
+    as_json: bool = False,
+) -> None:
+    """Follow a canvas, live: its state after each change."""
+    for number, (version, state) in enumerate(engine.canvases.open(canvas).watch(), 1):
+        if as_json:
+            print_json({"version": version, "state": state})
+        else:
+            console().print(f"version {version}", style="bold")
+            console().print(plain(_pretty(state)), soft_wrap=True)
+        if number == count:
+            return
 
 
 @app.command(epilog=exits.HELP)

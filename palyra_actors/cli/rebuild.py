@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from palyra_actors import ids
 from palyra_actors.cli import exits
 from palyra_actors.cli.exits import reporting
 from palyra_actors.cli.reach import Json
@@ -42,10 +43,12 @@ def rebuild(
             pass
         if at is not None:
             for row in made.rows(table):
+                told = {name: _readable(value) for name, value in row.items()}
                 if as_json:
-                    print_json(row)
+                    print_json(told)
                 else:
-                    console().print(plain(str(row)), soft_wrap=True)
+                    words = ", ".join(f"{name} {value}" for name, value in told.items())
+                    console().print(plain(words), soft_wrap=True)
             return
         found = made.compare()
     if as_json:
@@ -60,3 +63,10 @@ def rebuild(
             )
     if found.different:
         raise typer.Exit(exits.DAMAGED)
+
+
+def _readable(value: object) -> object:
+    """Ids as they are written elsewhere, other bytes as hex."""
+    if not isinstance(value, bytes):
+        return value
+    return ids.format_ulid(value) if len(value) == ids.BYTES else value.hex()

@@ -91,6 +91,24 @@ def branch(
 
 @app.command(epilog=exits.HELP)
 @connected
+def history(
+    engine: Operations,
+    session: Id,
+    after: Annotated[int, typer.Option("--after", min=0, help="After that session_seq.")] = 0,
+    limit: Limit = None,
+    as_json: bool = False,
+) -> None:
+    """A session's events; those that a branch inherited come first."""
+    show_all(
+        engine.sessions.open(session).history(after=after),
+        {"n": "stream_seq", "seq": "seq", "kind": "kind", "actor": "actor", "payload": "payload"},
+        as_json=as_json,
+        limit=limit,
+    )
+
+
+@app.command(epilog=exits.HELP)
+@connected
 def archive(engine: Operations, session: Id, as_json: bool = False) -> None:
     """Let a session take no more events."""
     show_one(engine.sessions.open(session).archive(), _SESSION, as_json=as_json)
@@ -140,6 +158,33 @@ def list_runs(
 def show_run(engine: Operations, run: RunId, as_json: bool = False) -> None:
     """What a run is."""
     show_one(engine.runs.get(run), _RUN, as_json=as_json)
+
+
+@runs.command(epilog=exits.HELP)
+@connected
+def start(
+    engine: Operations,
+    session: Id,
+    run: Annotated[str | None, typer.Option("--run", help="Its id.  [default: a new one]")] = None,
+    parent: Annotated[str | None, typer.Option("--parent", help="The run it belongs to.")] = None,
+    as_json: bool = False,
+) -> None:
+    """Start a run, accepted."""
+    made = engine.runs.start(session, run_id=run, parent_run_id=parent)
+    show_one(made, _RUN, as_json=as_json)
+
+
+@runs.command(epilog=exits.HELP)
+@connected
+def move(
+    engine: Operations,
+    run: RunId,
+    to: Annotated[str, typer.Argument(help="in_progress, done, failed or cancelled.")],
+    reason: Annotated[str | None, typer.Option("--reason")] = None,
+    as_json: bool = False,
+) -> None:
+    """Move a run to its next state."""
+    show_one(engine.runs.move(run, to, reason=reason), _RUN, as_json=as_json)
 
 
 @runs.command(epilog=exits.HELP)

@@ -12,10 +12,14 @@ from dataclasses import fields, is_dataclass
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
+from palyra_actors.errors import Invalid
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-_HEX_KEYS: Final = frozenset({"hash", "prev_hash", "payload_sha256"})
+_HEX_KEYS: Final = frozenset(
+    {"hash", "prev_hash", "payload_sha256", "state_sha256", "content_sha256", "sha256"}
+)
 # C0, DEL and C1, but for newline and tab; and what turns the direction of writing around
 _CONTROLS: Final = {
     code: f"\\x{code:02x}" for code in (*range(0x20), *range(0x7F, 0xA0)) if code not in (9, 10)
@@ -38,6 +42,14 @@ def to_json(value: Any, key: str | None = None) -> Any:
     if isinstance(value, list | tuple):
         return [to_json(each, key) for each in value]
     return value
+
+
+def parse_json(text: str, field: str) -> Any:
+    """What a person typed as JSON. Raises Invalid."""
+    try:
+        return json.loads(text)
+    except (ValueError, RecursionError) as reason:
+        raise Invalid(f"this is no JSON: {reason}", field=field) from reason
 
 
 def print_json(value: Any) -> None:

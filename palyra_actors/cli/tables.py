@@ -1,9 +1,13 @@
 """Lists of things, as a table for a person or a line of JSON each for a program."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import Any, Final
 
 from palyra_actors.cli.shape import console, moment, plain, print_json
+
+ID_CELLS: Final = 26
+IDS: Final = frozenset({"session_id", "run_id", "approval_id", "canvas_id"})
+"""Columns that are never cut: what a person copies into the next command."""
 
 
 def show_all(
@@ -17,10 +21,14 @@ def show_all(
             if count == limit:
                 break
         return count
-    from rich.table import Table
+    from rich.table import Column, Table
     from rich.text import Text
 
-    table = Table(*columns, box=None, pad_edge=False)
+    headings = [
+        Column(heading, no_wrap=True, min_width=ID_CELLS) if name in IDS else Column(heading)
+        for heading, name in columns.items()
+    ]
+    table = Table(*headings, box=None, pad_edge=False)
     for count, one in enumerate(found, 1):
         table.add_row(*(Text(cell(name, getattr(one, name))) for name in columns.values()))
         if count == limit:

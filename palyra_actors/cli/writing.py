@@ -1,6 +1,5 @@
 """Commands that write: append, import."""
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -10,7 +9,7 @@ from typing import Any, BinaryIO
 from palyra_actors.api.events import new_id
 from palyra_actors.api.operations import Operations
 from palyra_actors.api.results import Appended
-from palyra_actors.cli.shape import console, plain, print_json
+from palyra_actors.cli.shape import console, parse_json, plain, print_json
 from palyra_actors.errors import Invalid, NotFound, PalyraError
 from palyra_actors.ids import parse_ulid, ulid_time_ms
 from palyra_actors.importer import read_events
@@ -22,10 +21,7 @@ def parse_object(text: str) -> dict[str, Any]:
     Raises:
         Invalid: it is none.
     """
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError) as reason:
-        raise Invalid(f"this is no JSON: {reason}", field="payload") from reason
+    value = parse_json(text, "payload")
     if not isinstance(value, dict):
         raise Invalid("this is no JSON object", field="payload", hint='such as {"text": "hello"}')
     return value

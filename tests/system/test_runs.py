@@ -74,6 +74,20 @@ def test_the_states_allow_these_steps_and_no_others(wire: Wire, state: str, to: 
         assert get(wire, run)["state"] == state
 
 
+def test_the_page_of_the_protocol_draws_the_same_table() -> None:
+    page = Path(__file__).parents[2] / "docs" / "protocol-sessions.md"
+    rows = [
+        [cell.strip() for cell in line.split("|")[1:-1]]
+        for line in page.read_text("utf-8").splitlines()
+        if line.startswith("| ") and line.count("|") == 8
+    ]
+    states, drawn = rows[0][1:], {row[0]: row[1:] for row in rows[2:]}
+    assert set(states) == set(drawn) == set(STATE_NUMBERS)
+    for before, cells in drawn.items():
+        after = {STATE_NUMBERS[to] for to, cell in zip(states, cells, strict=True) if cell == "yes"}
+        assert after == STEPS[STATE_NUMBERS[before]], before
+
+
 def test_the_file_holds_to_the_same_table(tmp_path: Path) -> None:
     with house(tmp_path) as opened:
         start(opened.connect())

@@ -1,0 +1,146 @@
+"""Sessions, runs, approvals, canvases and rebuild from the shell, against a real engine."""
+
+import json
+from contextlib import closing
+from pathlib import Path
+from typing import Any
+
+import apsw
+
+from palyra_actors.api.events import Event
+from palyra_actors.cli import exits
+from palyra_actors.engine import Engine
+from tests.cli.test_commands import Answer, Run, endpoint, engine, run
+
+__all__ = ["endpoint", "engine", "run"]  # fixtures
+
+
+def told(answer: Answer) -> dict[str, Any]:
+    """The one JSON document of a command that went well."""
+    code, out, err = answer
+    assert (code, err) == (0, ""), answer
+    return dict(json.loads(out))
+
+
+def lines(answer: Answer) -> list[Any]:
+    code, out, err = answer
+    assert (code, err) == (0, ""), answer
+    return [json.loads(line) for line in out.splitlines()]
+
+
+def test_a_session_is_made_found_renamed_branched_archived_and_erased(
+    run: Run, endpoint: str
+) -> None:
+    del endpoint
+    session = told(run("sessions", "resolve", "alice", "--title", "Rain in Brno", "--json"))
+    name = session["session_id"]
+    assert told(run("sessions", "show", name, "--json")) == session
+    assert name in run("sessions", "list", "rain")[1]
+    assert name not in run("sessions", "list", "snow")[1]
+    assert told(run("sessions", "rename", name, "Sun", "--json"))["title"] == "Sun"
+    run("append", "--session", name, "--text", "hello")
+    branch = told(run("sessions", "branch", name, "--at", 2, "--key", "b", "--json"))
+    assert branch["branch_state"] == {"parent_session_id": name, "at_session_seq": 2}
+    kinds = [one["kind"] for one in lines(run("sessions", "history", name, "--json"))]
+    assert kinds == ["session.opened", "session.updated", "message_received"]
+    kinds = [
+        one["kind"] for one in lines(run("sessions", "history", branch["session_id"], "--json"))
+    ]
+    assert kinds == ["session.opened", "session.updated", "session.branched", "session.updated"]
+    assert told(run("sessions", "archive", name, "--json"))["status"] == "archived"
+    assert run("append", "--session", name, "--text", "late")[0] == exits.REFUSED
+    assert told(run("sessions", "erase", name, "--yes", "--json")) == {"erased": 4}
+    assert "gone" in run("sessions", "show", name)[2]
+
+
+def test_a_run_is_started_moved_cancelled_and_its_tape_read(run: Run, endpoint: str) -> None:
+    del endpoint
+    session = told(run("sessions", "resolve", "alice", "--json"))["session_id"]
+    first = told(run("runs", "start", session, "--json"))
+    child = told(run("runs", "start", session, "--parent", first["run_id"], "--json"))
+    assert child["parent_run_id"] == first["run_id"]
+    assert told(run("runs", "move", first["run_id"], "in_progress", "--json"))["state"] == (
+        "in_progress"
+    )
+    assert "invalid_transition" in run("runs", "move", child["run_id"], "done")[2]
+    cancelled = told(run("runs", "cancel", child["run_id"], "--reason", "enough", "--json"))
+    assert (cancelled["state"], cancelled["reason"]) == ("cancelled", "enough")
+    assert told(run("runs", "show", child["run_id"], "--json")) == cancelled
+    run("append", "--session", session, "--run", first["run_id"], "--text", "hello")
+    (entry,) = lines(run("runs", "tape", first["run_id"], "--json"))
+    assert entry["payload"] == {"text": "hello"}
+    listed = run("runs", "list", "--session", session)[1]
+    assert first["run_id"] in listed, "ids are not cut"
+    assert child["run_id"] in listed
+
+
+def test_an_approval_is_asked_for_decided_listed_exported_and_checked(
+    run: Run, endpoint: str, tmp_path: Path
+) -> None:
+    del endpoint
+    session = told(run("sessions", "resolve", "alice", "--json"))["session_id"]
+    asked = told(run("approvals", "request", session, "tool", "rm", "remove a file",
+                     "--prompt", '{"path": "/tmp/x"}', "--json"))  # fmt: skip
+    name = asked["approval_id"]
+    assert asked["prompt"] == {"path": "/tmp/x"}
+    assert name in run("approvals", "list", "--decision", "pending")[1]
+    assert lines(run("approvals", "list", "--until-ms", 5, "--json")) == []
+    assert lines(run("approvals", "list", "--principal", "nobody", "--json")) == []
+    decided = told(run("approvals", "decide", name, "deny", "--reason", "no", "--json"))
+    assert told(run("approvals", "show", name, "--json")) == decided
+    assert "conflict" in run("approvals", "decide", name, "allow")[2]
+    assert run("approvals", "request", session, "tool", "rm", "x", "--prompt", "{")[0] != 0
+    file = tmp_path / "export.ndjson"
+    assert run("approvals", "export", "-o", file)[0] == 0
+    assert "valid: 1 approvals" in run("verify-export", file)[1]
+    file.write_bytes(file.read_bytes().replace(b'"deny"', b'"allow"'))
+    code, out, _ = run("verify-export", file)
+    assert (code, "damaged: line 1" in out) == (exits.DAMAGED, True)
+
+
+def test_a_canvas_is_made_patched_compared_forked_watched_compacted_and_closed(
+    run: Run, endpoint: str
+) -> None:
+    del endpoint
+    session = told(run("sessions", "resolve", "alice", "--json"))["session_id"]
+    made = told(run("canvas", "create", session, '{"title": "Plan", "n": 1}', "--json"))
+    name = made["canvas_id"]
+    change = '[{"op": "replace", "path": "/n", "value": 2}]'
+    assert told(run("canvas", "patch", name, 1, change, "--json"))["version"] == 2
+    assert "conflict" in run("canvas", "patch", name, 1, change)[2]
+    third = told(run("canvas", "replace", name, 2, '{"title": "The plan", "n": 2}', "--json"))
+    assert (third["version"], third["state"]) == (3, {"title": "The plan", "n": 2})
+    assert len(third["state_sha256"]) == 64
+    assert json.loads(run("canvas", "diff", name, 1, 2, "--json")[1]) == json.loads(change)
+    shown = run("canvas", "diff", name, 1, 3)[1]
+    assert '-  "title": "Plan"' in shown
+    assert '+  "title": "The plan"' in shown
+    assert run("canvas", "diff", name, 2, 2)[1] == ""
+    fork = told(run("canvas", "fork", name, "--at", 1, "--json"))
+    assert (fork["version"], fork["state"]) == (1, {"title": "Plan", "n": 1})
+    assert [one["version"] for one in lines(run("canvas", "history", name, "--json"))] == [2, 3]
+    (seen,) = lines(run("canvas", "watch", name, "-n", 1, "--json"))
+    assert seen == {"version": 3, "state": {"title": "The plan", "n": 2}}
+    assert told(run("canvas", "compact", name, "--json"))["patches_dropped"] == 2
+    assert "gone" in run("canvas", "show", name, "--version", 1)[2]
+    assert '"n": 2' in run("canvas", "show", name)[1]
+    closed = told(run("canvas", "close", name, "--reason", "done", "--json"))
+    assert (closed["closed"], closed["close_reason"]) == (True, "done")
+
+
+def test_rebuild_says_equal_and_shows_the_state_as_it_was(run: Run, tmp_path: Path) -> None:
+    path = tmp_path / "own.db"
+    with Engine.open(path) as engine:
+        session = engine.sessions.resolve("alice", title="one")
+        engine.append(Event(session.session_id, "message_received", {"text": "hello"}))
+        session.rename("two")
+    assert run("rebuild", "--db", path)[:2] == (0, "equal: 3 events, 4 rows compared\n")
+    (row,) = lines(run("rebuild", "--db", path, "--at", 2, "--json"))
+    assert (row["session_id"], row["title"]) == (session.session_id, "one")
+    assert "title one" in run("rebuild", "--db", path, "--at", 2)[1]
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("UPDATE sessions SET title = 'three'")
+    code, out, _ = run("rebuild", "--db", path)
+    assert (code, "1 rows differ" in out) == (exits.DAMAGED, True)
+    assert "three" in out
+    assert run("rebuild", "--db", path, "--at", 1, "--table", "events")[0] != 0
