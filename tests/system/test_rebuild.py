@@ -5,6 +5,7 @@ import os
 import random
 import signal
 import threading
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -56,7 +57,7 @@ class Commander:
         canvas = self.some(self.canvases)
         states = ["in_progress", "done", "failed", "cancelled"]
         patch = [{"op": "add", "path": f"/k{chance.randint(0, 9)}", "value": chance.random()}]
-        return chance.choice([
+        told: list[tuple[str, dict[str, Any]]] = [
             ("session.resolve", {"session_key": f"key {chance.randint(0, 5)}", "title": "a b"}),
             ("session.update", {"session_id": session, "title": f"title {chance.random()}"}),
             ("session.branch", {"session_id": session}),
@@ -81,10 +82,12 @@ class Commander:
             ("canvas.fork", {"canvas_id": canvas, "new_canvas_id": self.some(self.canvases)}),
             ("canvas.compact", {"canvas_id": canvas}),
             ("canvas.close", {"canvas_id": canvas, "reason": "over"}),
-        ] * 3 + [
+        ]  # fmt: skip
+        seldom: list[tuple[str, dict[str, Any]]] = [
             ("session.archive", {"session_id": session}),
             ("session.erase", {"session_id": session}),
-        ])  # fmt: skip
+        ]  # fmt: skip
+        return chance.choice(told * 3 + seldom)
 
     def until_it_is_gone(self, client: Client) -> int:
         done = 0
@@ -191,17 +194,18 @@ def test_a_journal_that_speaks_an_older_version_folds_to_the_same_state(
         canvas = engine.canvases.create(session, {"n": 1})
         canvas.patch(1, [{"op": "add", "path": "/m", "value": 2}])
     with closing(apsw.Connection(str(path))) as connection:
-        for kind, older in (
-            ("session.updated", lambda said: {"v": 0, "name": said["title"]}),
-            ("canvas.patched", lambda said: {
+        older: dict[str, Callable[[Any], Any]] = {
+            "session.updated": lambda said: {"v": 0, "name": said["title"]},
+            "canvas.patched": lambda said: {
                 "v": 0, "to": said["version"], "ops": said["patch"], "sha256": said["sha256"],
-            }),
-        ):  # fmt: skip
+            },
+        }  # fmt: skip
+        for kind, made in older.items():
             ((seq, payload),) = connection.execute(
                 "SELECT seq, payload FROM events WHERE kind = ?", (KIND_NUMBERS[kind],)
             ).fetchall()
             assert isinstance(payload, bytes)
-            stored = msgspec.msgpack.encode(older(msgspec.msgpack.decode(payload)))
+            stored = msgspec.msgpack.encode(made(msgspec.msgpack.decode(payload)))
             connection.execute("UPDATE events SET payload = ? WHERE seq = ?", (stored, seq))
     monkeypatch.setitem(folds.UPCASTS, ("session.updated", 0), lambda said: {"title": said["name"]})
     monkeypatch.setitem(
