@@ -36,13 +36,15 @@ LOOK_S: Final = 0.005
 
 @dataclass(slots=True, eq=False)
 class Watch:
-    """`version`: the last one sent; None: the snapshot comes first."""
+    """`version`: the last one sent; None: the snapshot comes first. `behind`: something was written
+    while it was reading, perhaps after the reader had looked."""
 
     request: Request
     canvas_id: bytes
     version: int | None
     credit: int
     reading: bool = False
+    behind: bool = False
     ended: bool = False
 
 
@@ -158,11 +160,12 @@ class CanvasFeed:
     def _advance(self, watch: Watch) -> None:
         """Read what is missing, if it may be sent."""
         if watch.reading or watch.ended or not watch.credit:
+            watch.behind = watch.reading
             return
         if watch.request.peer.backlog_bytes >= PEER_BYTES_MAX:
             self._call_later(LOOK_S, lambda: self._advance(watch))
             return
-        watch.reading = True
+        watch.reading, watch.behind = True, False
         version, credit = watch.version, watch.credit
         principal = None if watch.request.admin else watch.request.principal
         canvas_id = watch.canvas_id
@@ -187,7 +190,7 @@ class CanvasFeed:
         for version, patch in patches:
             if watch.credit and version == (watch.version or 0) + 1:
                 self._send(watch, version, patch)
-        if snapshot is not None or patches:
+        if snapshot is not None or patches or watch.behind:
             self._advance(watch)  # until nothing is missing
 
 
