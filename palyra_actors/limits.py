@@ -56,6 +56,21 @@ CANVAS_PATCH_OPERATIONS_MAX: Final = 1000
 CANVAS_COPY_BYTES_MAX: Final = 1024 * 1024  # ours: what the `copy`s of one patch may add up to
 CANVAS_WORK_MAX: Final = 150_000  # ours: values that one patch looks at, about 0.1 µs each
 
+# -- cron -------------------------------------------------------------------------------------
+CRON_NAME_BYTES_MAX: Final = 128  # ours
+CRON_EXPRESSION_BYTES_MAX: Final = 256  # ours
+CRON_EVERY_MS_MIN: Final = 10  # ours
+CRON_EVERY_MS_MAX: Final = 3_153_600_000_000  # ours: a hundred years
+CRON_TIME_MS_MAX: Final = 253_402_300_799_999  # ours: the end of the year 9999
+CRON_JITTER_MS_MAX: Final = 60_000
+CRON_GRACE_MS_MAX: Final = 31_536_000_000  # ours: a year
+CRON_ATTEMPTS_MAX: Final = 100  # ours
+CRON_BACKOFF_MS_MAX: Final = 86_400_000  # ours: a day, also of what doubling makes of it
+CRON_LEASE_MS_MAX: Final = 86_400_000  # ours: a day
+CRON_RESULT_BYTES_MAX: Final = 16 * 1024  # ours: a run's error, and its usage
+CRON_NAMES_MAX: Final = 64  # ours: what one worker asks for
+CRON_EXPLAIN_MAX: Final = 100
+
 # -- a reply must fit a frame, too: pages of large events end early (ours) ---------------------
 REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024
 

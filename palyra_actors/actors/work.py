@@ -269,7 +269,8 @@ class Portion:
     follow.
 
     A command's portion has `facts` (its drafts, as they were folded), the `sessions` that they
-    concern where the stream is no session, and its `answer`.
+    concern where the stream is no session, and its `answer`; where a listener needs it, the state
+    `after` them.
     """
 
     decided = False
@@ -283,6 +284,7 @@ class Portion:
     sessions: Sequence[bytes | None] | None = None
     answer: Mapping[str, Any] | None = None
     recall: Mapping[str, Any] | None = None
+    after: Any = None
 
     def __init__(  # noqa: PLR0917 - made once an append, where keywords are a tenth of its cost
         self,

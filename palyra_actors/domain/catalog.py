@@ -58,6 +58,17 @@ ENGINE_KINDS: Final[dict[str, int]] = {
     "canvas.compacted": 163,
     "canvas.closed": 164,
     "canvas.erased": 165,
+    "cron.created": 180,
+    "cron.updated": 181,
+    "cron.deleted": 182,
+    "cron.run_started": 183,
+    "cron.run_queued": 184,
+    "cron.run_skipped": 185,
+    "cron.run_leased": 186,
+    "cron.run_heartbeat": 187,
+    "cron.run_finished": 188,
+    "cron.run_retry_scheduled": 189,
+    "cron.quarantined": 190,
 }
 KIND_NAMES: Final[dict[int, str]] = {
     **_CLIENT_NAMES,

@@ -8,7 +8,7 @@ from, what makes the next version of it. What is stored is never touched.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from palyra_actors.domain import canvas, session_commands
+from palyra_actors.domain import canvas, cron, session_commands
 from palyra_actors.domain.fact import Change, Fact
 
 Fold: TypeAlias = Callable[[Any, Fact, int], tuple[Any, Sequence[Change]]]
@@ -17,6 +17,7 @@ Upcast: TypeAlias = Callable[[Mapping[str, Any]], Mapping[str, Any]]
 FOLDS: Final[dict[str, Fold]] = {
     "session": session_commands.fold,
     "canvas": canvas.fold,
+    "cron": cron.fold,
 }
 
 UPCASTS: Final[dict[tuple[str, int], Upcast]] = {}

@@ -33,6 +33,8 @@ PROJECTIONS: Final[dict[str, str]] = {
     "approvals": "approval_id",
     "canvases": "stream",
     "canvas_snapshots": "stream, version",
+    "cron_jobs": "stream",
+    "cron_runs": "stream, number",
 }
 """Table to the columns that order it. Not among them: `events` itself, `principals`, and what is
 work to do or an answer that is kept (`erasures`, `answers`, `meta`)."""

@@ -11,11 +11,13 @@ from palyra_actors.actors.canvas import CanvasActor
 from palyra_actors.actors.clerks.approval import ApprovalClerk
 from palyra_actors.actors.clerks.canvas import CanvasClerk
 from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.cron import CronClerk
 from palyra_actors.actors.clerks.run import RunClerk
 from palyra_actors.actors.clerks.session import SessionClerk
+from palyra_actors.actors.cron import CronActor
 from palyra_actors.actors.entity import Entity
 from palyra_actors.actors.work import Request
-from palyra_actors.domain.catalog import CANVAS
+from palyra_actors.domain.catalog import CANVAS, CRON
 
 Handler: TypeAlias = Callable[[Request, Any], None]
 
@@ -31,10 +33,11 @@ CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = (
     RunClerk,
     ApprovalClerk,
     CanvasClerk,
+    CronClerk,
 )
 """Every family's clerk."""
 
-KINDS: Final[dict[int, type[Entity]]] = {CANVAS: CanvasActor}
+KINDS: Final[dict[int, type[Entity]]] = {CANVAS: CanvasActor, CRON: CronActor}
 """The entities besides sessions: stream kind to actor."""
 
 

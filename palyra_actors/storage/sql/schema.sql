@@ -1,4 +1,4 @@
-PRAGMA user_version = 6;
+PRAGMA user_version = 7;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -52,6 +52,45 @@ CREATE TABLE canvases (
     closed         INTEGER NOT NULL DEFAULT 0,
     close_reason   TEXT
 ) STRICT;
+
+CREATE TABLE cron_jobs (
+    stream      INTEGER PRIMARY KEY,
+    owner       TEXT NOT NULL,
+    name        TEXT NOT NULL,
+    settings    BLOB NOT NULL,
+    enabled     INTEGER NOT NULL DEFAULT 0,
+    anchor_ms   INTEGER NOT NULL DEFAULT 0,
+    created_ms  INTEGER NOT NULL DEFAULT 0,
+    updated_ms  INTEGER NOT NULL DEFAULT 0,
+    next_ms     INTEGER,
+    due_ms      INTEGER,
+    last_ms     INTEGER NOT NULL DEFAULT -1,
+    wake_ms     INTEGER,
+    last_run_ms INTEGER,
+    runs        INTEGER NOT NULL DEFAULT 0,
+    fence       INTEGER NOT NULL DEFAULT 0,
+    deleted     INTEGER NOT NULL DEFAULT 0
+) STRICT;
+
+CREATE TABLE cron_runs (
+    stream         INTEGER NOT NULL,
+    number         INTEGER NOT NULL,
+    run_id         BLOB NOT NULL,
+    attempt        INTEGER NOT NULL,
+    status         INTEGER NOT NULL,
+    reason         TEXT NOT NULL,
+    missed         INTEGER NOT NULL,
+    scheduled_ms   INTEGER NOT NULL,
+    manual         INTEGER NOT NULL,
+    started_ms     INTEGER,
+    finished_ms    INTEGER,
+    fence          INTEGER NOT NULL,
+    lease_until_ms INTEGER,
+    deadline_ms    INTEGER,
+    error          BLOB,
+    usage          BLOB,
+    PRIMARY KEY (stream, number)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE erasures (
     seq    INTEGER PRIMARY KEY,
@@ -148,6 +187,16 @@ CREATE INDEX approvals_due ON approvals (expires_ms) WHERE decision IS NULL AND 
 CREATE INDEX canvases_by_session ON canvases (session_id, stream);
 
 CREATE INDEX canvases_due ON canvases (expires_ms) WHERE closed = 0 AND expires_ms IS NOT NULL;
+
+CREATE INDEX cron_jobs_by_owner ON cron_jobs (owner, stream) WHERE deleted = 0;
+
+CREATE INDEX cron_jobs_by_wake ON cron_jobs (wake_ms) WHERE wake_ms IS NOT NULL;
+
+CREATE UNIQUE INDEX cron_runs_by_id ON cron_runs (run_id);
+
+CREATE UNIQUE INDEX cron_runs_once ON cron_runs (stream, scheduled_ms, attempt) WHERE manual = 0;
+
+CREATE INDEX cron_runs_open ON cron_runs (stream) WHERE status IN (1, 2);
 
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
 

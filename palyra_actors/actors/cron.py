@@ -1,0 +1,85 @@
+"""A job as an actor: `domain.cron` with the file behind it."""
+
+import logging
+from collections.abc import Sequence
+from typing import Any, ClassVar
+
+import msgspec
+
+from palyra_actors.actors.entity import CommandEntity
+from palyra_actors.actors.work import Portion
+from palyra_actors.domain import cron as domain
+from palyra_actors.domain import cron_commands as commands
+from palyra_actors.domain.catalog import CRON
+from palyra_actors.domain.cron import Job, Run, Settings, Who
+from palyra_actors.domain.fact import Decision, Fact
+from palyra_actors.errors import NotFound, PalyraError
+from palyra_actors.storage.port import ReadSide, StreamRow
+
+log = logging.getLogger(__name__)
+
+JOB_COLUMNS = 12
+"""Of `cron.row` and its like, up to what only lists add."""
+
+
+class CronActor(CommandEntity):
+    """Decides about one job's ticks and runs, in the order in which they come."""
+
+    kind: ClassVar[int] = CRON
+    missing = "there is no such job"
+    id_field = "job_id"
+
+    def _load_state(self, reader: ReadSide, row: StreamRow) -> Job:
+        return load(reader, row.stream)
+
+    def _choose(self, state: Job | None, command: commands.Command, now_ms: int) -> Decision:
+        tail = self._tail
+        assert tail is not None
+        who = Who(self.stream_id, tail.principal, now_ms)
+        try:
+            return commands.decide(state, command, who)
+        except PalyraError:
+            raise
+        except Exception as error:
+            # The same job at the same time decides the same again: it would fail for ever.
+            if not isinstance(command, commands.Wake):
+                raise
+            log.exception("job %s cannot go on and is disabled", self.stream_id.hex())
+            reason = f"it cannot go on: {type(error).__name__}: {error}"[:1000]
+            return commands.decide(state, commands.Quarantine(reason), who)
+
+    def fold(self, state: Job | None, fact: Fact, stream: int) -> tuple[Job, Any]:
+        return domain.fold(state, fact, stream)
+
+    def _decide(self, state: Any, portion: Portion) -> Any:
+        portion.after = super()._decide(state, portion)
+        return portion.after
+
+
+def load(reader: ReadSide, stream: int) -> Job:
+    """The job as it is in the file, with what is under way."""
+    rows = reader.rows("cron.row", (stream,))
+    if not rows:
+        raise NotFound("there is no such job", field="job_id")
+    job = job_of(rows[0])
+    for row in reader.rows("cron.open_runs", (stream,)):
+        run = domain.run_of(row)
+        job = job._replace(waiting=run) if _waits(run) else job._replace(active=run)
+    return job
+
+
+def _waits(run: Run) -> bool:
+    """It is the tick that waits for the active run, and no further attempt of that."""
+    return run.status == domain.QUEUED and run.attempt == 1
+
+
+def job_of(row: Sequence[Any]) -> Job:
+    """The job of a row, without what is under way."""
+    settings = Settings(**msgspec.msgpack.decode(row[0]))
+    anchor_ms, created_ms, updated_ms, next_ms, due_ms, last_ms, last_run_ms, runs, fence = row[
+        2:11
+    ]
+    return Job(
+        settings, bool(row[1]), anchor_ms, created_ms, updated_ms, next_ms, due_ms, last_ms,
+        last_run_ms, runs, fence, deleted=bool(row[11]),
+    )  # fmt: skip

@@ -1,0 +1,262 @@
+"""Wakes every job when something about it is due, and nobody else ever.
+
+    file, by `wake_ms` ──the next minute's──▶ heap ──due──▶ Wake, one at a time a job
+                                               ▲               │ written: its next moment
+                                               └───────────────┘
+
+A job's next moment (a tick, a retry, a lease's end) stands in its row. What is due within the next
+minute or so is kept in a heap; the rest is left in the file, so that a hundred thousand jobs that
+are known cost nothing while they wait. There is one timer, to the first moment of the heap, and at
+most a second away: that is when a wall clock that was set is noticed. A `Wake` that nothing is due
+for does nothing, so it does no harm to wake a job in vain.
+
+Moments are wall time. A clock that is set forward makes ticks late, as if the engine had slept; one
+that is set back makes jobs wait until it has come to their next instant again: no instant has two
+ticks.
+"""
+
+import heapq
+import logging
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Final, NamedTuple
+
+from palyra_actors.errors import PalyraError
+from palyra_actors.runtime.actor import PooledActor
+from palyra_actors.runtime.dispatcher import Loop, Timer
+from palyra_actors.storage.port import ReadSide
+
+log = logging.getLogger(__name__)
+
+HORIZON_MS: Final = 60_000
+"""How far ahead the file is read; again when half of that is over."""
+
+PAGE: Final = 2_000
+LOADED_MAX: Final = 100_000
+"""Moments kept beside those that were written since; further ones are read when there is room."""
+
+LOOK_S_MAX: Final = 1.0
+WAKES_AT_ONCE_MAX: Final = 256
+"""Jobs that are being woken: what a group or two holds."""
+
+WAKES_A_TURN_MAX: Final = 32
+"""Then whoever else has something to do comes first: about five milliseconds."""
+
+AGAIN_S: Final = 0.1
+AGAIN_S_MAX: Final = 60.0
+"""When a job that could not be woken is tried again: twice as late each time, up to this."""
+
+
+class Moment(NamedTuple):
+    """A job, when it is to be woken, and what has to be known of it then."""
+
+    wake_ms: int
+    owner: str
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class SchedulerStatistics:
+    """`ahead`: moments in the heap. `failing`: jobs that could not be woken the last time."""
+
+    ahead: int
+    under_way: int
+    failing: int
+    woken: int
+    clock_steps: int
+
+
+class Look:
+    """Something may be due."""
+
+
+class Scheduler(PooledActor):
+    """`ask` has a reader look something up and passes on what it found; `wake` has a job do what is
+    due and passes on its answer, or the error. All of it in the loop's thread.
+    """
+
+    def __init__(
+        self,
+        loop: Loop,
+        ask: Callable[[Callable[[ReadSide], Any], Callable[[Any], None]], None],
+        wake: Callable[[bytes, Moment, Callable[[Mapping[str, Any] | PalyraError], None]], None],
+    ) -> None:
+        super().__init__(loop)
+        self._loop = loop
+        self._ask = ask
+        self._wake = wake
+        self._moments: dict[bytes, Moment] = {}
+        self._heap: list[tuple[int, bytes]] = []
+        self._position = (-1, 0)  # all rows up to this moment and stream were read
+        self._target_ms = -1  # everything that is due up to here is read, or being read
+        self._reading = False
+        self._under_way: set[bytes] = set()
+        self._failures: dict[bytes, int] = {}
+        self._timer: Timer | None = None
+        self._timer_at = 0.0
+        self._told = False
+        self._offset_ms = self._offset()
+        self._woken = self._steps = 0
+        self.started_at = loop.clock.monotonic()
+
+    # -- calls of others, on the loop's thread ----------------------------------------------------
+
+    def tell(self) -> None:
+        """Look at what is due, in a turn of its own."""
+        if not self._told:
+            self._told = True
+            self.actor_ref.tell(Look())
+
+    def written(self, job_id: bytes, wake_ms: int | None, owner: str, name: str) -> None:
+        """A job changed, durably: this is its next moment."""
+        if wake_ms is None or wake_ms > self._target_ms:
+            self._moments.pop(job_id, None)  # the file knows
+            return
+        self._keep(job_id, Moment(wake_ms, owner, name))
+
+    def statistics(self) -> SchedulerStatistics:
+        return SchedulerStatistics(
+            len(self._moments), len(self._under_way), len(self._failures), self._woken, self._steps
+        )
+
+    def up_since_ms(self) -> int:
+        """Since when the engine has been running, by the wall clock as it is now."""
+        clock = self._loop.clock
+        return clock.wall_ms() - int((clock.monotonic() - self.started_at) * 1000)
+
+    # -- its life ---------------------------------------------------------------------------------
+
+    def on_receive(self, message: Any) -> None:
+        del message
+        self._told = False
+        self._look()
+
+    def on_failed(self, message: Any, error: BaseException) -> None:
+        """Look again in a while, whatever it was."""
+        del message, error
+        self._told = False
+        self._loop.call_later(LOOK_S_MAX, self.tell)
+
+    def _look(self) -> None:
+        self._notice_steps()
+        now_ms = self._loop.clock.wall_ms()
+        if now_ms + HORIZON_MS // 2 > self._target_ms and not self._reading:
+            self._read_on(now_ms + HORIZON_MS)
+        heap, moments = self._heap, self._moments
+        woken = 0
+        while heap and heap[0][0] <= now_ms:
+            if woken == WAKES_A_TURN_MAX or len(self._under_way) >= WAKES_AT_ONCE_MAX:
+                break
+            wake_ms, job_id = heapq.heappop(heap)
+            moment = moments.get(job_id)
+            if moment is None or moment.wake_ms != wake_ms or job_id in self._under_way:
+                continue  # it was moved, or its answer will say
+            del moments[job_id]
+            woken += 1
+            self._send(job_id, moment)
+        if heap and heap[0][0] <= now_ms:
+            if len(self._under_way) < WAKES_AT_ONCE_MAX:
+                self._loop.call_soon(self.tell)
+            return  # or an answer comes, and then it is looked again
+        self._set_timer(heap[0][0] - now_ms if heap else None)
+
+    def _send(self, job_id: bytes, moment: Moment) -> None:
+        self._under_way.add(job_id)
+        self._woken += 1
+
+        def done(answer: Mapping[str, Any] | PalyraError) -> None:
+            self._under_way.discard(job_id)
+            if isinstance(answer, PalyraError):
+                self._again_later(job_id, moment, answer)
+            else:
+                self._failures.pop(job_id, None)
+                wake_ms = answer["wake_ms"]
+                known = self._moments.get(job_id)
+                if known is None or known.wake_ms != wake_ms:
+                    self.written(job_id, wake_ms, moment.owner, moment.name)
+                elif wake_ms is not None:
+                    heapq.heappush(self._heap, (wake_ms, job_id))  # it was passed over meanwhile
+            self.tell()
+
+        self._wake(job_id, moment, done)
+
+    def _again_later(self, job_id: bytes, moment: Moment, error: PalyraError) -> None:
+        """It could not be woken: no other job waits for that, and it is not forgotten."""
+        if error.code == "not_found":
+            return
+        failures = self._failures[job_id] = self._failures.get(job_id, 0) + 1
+        seconds = min(AGAIN_S * 2 ** min(failures - 1, 20), AGAIN_S_MAX)
+        log.warning("job %s could not be woken, again in %.1f s: %s", job_id.hex(), seconds, error)
+
+        def again() -> None:
+            if job_id not in self._moments and job_id not in self._under_way:
+                self._keep(job_id, moment)
+
+        self._loop.call_later(seconds, again)
+
+    def _keep(self, job_id: bytes, moment: Moment) -> None:
+        if self._moments.get(job_id) == moment:
+            return
+        self._moments[job_id] = moment
+        heapq.heappush(self._heap, (moment.wake_ms, job_id))
+        if self._heap[0][1] == job_id:
+            self._set_timer(moment.wake_ms - self._loop.clock.wall_ms())
+
+    def _set_timer(self, wait_ms: int | None) -> None:
+        """One timer: to the first moment, and at most a second."""
+        seconds = LOOK_S_MAX if wait_ms is None else min(max(wait_ms, 0) / 1000, LOOK_S_MAX)
+        moment = self._loop.clock.monotonic() + seconds
+        if self._timer is not None:
+            if self._timer.call is not None and self._timer_at <= moment:
+                return
+            self._timer.cancel()
+        self._timer_at = moment
+        self._timer = self._loop.call_at(moment, self._rung)
+
+    def _rung(self) -> None:
+        self._timer = None
+        self.tell()
+
+    # -- time -------------------------------------------------------------------------------------
+
+    def _offset(self) -> int:
+        clock = self._loop.clock
+        return clock.wall_ms() - int(clock.monotonic() * 1000)
+
+    def _notice_steps(self) -> None:
+        """Said in the log and counted; what follows from it is every job's policy's."""
+        offset = self._offset()
+        step = offset - self._offset_ms
+        self._offset_ms = offset
+        if abs(step) >= LOOK_S_MAX * 1000:
+            self._steps += 1
+            log.warning("the wall clock moved by %d ms against the monotonic one", step)
+
+    # -- the file ---------------------------------------------------------------------------------
+
+    def _read_on(self, target_ms: int) -> None:
+        """Read which jobs are due until then, a page at a time."""
+        self._reading = True
+        self._target_ms = max(self._target_ms, target_ms)
+        if len(self._moments) >= LOADED_MAX:
+            self._reading = False
+            return
+        bounds = {"wake": self._position[0], "stream": self._position[1]}
+        bounds |= {"target": self._target_ms, "limit": PAGE}
+        self._ask(lambda reader: reader.rows("cron.due", bounds), self._came)
+
+    def _came(self, found: Any) -> None:
+        self._reading = False
+        if isinstance(found, PalyraError):
+            log.warning("jobs that are due could not be read: %s", found)
+            self._loop.call_later(LOOK_S_MAX, self.tell)
+            return
+        for wake_ms, stream, job_id, owner, name in found:
+            self._position = (wake_ms, stream)
+            if job_id not in self._moments and job_id not in self._under_way:
+                self._keep(job_id, Moment(wake_ms, owner, name))
+        if len(found) == PAGE:
+            self._read_on(self._target_ms)
+        else:
+            self._position = max(self._position, (self._target_ms, 0))
+        self.tell()

@@ -1,0 +1,314 @@
+"""When a job is due. Pure: instants in, instants out, in milliseconds since 1970 UTC.
+
+    Cron    five fields in a time zone, as Debian's cron reads them (cronsim)
+    Every   a grid of `every_ms`, anchored where the schedule was set: no drift
+    At      once
+
+An *instant* is what a schedule names; with a jitter the tick of an instant is *due* a little later.
+How much later follows from job and instant alone, and stays below the way to the next instant, so
+that jitter neither skips a tick nor turns two around.
+
+Daylight saving, as Debian's cron has it: where neither minute nor hour begins with `*`, a time
+inside the spring gap is due right after it, and one in the repeated hour is due once, the first
+time round. Where one of them does, the local clock is followed: the gap has none of its times, the
+repeated hour has all of them twice.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, date, datetime, timedelta, tzinfo
+from functools import lru_cache
+from hashlib import sha256
+from typing import Any, Final, NamedTuple, TypeAlias, assert_never
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+from cronsim import CronSim, CronSimError
+
+from palyra_actors.errors import Invalid
+from palyra_actors.limits import (
+    CRON_EVERY_MS_MAX,
+    CRON_EVERY_MS_MIN,
+    CRON_EXPRESSION_BYTES_MAX,
+    CRON_TIME_MS_MAX,
+)
+
+FIELDS: Final = 5
+_EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_MS: Final = timedelta(milliseconds=1)
+_MACHINES_OWN: Final = frozenset({"localtime", "posixrules", "Factory"})
+"""Names of zone files that say nothing, or another thing on every machine."""
+
+WALK_DAYS_MAX: Final = 2
+"""A span up to which ticks are counted one by one; a longer one is counted by days."""
+
+
+class Cron(NamedTuple):
+    expression: str
+    tz: str
+
+
+class Every(NamedTuple):
+    every_ms: int
+
+
+class At(NamedTuple):
+    at_ms: int
+
+
+Schedule: TypeAlias = Cron | Every | At
+
+
+class Span(NamedTuple):
+    """The instants of a stretch of time: how many, and the last of them."""
+
+    ticks: int
+    last_ms: int
+
+
+class Occurrence(NamedTuple):
+    """An instant as a person reads it: local time (ISO 8601), and how far that is from UTC."""
+
+    at_ms: int
+    local: str
+    offset_minutes: int
+
+
+def read(raw: Mapping[str, Any], field: str = "schedule") -> Schedule:
+    """The schedule that a map says: `{cron, tz?}`, `{every_ms}` or `{at_ms}`.
+
+    Raises:
+        Invalid: it says none, more than one, or one that is never due; `field` names the place.
+    """
+    said = {name: value for name, value in raw.items() if value is not None}
+    kinds = [name for name in ("cron", "every_ms", "at_ms") if name in said]
+    if len(kinds) != 1:
+        raise Invalid(
+            "a schedule is one of cron, every_ms and at_ms",
+            field=field,
+            hint='{"cron": "*/5 * * * *", "tz": "UTC"}, {"every_ms": 60000} or {"at_ms": …}',
+        )
+    if "tz" in said and "cron" not in said:
+        raise Invalid("only a cron schedule has a tz", field=f"{field}.tz")
+    if "every_ms" in said:
+        return Every(_number(said, "every_ms", CRON_EVERY_MS_MIN, CRON_EVERY_MS_MAX, field))
+    if "at_ms" in said:
+        return At(_number(said, "at_ms", 0, CRON_TIME_MS_MAX, field))
+    cron = Cron(said["cron"], said.get("tz", "UTC"))
+    _check_cron(cron, field)
+    return cron
+
+
+def _number(said: Mapping[str, Any], name: str, low: int, high: int, field: str) -> int:
+    value = int(said[name])
+    if not low <= value <= high:
+        raise Invalid(f"{name} lies in {low}..{high}", field=f"{field}.{name}")
+    return value
+
+
+def _check_cron(cron: Cron, field: str) -> None:
+    if len(cron.expression.encode()) > CRON_EXPRESSION_BYTES_MAX:
+        raise Invalid(
+            f"a cron expression takes at most {CRON_EXPRESSION_BYTES_MAX} bytes",
+            field=f"{field}.cron",
+        )
+    if len(cron.expression.split()) != FIELDS:
+        raise Invalid(
+            "a cron expression has five fields",
+            field=f"{field}.cron",
+            hint="minute, hour, day of the month, month, day of the week",
+        )
+    try:
+        zone(cron.tz)
+    except (ZoneInfoNotFoundError, ValueError, OSError) as error:
+        raise Invalid(
+            f"{cron.tz[:64]!r} is no time zone",
+            field=f"{field}.tz",
+            hint="a name of the IANA database: Europe/Prague, America/New_York, UTC",
+        ) from error
+    try:
+        first = next(_ticks(cron, 0), None)
+    except (CronSimError, ValueError, RecursionError) as error:
+        raise Invalid(
+            f"a cron expression cannot be read: {str(error)[:100].lower()}",
+            field=f"{field}.cron",
+            hint="minute, hour, day of the month, month, day of the week, as crontab(5) has them",
+        ) from error
+    if first is None:
+        raise Invalid("this schedule is never due", field=f"{field}.cron")
+
+
+def view(schedule: Schedule) -> dict[str, Any]:
+    """The schedule as a map."""
+    match schedule:
+        case Cron():
+            return {"cron": schedule.expression, "tz": schedule.tz}
+        case Every():
+            return {"every_ms": schedule.every_ms}
+        case At():
+            return {"at_ms": schedule.at_ms}
+        case _:
+            assert_never(schedule)
+
+
+def known(raw: Mapping[str, Any]) -> Schedule:
+    """The schedule of a map that `view` made."""
+    if "every_ms" in raw:
+        return Every(raw["every_ms"])
+    return At(raw["at_ms"]) if "at_ms" in raw else Cron(raw["cron"], raw["tz"])
+
+
+# -- instants -------------------------------------------------------------------------------------
+
+
+def next_after(schedule: Schedule, anchor_ms: int, after_ms: int) -> int | None:
+    """The first instant after a time; None: there is none any more."""
+    match schedule:
+        case Cron():
+            return next(_ticks(schedule, after_ms), None)
+        case Every(every_ms):
+            number = max(0, (after_ms - anchor_ms) // every_ms) + 1
+            instant = anchor_ms + number * every_ms
+            return instant if instant <= CRON_TIME_MS_MAX else None
+        case At(at_ms):
+            return at_ms if at_ms > after_ms else None
+        case _:
+            assert_never(schedule)
+
+
+def span(schedule: Schedule, anchor_ms: int, first_ms: int, upto_ms: int) -> Span:
+    """The instants from one on (`first_ms`, which is one) up to a time, which may be among them."""
+    match schedule:
+        case Cron():
+            return _cron_span(schedule, first_ms, upto_ms)
+        case Every(every_ms):
+            count = (upto_ms - first_ms) // every_ms + 1
+            return Span(count, first_ms + (count - 1) * every_ms)
+        case At():
+            return Span(1, first_ms)
+        case _:
+            assert_never(schedule)
+
+
+def last_before(schedule: Schedule, anchor_ms: int, first_ms: int, before_ms: int) -> int:
+    """The last instant before a time; `first_ms` is one, and lies before it."""
+    match schedule:
+        case Cron():
+            return _last(schedule, first_ms, before_ms - 1)
+        case Every(every_ms):
+            return first_ms + (before_ms - 1 - first_ms) // every_ms * every_ms
+        case At():
+            return first_ms
+        case _:
+            assert_never(schedule)
+
+
+def jitter_of(job_id: bytes, instant_ms: int, jitter_ms: int, gap_ms: int | None) -> int:
+    """How much later than its instant a tick is due, 0..`jitter_ms`, always the same for the two.
+
+    `gap_ms`: the way to the next instant, below which it stays; None: there is none.
+    """
+    room = jitter_ms + 1 if gap_ms is None else min(jitter_ms + 1, gap_ms)
+    if room <= 1:
+        return 0
+    digest = sha256(job_id + instant_ms.to_bytes(8, "big", signed=True)).digest()
+    return int.from_bytes(digest[:8], "big") % room
+
+
+def explain(schedule: Schedule, anchor_ms: int, after_ms: int, count: int) -> Iterator[Occurrence]:
+    """The next instants after a time, at most so many, as they are read in the schedule's zone."""
+    where = zone(schedule.tz) if isinstance(schedule, Cron) else UTC
+    instant: int | None = after_ms
+    for _ in range(count):
+        assert instant is not None
+        instant = next_after(schedule, anchor_ms, instant)
+        if instant is None:
+            return
+        local = (_EPOCH + instant * _MS).astimezone(where)
+        offset = local.utcoffset() or timedelta()
+        text = local.isoformat(timespec="milliseconds" if instant % 1000 else "seconds")
+        yield Occurrence(instant, text, int(offset.total_seconds() // 60))
+
+
+# -- cron -----------------------------------------------------------------------------------------
+
+
+@lru_cache(maxsize=512)
+def zone(name: str) -> tzinfo:
+    """Raises ZoneInfoNotFoundError, ValueError, OSError: there is none of that name."""
+    if name == "UTC":
+        return UTC
+    if name in _MACHINES_OWN:
+        raise ValueError(name)
+    return ZoneInfo(name)
+
+
+def _ticks(cron: Cron, after_ms: int) -> Iterator[int]:
+    """Every instant after a time, in order."""
+    start = (_EPOCH + max(after_ms, 0) * _MS).astimezone(zone(cron.tz))
+    before = after_ms
+    try:
+        # Within the repeated hour cronsim begins with its first half, which may have passed.
+        for local in CronSim(cron.expression, start):
+            instant = (local.astimezone(UTC) - _EPOCH) // _MS
+            if instant > before:
+                before = instant
+                yield instant
+    except OverflowError:  # the year 10000
+        return
+
+
+def _last(cron: Cron, first_ms: int, upto_ms: int) -> int:
+    """The last instant of a stretch that begins with one: the end of it is looked at first."""
+    look_ms = 60_000
+    while upto_ms - look_ms > first_ms:
+        last = None
+        for instant in _ticks(cron, upto_ms - look_ms):
+            if instant > upto_ms:
+                break
+            last = instant
+        if last is not None:
+            return last
+        look_ms *= 4
+    last = first_ms
+    for instant in _ticks(cron, first_ms):
+        if instant > upto_ms:
+            break
+        last = instant
+    return last
+
+
+def _cron_span(cron: Cron, first_ms: int, upto_ms: int) -> Span:
+    where = zone(cron.tz)
+    first, upto = ((_EPOCH + ms * _MS).astimezone(where).date() for ms in (first_ms, upto_ms))
+    if (upto - first).days <= WALK_DAYS_MAX:
+        count, last = _walk(cron, first_ms - 1, upto_ms)
+        return Span(count, last or first_ms)
+    count, _ = _walk(cron, first_ms - 1, _start_of(first + timedelta(1), where) - 1)
+    days = CronSim(cron.expression, datetime(1970, 1, 1, tzinfo=UTC))
+    a_day = len(days.hours) * len(days.minutes)
+    day = first + timedelta(1)
+    before = _start_of(day, where)
+    odd = True
+    while day < upto:
+        after = _start_of(day + timedelta(1), where)
+        was_odd, odd = odd, after - before != 86_400_000
+        if was_odd or odd:  # the clock was set, and what that does may reach into the next day
+            count += _walk(cron, before - 1, after - 1)[0]
+        elif day.month in days.months and days.match_day(day):
+            count += a_day
+        day, before = day + timedelta(1), after
+    count += _walk(cron, before - 1, upto_ms)[0]
+    return Span(count, _last(cron, first_ms, upto_ms))
+
+
+def _walk(cron: Cron, after_ms: int, upto_ms: int) -> tuple[int, int | None]:
+    count, last = 0, None
+    for instant in _ticks(cron, after_ms):
+        if instant > upto_ms:
+            break
+        count, last = count + 1, instant
+    return count, last
+
+
+def _start_of(day: date, where: tzinfo) -> int:
+    midnight = datetime(day.year, day.month, day.day, tzinfo=where)
+    return (midnight.astimezone(UTC) - _EPOCH) // _MS
