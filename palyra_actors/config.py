@@ -9,12 +9,14 @@ constructor call.
 
 import tomllib
 from collections.abc import Mapping
+from datetime import UTC, datetime
 from difflib import get_close_matches
 from functools import cache
 from pathlib import Path
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Any, ClassVar, Final, Literal, Self, get_args
 
 import msgspec
+from cronsim import CronSim, CronSimError
 from msgspec import Meta, Struct, field, inspect
 
 from palyra_actors.errors import ConfigInvalid
@@ -45,9 +47,24 @@ class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         section = _section_name(type(self))
         for one in _fields(type(self)):
             value = getattr(self, one.name)
+            if isinstance(one.type, inspect.StructType):
+                self._take_table(one.name, value, one.type.cls)
+                continue
             _check(f"{section}.{one.name}", value, one.type)
             if isinstance(one.type, inspect.FloatType):
                 msgspec.structs.force_setattr(self, one.name, float(value))
+
+    def _take_table(self, name: str, value: object, kind: Any) -> None:
+        """A section within this one, given as such or as a table of a file."""
+        if isinstance(value, kind):
+            return
+        place = f"{_section_name(type(self))}.{name}"
+        if not isinstance(value, Mapping):
+            raise ConfigInvalid(f"{place} is a section, not a value", field=place)
+        for key in value:
+            if key not in _names(kind):
+                raise _unknown(key, _names(kind), "key", section=place)
+        msgspec.structs.force_setattr(self, name, kind(**value))
 
 
 class EngineConfig(_Section, frozen=True, kw_only=True):
@@ -117,6 +134,51 @@ class ActorsConfig(_Section, frozen=True, kw_only=True):
     restart_window_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
 
 
+class RetentionConfig(_Section, frozen=True, kw_only=True):
+    """`[memory.retention]`: how much is kept. Nothing is set: nothing goes by itself."""
+
+    PLACE: ClassVar[str] = "memory.retention"
+
+    max_entries: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    max_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 0
+    ttl_days: Annotated[float, Meta(ge=0, le=36_500)] = 0.0
+    scope_max_entries: Annotated[int, Meta(ge=0, le=10**9)] = 0
+    scope_max_bytes: Annotated[int, Meta(ge=0, le=2**50)] = 0
+    vacuum_schedule: Annotated[str, Meta(min_length=0, max_length=256)] = ""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.vacuum_schedule:
+            try:
+                CronSim(self.vacuum_schedule, datetime(2026, 1, 1, tzinfo=UTC))
+            except CronSimError as cause:
+                raise ConfigInvalid(
+                    f"{self.vacuum_schedule!r} is no schedule",
+                    field="memory.retention.vacuum_schedule",
+                    hint="five fields as in a crontab, in UTC",
+                ) from cause
+
+
+class MemoryConfig(_Section, frozen=True, kw_only=True):
+    """`[memory]`: what makes vectors, how hits are weighed, how often is tidied up."""
+
+    provider: Literal["hash", "http", "local"] = "hash"
+    dimensions: Annotated[int, Meta(ge=1, le=16_384)] = 64
+    model: Annotated[str, Meta(min_length=0, max_length=4096)] = ""
+    url: Annotated[str, Meta(min_length=0, max_length=4096)] = ""
+    key_env: Text = "PALYRA_EMBEDDING_KEY"
+    timeout_seconds: Annotated[float, Meta(gt=0, le=600)] = 10.0
+    batch_texts: Annotated[int, Meta(ge=1, le=2048)] = 64
+    lexical_weight: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    vector_weight: Annotated[float, Meta(ge=0, le=1)] = 0.4
+    recency_weight: Annotated[float, Meta(ge=0, le=1)] = 0.1
+    half_life_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
+    resident_bytes_max: Annotated[int, Meta(ge=0, le=2**50)] = 512 * MIB
+    maintenance_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
+    backfill_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
+    retention: RetentionConfig = field(default_factory=RetentionConfig)
+
+
 class LogConfig(_Section, frozen=True, kw_only=True):
     """`[log]`: what is said on standard error, and how."""
 
@@ -143,6 +205,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     storage: StorageConfig = field(default_factory=StorageConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
     log: LogConfig = field(default_factory=LogConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
@@ -207,7 +270,13 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return {name: self._table(name) for name in SECTIONS}
 
     def _table(self, section: str) -> dict[str, Any]:
-        return msgspec.structs.asdict(getattr(self, section)) if section in SECTIONS else {}
+        if section not in SECTIONS:
+            return {}
+        table = msgspec.structs.asdict(getattr(self, section))
+        return {
+            name: msgspec.structs.asdict(value) if isinstance(value, _Section) else value
+            for name, value in table.items()
+        }
 
 
 SECTIONS: Final[dict[str, type[_Section]]] = {
@@ -216,6 +285,7 @@ SECTIONS: Final[dict[str, type[_Section]]] = {
     "storage": StorageConfig,
     "budget": BudgetConfig,
     "actors": ActorsConfig,
+    "memory": MemoryConfig,
     "log": LogConfig,
     "metrics": MetricsConfig,
 }
@@ -224,7 +294,23 @@ SECTIONS: Final[dict[str, type[_Section]]] = {
 def _dependencies(config: Config) -> list[tuple[str, bool, str]]:
     """Every pair of limits that has to fit: the key to change, whether it fits, the rule."""
     door, storage, budget, actors = config.door, config.storage, config.budget, config.actors
+    memory = config.memory
     return [
+        (
+            "memory.lexical_weight",
+            memory.lexical_weight + memory.vector_weight + memory.recency_weight > 0,
+            "a hit has to weigh something: one of the three weights is above 0",
+        ),
+        (
+            "memory.url",
+            memory.provider != "http" or memory.url.startswith(("http://", "https://")),
+            "an http provider has an address: http:// or https://, up to and without /embeddings",
+        ),
+        (
+            "memory.model",
+            memory.provider == "hash" or bool(memory.model),
+            "a name that the endpoint knows, or the folder of a local model",
+        ),
         (
             "door.peer_requests_max",
             door.peer_requests_max <= door.requests_max,
@@ -273,7 +359,7 @@ def _fields(kind: type[_Section]) -> tuple[inspect.Field, ...]:
 
 
 def _section_name(kind: type[_Section]) -> str:
-    return kind.__name__.removesuffix("Config").lower()
+    return getattr(kind, "PLACE", kind.__name__.removesuffix("Config").lower())
 
 
 def _check(place: str, value: object, kind: inspect.Type) -> None:
@@ -289,6 +375,9 @@ def _check(place: str, value: object, kind: inspect.Type) -> None:
         case inspect.IntType(ge=low, le=high):
             fits = type(value) is int and (low or 0) <= value <= (high or 0)
             wrong = None if fits else f"a whole number in {low}..{high}"
+        case inspect.FloatType(ge=low, le=high) if low is not None:
+            fits = type(value) in (int, float) and low <= value <= (high or 0)  # type: ignore[operator]
+            wrong = None if fits else f"a number in {low}..{high}"
         case inspect.FloatType(gt=low, le=high):
             fits = type(value) in (int, float) and (low or 0) < value <= (high or 0)  # type: ignore[operator]
             wrong = None if fits else f"a number above {low}, at most {high}"
@@ -304,7 +393,7 @@ def _check(place: str, value: object, kind: inspect.Type) -> None:
 
 
 def _unit(place: str) -> str:
-    words = set(place.split(".")[1].split("_"))
+    words = set(place.rsplit(".", 1)[1].split("_"))
     return next((unit for unit in ("bytes", "ms", "seconds") if unit in words), "")
 
 

@@ -18,20 +18,26 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any, Final, Self
+from typing import Any, Final, Self, assert_never
+
+import msgspec
 
 import palyra_actors
 from palyra_actors import limits
 from palyra_actors.actors import clerks
 from palyra_actors.actors.anchors import Anchors
 from palyra_actors.actors.checkpointer import Checkpoints
+from palyra_actors.actors.clerks.remembering import Remembering, Retention
 from palyra_actors.actors.desk import Desk, Office
 from palyra_actors.actors.directory import Directory
+from palyra_actors.actors.embedder import Embedder
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.group import Group
 from palyra_actors.actors.latency import Latency
 from palyra_actors.actors.reader import Reader
+from palyra_actors.actors.search import Weights
+from palyra_actors.actors.shelf import Shelves
 from palyra_actors.actors.statistics import (
     ActorStatistics,
     DoorStatistics,
@@ -45,7 +51,9 @@ from palyra_actors.actors.work import Request, Tally, stopping
 from palyra_actors.actors.writer import Measured, Writer
 from palyra_actors.api.operations import Operations
 from palyra_actors.clock import Clock, SystemClock
-from palyra_actors.config import Config
+from palyra_actors.config import Config, MemoryConfig
+from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
+from palyra_actors.embedding.provider import MemoryEmbeddingProvider
 from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.ids import Ulids
 from palyra_actors.keys import Allowed, KeyFolder
@@ -121,8 +129,11 @@ class Works:
         config: Config,
         clock: Clock,
         vfs: str | None,
+        *,
         entropy: Callable[[int], bytes] = os.urandom,
+        embedding_provider: MemoryEmbeddingProvider | None = None,
     ) -> None:
+        self.embedding_provider = embedding_provider
         self.path, self.config, self.clock, self.vfs = path, config, clock, vfs
         self.entropy = entropy
         self.started = clock.monotonic()
@@ -225,6 +236,9 @@ class Works:
             self.writer.head,
             lambda message: self.desk.to_reader(message),  # noqa: PLW0108 - made just below
         )
+        self.remembering = remembering_from(
+            self.config.memory, self.loop.call_soon, self.embedding_provider
+        )
         self.desk = Desk(
             Office(
                 tally=self.tally,
@@ -239,6 +253,7 @@ class Works:
                 house=self.house,
                 plan=plan,
                 chore=self.writer.chore,
+                remembering=self.remembering,
                 requests_max=self.config.door.requests_max,
                 peer_requests_max=self.config.door.peer_requests_max,
             )
@@ -264,6 +279,7 @@ class Works:
     def start(self) -> None:
         self.begin()
         self.anchors.start()
+        self.remembering.start()
         self.writer.committer.start()
         self.pool.start()
         self.loop.start()
@@ -354,6 +370,7 @@ class Works:
         """End the threads and close the file. False: it took more than `left` seconds."""
         looped = stopped = self.loop.stop(left)
         stopped &= self.pool.stop(left)
+        self.remembering.stop(left)  # one that still waits for an endpoint holds nothing of ours
         stopped &= self.checkpoints.stop(left)
         if self.keys is not None:
             stopped &= self.keys.stop(left)
@@ -419,6 +436,8 @@ class Works:
             degraded.append("the WAL is over its cap: a reader holds an old snapshot")
         if self.anchors.failure is not None:
             degraded.append(f"the anchor cannot be written: {self.anchors.failure}")
+        if (embedding := self.remembering.trouble()) is not None:
+            degraded.append(embedding)
         if not self.config.storage.durable:
             degraded.append(f"synchronous={self.config.storage.synchronous} is not durable")
         status = "failing" if failing else "degraded" if degraded else "ready"
@@ -522,6 +541,54 @@ class Works:
             return 0
 
 
+def provider_from(config: MemoryConfig) -> MemoryEmbeddingProvider:
+    """The provider that the configuration names. Raises ConfigInvalid: it cannot be had."""
+    match config.provider:
+        case "hash":
+            return HashMemoryEmbeddingProvider(config.dimensions)
+        case "http":
+            from palyra_actors.embedding.remote import HttpEmbeddingProvider
+
+            return HttpEmbeddingProvider(
+                url=config.url,
+                name=config.model,
+                dimensions=config.dimensions,
+                key_env=config.key_env,
+                timeout_s=config.timeout_seconds,
+                texts_max=config.batch_texts,
+            )
+        case "local":
+            from palyra_actors.embedding.local import LocalEmbeddingProvider
+
+            return LocalEmbeddingProvider(config.model)
+        case _:
+            assert_never(config.provider)
+
+
+def remembering_from(
+    config: MemoryConfig,
+    call_soon: Callable[[Callable[[], None]], None],
+    provider: MemoryEmbeddingProvider | None,
+) -> Remembering:
+    """What the memory clerk works with. Raises ConfigInvalid: there is no such provider here."""
+    provider = provider or provider_from(config)
+    return Remembering(
+        provider=provider,
+        shelves=Shelves(provider, config.resident_bytes_max),
+        weights=Weights(
+            config.lexical_weight,
+            config.vector_weight,
+            config.recency_weight,
+            config.half_life_days,
+        ),
+        retention=Retention(**msgspec.structs.asdict(config.retention)),
+        embedder=Embedder("palyra-embedder", provider, call_soon),
+        queries=None if provider.near else Embedder("palyra-queries", provider, call_soon),
+        maintenance_ms=int(config.maintenance_seconds * 1000),
+        backfill_ms=int(config.backfill_seconds * 1000),
+    )
+
+
 class Engine(Operations):
     """One open database. Any thread; a context manager that closes at its end.
 
@@ -544,6 +611,7 @@ class Engine(Operations):
         *,
         clock: Clock | None = None,
         vfs: str | None = None,
+        embedding_provider: MemoryEmbeddingProvider | None = None,
     ) -> Self:
         """Open a database, making it if there is none.
 
@@ -551,6 +619,7 @@ class Engine(Operations):
             path: the file; default: `config.engine.db`.
             config: default: `Config()`.
             clock, vfs: other clocks and another apsw VFS, for tests.
+            embedding_provider: one of your own, in place of what the configuration names.
 
         Raises:
             OpenRefused: another engine has it, or it is not ours to open; it was not touched.
@@ -558,7 +627,11 @@ class Engine(Operations):
         """
         config = Config() if config is None else config
         works = Works(
-            Path(config.engine.db if path is None else path), config, clock or SystemClock(), vfs
+            Path(config.engine.db if path is None else path),
+            config,
+            clock or SystemClock(),
+            vfs,
+            embedding_provider=embedding_provider,
         )
         works.start()
         return cls(works)

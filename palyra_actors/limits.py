@@ -71,6 +71,16 @@ CRON_RESULT_BYTES_MAX: Final = 16 * 1024  # ours: a run's error, and its usage
 CRON_NAMES_MAX: Final = 64  # ours: what one worker asks for
 CRON_EXPLAIN_MAX: Final = 100
 
+# -- memories ---------------------------------------------------------------------------------
+MEMORY_CONTENT_BYTES_MAX: Final = 16 * 1024
+MEMORY_TAGS_MAX: Final = 32
+MEMORY_TAG_BYTES_MAX: Final = 64
+MEMORY_CHANNEL_BYTES_MAX: Final = 256  # ours
+MEMORY_QUERY_BYTES_MAX: Final = 4 * 1024
+MEMORY_TOP_K_DEFAULT: Final = 8
+MEMORY_TOP_K_MAX: Final = 64
+MEMORY_UPKEEP_MAX: Final = 1_000_000  # ours: items that one maintain or backfill may take
+
 # -- a reply must fit a frame, too: pages of large events end early (ours) ---------------------
 REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024
 

@@ -87,6 +87,7 @@ class Office:
     house: House
     plan: Plan
     chore: Callable[[Callable[[WriteSide], None]], None]
+    remembering: Any
     requests_max: int
     peer_requests_max: int
 
@@ -114,7 +115,9 @@ class Desk:
             "engine.health": self._health,
             "engine.stats": self._stats,
         }
-        self.counter = Counter(office.house, office.directory, self.to_reader, office.chore)
+        self.counter = Counter(
+            office.house, office.directory, self.to_reader, office.chore, office.remembering
+        )
         operations.update(clerks.operations(self.counter))
         office.feed.beside = self.counter.beside
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}

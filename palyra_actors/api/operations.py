@@ -22,6 +22,7 @@ from palyra_actors.api.batch import (
 from palyra_actors.api.calls import Calls
 from palyra_actors.api.canvases import Canvases
 from palyra_actors.api.events import Event, event_to_wire, new_id
+from palyra_actors.api.memories import Memories
 from palyra_actors.api.results import (
     AppendResult,
     Head,
@@ -101,6 +102,7 @@ class Operations:
         self.runs = Runs(self)
         self.approvals = Approvals(self)
         self.canvases = Canvases(self)
+        self.memories = Memories(self)
 
     def __enter__(self) -> Self:
         return self

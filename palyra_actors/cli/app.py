@@ -6,7 +6,18 @@ from typing import Annotated, Any
 
 import typer
 
-from palyra_actors.cli import approvals, bench, canvas, exits, keys, reach, rebuild, sessions, top
+from palyra_actors.cli import (
+    approvals,
+    bench,
+    canvas,
+    exits,
+    keys,
+    memory,
+    reach,
+    rebuild,
+    sessions,
+    top,
+)
 from palyra_actors.cli.exits import reporting
 from palyra_actors.errors import NotFound
 
@@ -32,7 +43,14 @@ def _version(wanted: bool) -> None:
         raise typer.Exit(exits.OK)
 
 
-for family in (sessions.app, sessions.runs, approvals.app, canvas.app, keys.app):
+for family in (
+    sessions.app,
+    sessions.runs,
+    approvals.app,
+    canvas.app,
+    memory.app,
+    keys.app,
+):
     app.add_typer(family)
 app.command("verify-export", epilog=exits.HELP)(approvals.verify_export)
 app.command("bench", epilog=exits.HELP)(reach.connected(bench.bench))

@@ -69,6 +69,12 @@ ENGINE_KINDS: Final[dict[str, int]] = {
     "cron.run_finished": 188,
     "cron.run_retry_scheduled": 189,
     "cron.quarantined": 190,
+    "memory.ingested": 200,
+    "memory.superseded": 201,
+    "memory.deleted": 202,
+    "memory.purged": 203,
+    "memory.expired": 204,
+    "memory.evicted": 205,
 }
 KIND_NAMES: Final[dict[int, str]] = {
     **_CLIENT_NAMES,
@@ -96,6 +102,15 @@ def kind_name(stored: int | str) -> str:
     """The name of a stored kind."""
     return stored if isinstance(stored, str) else KIND_NAMES[stored]
 
+
+# -- memories -----------------------------------------------------------------------------------
+MEMORY_SOURCES: Final[dict[str, int]] = {
+    "tape_user_message": 1,
+    "tape_tool_result": 2,
+    "summary": 3,
+    "manual": 4,
+    "import": 5,
+}
 
 # -- runs ---------------------------------------------------------------------------------------
 RUN_IN_PROGRESS: Final = 1

@@ -8,7 +8,7 @@ from, what makes the next version of it. What is stored is never touched.
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final, TypeAlias
 
-from palyra_actors.domain import canvas, cron, session_commands
+from palyra_actors.domain import canvas, cron, memory, session_commands
 from palyra_actors.domain.fact import Change, Fact
 
 Fold: TypeAlias = Callable[[Any, Fact, int], tuple[Any, Sequence[Change]]]
@@ -18,6 +18,7 @@ FOLDS: Final[dict[str, Fold]] = {
     "session": session_commands.fold,
     "canvas": canvas.fold,
     "cron": cron.fold,
+    "memory": memory.fold,
 }
 
 UPCASTS: Final[dict[tuple[str, int], Upcast]] = {}

@@ -30,7 +30,7 @@ from palyra_actors.storage.port import (
     StreamRow,
 )
 from palyra_actors.storage.queries import sql
-from palyra_actors.storage.upkeep import finish
+from palyra_actors.storage.upkeep import finish, return_free_pages
 
 MARK_EVERY: Final = 64
 """Events of a stream between two marks; what a page of a stream may read too much."""
@@ -225,6 +225,50 @@ class JournalWriter(_Side):
                 f"payloads could not be destroyed: {error}", detail={"outcome": "unknown"}
             ) from error
 
+    def apply(self, changes: Sequence[tuple[str, Sequence[Parameters]]]) -> int:
+        """What follows from no event: derived rows, and what is destroyed. One transaction.
+
+        Returns:
+            How many rows it changed, those of an index included.
+
+        Raises:
+            StorageUnavailable: SQLite could not; all of it is undone.
+        """
+        connection = self._connection
+        before = connection.total_changes()
+        try:
+            connection.execute("BEGIN IMMEDIATE")
+            for statement, rows in changes:
+                connection.executemany(sql(statement), rows)
+            connection.execute("COMMIT")
+        except apsw.Error as error:
+            self.rollback()
+            raise StorageUnavailable(
+                f"derived rows could not be written: {error}", detail={"outcome": "none"}
+            ) from error
+        return connection.total_changes() - before
+
+    def shrink(self, pages_max: int) -> int:
+        """Cut free pages off the file; how many are left. Raises StorageUnavailable."""
+        try:
+            return_free_pages(self._connection, pages_max=pages_max)
+            return int(str(self._connection.pragma("freelist_count")))
+        except apsw.Error as error:
+            raise StorageUnavailable(f"free pages could not be returned: {error}") from error
+
+    def empty_wal(self) -> None:
+        """Nothing is in the WAL any more, not even what its pages held before.
+
+        Raises:
+            StorageUnavailable: not yet; a reader holds an old snapshot.
+        """
+        try:
+            busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
+        except apsw.Error as error:
+            raise StorageUnavailable(f"the WAL could not be emptied: {error}") from error
+        if busy:
+            raise StorageUnavailable("a reader holds an old snapshot")
+
     def erased(self, seq: int) -> None:
         """The erasure is done: all payloads before that seq are gone from the table, and now from
         free pages and the WAL. Raises StorageUnavailable: not yet; a reader holds an old snapshot.
@@ -232,9 +276,7 @@ class JournalWriter(_Side):
         connection = self._connection
         try:
             connection.pragma("incremental_vacuum", VACUUM_PAGES)
-            busy, _, _ = connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
-            if busy:
-                raise StorageUnavailable("a reader holds an old snapshot")
+            self.empty_wal()
             connection.execute(sql("erasure.delete"), (seq,))
         except apsw.Error as error:
             raise StorageUnavailable(f"the WAL could not be emptied: {error}") from error

@@ -35,9 +35,16 @@ PROJECTIONS: Final[dict[str, str]] = {
     "canvas_snapshots": "stream, version",
     "cron_jobs": "stream",
     "cron_runs": "stream, number",
+    "memory_scopes": "stream",
+    "memory_items": "seq",
+    "memory_tags": "stream, tag, seq",
+    "memory_terms": "term",
 }
-"""Table to the columns that order it. Not among them: `events` itself, `principals`, and what is
-work to do or an answer that is kept (`erasures`, `answers`, `meta`)."""
+"""Table to the columns that order it; `memory_terms` shows what the full-text index of memories
+holds. Not among them: `events` itself, `principals`, what is work to do or an answer that is kept
+(`erasures`, `answers`, `meta`, `memory_work`, `memory_upkeep`), and the vectors of memories
+(`memory_vectors`, `memory_models`): what a provider made of a text is no fold of events, it may be
+another one's tomorrow, and `memory.backfill` makes it anew."""
 
 EVENTS_AT_ONCE: Final = 2_000
 DIFFERENCES_MAX: Final = 100

@@ -4,7 +4,7 @@ from typing import Any, Final
 
 import msgspec
 
-from palyra_actors.wire import approval, canvas, cron, messages, session
+from palyra_actors.wire import approval, canvas, cron, memory, messages, session
 from palyra_actors.wire.messages import Body, Envelope
 
 BODIES: Final[dict[str, type[Body]]] = {
@@ -13,6 +13,7 @@ BODIES: Final[dict[str, type[Body]]] = {
     **approval.BODIES,
     **canvas.BODIES,
     **cron.BODIES,
+    **memory.BODIES,
 }
 
 

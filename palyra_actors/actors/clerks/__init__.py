@@ -12,12 +12,14 @@ from palyra_actors.actors.clerks.approval import ApprovalClerk
 from palyra_actors.actors.clerks.canvas import CanvasClerk
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.cron import CronClerk
+from palyra_actors.actors.clerks.memory import MemoryClerk
 from palyra_actors.actors.clerks.run import RunClerk
 from palyra_actors.actors.clerks.session import SessionClerk
 from palyra_actors.actors.cron import CronActor
 from palyra_actors.actors.entity import Entity
+from palyra_actors.actors.memory import MemoryActor
 from palyra_actors.actors.work import Request
-from palyra_actors.domain.catalog import CANVAS, CRON
+from palyra_actors.domain.catalog import CANVAS, CRON, MEMORY
 
 Handler: TypeAlias = Callable[[Request, Any], None]
 
@@ -34,10 +36,15 @@ CLERKS: Final[tuple[Callable[[Counter], Clerk], ...]] = (
     ApprovalClerk,
     CanvasClerk,
     CronClerk,
+    MemoryClerk,
 )
 """Every family's clerk."""
 
-KINDS: Final[dict[int, type[Entity]]] = {CANVAS: CanvasActor, CRON: CronActor}
+KINDS: Final[dict[int, type[Entity]]] = {
+    CANVAS: CanvasActor,
+    CRON: CronActor,
+    MEMORY: MemoryActor,
+}
 """The entities besides sessions: stream kind to actor."""
 
 

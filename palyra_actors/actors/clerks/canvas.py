@@ -10,13 +10,12 @@ import msgspec
 from palyra_actors.actors.canvas import load
 from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch, patches_after
 from palyra_actors.actors.clerks.counter import Counter
-from palyra_actors.actors.clerks.session import clean_text, find_session, sees
-from palyra_actors.actors.reader import Ask
+from palyra_actors.actors.clerks.session import check_session, clean_text, sees
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import is_plain
 from palyra_actors.domain.canvas import EXPIRED, Who, view
-from palyra_actors.domain.catalog import CANVAS, SESSION
+from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.redact import redact
 from palyra_actors.errors import Conflict, Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
@@ -48,7 +47,7 @@ class CanvasClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._feed = CanvasFeed(self._ask, counter.call_later)
+        self._feed = CanvasFeed(counter.ask, counter.call_later)
         counter.house.listeners[CANVAS] = self._written
         counter.beside.append(self._feed)
         counter.heirlooms.append(self._erase_of)
@@ -74,7 +73,7 @@ class CanvasClerk:
         canvas_id = counter.ulid(body.canvas_id, "canvas_id")
         session_id = counter.ulid(body.session_id, "session_id")
         state, redacted = self._state(body.state)
-        _check_session(counter.reader, session_id, request)
+        check_session(counter.reader, session_id, request)
         command = domain.Create(state, session_id, body.schema_version, body.expires_ms, redacted)
         counter.command(request, CANVAS, canvas_id, command, op="canvas.create", body=body)
 
@@ -229,15 +228,6 @@ class CanvasClerk:
         if any(fact.kind in ("canvas.compacted", "canvas.erased") for fact in portion.facts):
             self._counter.erasing()
 
-    def _ask(self, find: Callable[[ReadSide], Any], done: Callable[[Any], None]) -> None:
-        def try_it() -> None:
-            try:
-                self._counter.to_reader(Ask(find, done))
-            except PalyraError:  # all are busy
-                self._counter.call_later(0.005, try_it)
-
-        try_it()
-
 
 def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     """A value that a patch puts under a secret's name is a secret like one in a state."""
@@ -249,17 +239,6 @@ def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     if not found or not isinstance(value, dict):
         return operation, False
     return {**operation, "value": next(iter(value.values()))}, True
-
-
-def _check_session(reader: ReadSide, session_id: bytes, request: Request) -> None:
-    """A canvas may be made before its session has an event, but in nobody else's session.
-
-    Raises:
-        NotFound: it is another principal's.
-        Gone: it was erased.
-    """
-    if reader.stream(SESSION, session_id) is not None:
-        find_session(reader, session_id, sees(request))
 
 
 def _find(reader: ReadSide, canvas_id: bytes, principal: str | None) -> StreamRow:

@@ -9,7 +9,7 @@ import msgspec
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Streams
-from palyra_actors.actors.reader import Look, Trickle
+from palyra_actors.actors.reader import Ask, Look, Trickle
 from palyra_actors.actors.rota import Rota
 from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
 from palyra_actors.domain.payload import check_value
@@ -26,6 +26,7 @@ BACKLOG_BYTES_MAX: Final = 1024 * 1024
 """What a peer may leave untaken before its stream waits for it."""
 
 BACKLOG_LOOK_S: Final = 0.005
+ASK_AGAIN_S: Final = 0.005
 
 DIGEST_BYTES: Final = 16
 """Of a SHA-256: what two requests under one id are compared by."""
@@ -42,11 +43,14 @@ class Counter:
         directory: Directory,
         to_reader: Callable[[Any], None],
         chore: Callable[[Callable[[WriteSide], None]], None],
+        remembering: Any,
     ) -> None:
         self.house = house
         self.directory = directory
         self.to_reader = to_reader
         self.chore = chore
+        self.remembering = remembering
+        """What the memory clerk works with: `clerks.remembering.Remembering`."""
         self.erasing: Callable[[], None] = lambda: None
         """Payloads are to be destroyed: rows of `erasures` were written."""
         self.heirlooms: list[Callable[[bytes, Callable[[], None]], None]] = []
@@ -167,6 +171,15 @@ class Counter:
         thread, which sees every commit that was acknowledged before. Raises Overloaded.
         """
         self.to_reader(Look(request, find))
+
+    def ask(self, find: Callable[[ReadSide], Any], done: Callable[[Any], None]) -> None:
+        """Have something looked up for the engine itself: `done` gets what was found, or the
+        error, on this thread. Where all readers are busy it waits for its turn.
+        """
+        try:
+            self.to_reader(Ask(find, done))
+        except PalyraError:
+            self.call_later(ASK_AGAIN_S, lambda: self.ask(find, done))
 
     def stream(
         self,

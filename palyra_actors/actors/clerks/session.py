@@ -88,6 +88,17 @@ def find_session(
     return session
 
 
+def check_session(reader: ReadSide, session_id: bytes, request: Request) -> None:
+    """What is made for a session may be there before its first event, but in nobody else's session.
+
+    Raises:
+        NotFound: it is another principal's.
+        Gone: it was erased.
+    """
+    if reader.stream(SESSION, session_id) is not None:
+        find_session(reader, session_id, sees(request))
+
+
 def sees(request: Request) -> str | None:
     """Whose things the request may see; None: everybody's."""
     return None if request.admin else request.principal

@@ -1,4 +1,4 @@
-PRAGMA user_version = 7;
+PRAGMA user_version = 8;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -130,6 +130,69 @@ CREATE TABLE marks (
     PRIMARY KEY (stream, mark)
 ) STRICT, WITHOUT ROWID;
 
+CREATE TABLE memory_items (
+    seq           INTEGER PRIMARY KEY,
+    stream        INTEGER NOT NULL,
+    memory_id     BLOB NOT NULL,
+    key           BLOB NOT NULL,
+    session_id    BLOB,
+    channel       TEXT,
+    source        INTEGER NOT NULL,
+    created_ms    INTEGER NOT NULL,
+    expires_ms    INTEGER,
+    from_event    BLOB,
+    bytes         INTEGER NOT NULL,
+    words         INTEGER NOT NULL,
+    superseded_by BLOB,
+    superseded_ms INTEGER,
+    dead          INTEGER
+) STRICT;
+
+CREATE TABLE memory_models (
+    model      INTEGER PRIMARY KEY,
+    provider   TEXT NOT NULL,
+    name       TEXT NOT NULL,
+    dimensions INTEGER NOT NULL,
+    version    INTEGER NOT NULL,
+    UNIQUE (provider, name, dimensions, version)
+) STRICT;
+
+CREATE TABLE memory_scopes (
+    stream INTEGER PRIMARY KEY,
+    owner  TEXT NOT NULL
+) STRICT;
+
+CREATE TABLE memory_tags (
+    stream INTEGER NOT NULL,
+    tag    TEXT NOT NULL,
+    seq    INTEGER NOT NULL,
+    PRIMARY KEY (stream, tag, seq)
+) STRICT, WITHOUT ROWID;
+
+CREATE VIRTUAL TABLE memory_terms USING fts5vocab ('memory_texts', 'row');
+
+CREATE VIRTUAL TABLE memory_texts USING fts5 (words, content = '', columnsize = 0, detail = none, tokenize = 'ascii');
+
+CREATE TABLE memory_upkeep (
+    name  TEXT PRIMARY KEY,
+    at_ms INTEGER NOT NULL
+) STRICT, WITHOUT ROWID;
+
+CREATE TABLE memory_vectors (
+    seq    INTEGER PRIMARY KEY,
+    stream INTEGER NOT NULL,
+    model  INTEGER NOT NULL,
+    vector BLOB NOT NULL
+) STRICT;
+
+CREATE TABLE memory_work (
+    seq        INTEGER PRIMARY KEY,
+    stream     INTEGER NOT NULL,
+    selects    INTEGER NOT NULL,
+    session_id BLOB,
+    channel    TEXT
+) STRICT;
+
 CREATE TABLE meta (
     name  TEXT NOT NULL PRIMARY KEY,
     value ANY
@@ -199,6 +262,26 @@ CREATE UNIQUE INDEX cron_runs_once ON cron_runs (stream, scheduled_ms, attempt) 
 CREATE INDEX cron_runs_open ON cron_runs (stream) WHERE status IN (1, 2);
 
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
+
+CREATE INDEX memory_by_channel ON memory_items (stream, channel) WHERE channel IS NOT NULL;
+
+CREATE INDEX memory_by_event ON memory_items (stream, from_event) WHERE from_event IS NOT NULL;
+
+CREATE INDEX memory_by_id ON memory_items (memory_id);
+
+CREATE INDEX memory_by_key ON memory_items (stream, key);
+
+CREATE INDEX memory_by_session ON memory_items (stream, session_id) WHERE session_id IS NOT NULL;
+
+CREATE INDEX memory_by_successor ON memory_items (stream, superseded_by) WHERE superseded_by IS NOT NULL;
+
+CREATE INDEX memory_dead ON memory_items (stream, seq) WHERE dead IS NOT NULL;
+
+CREATE INDEX memory_due ON memory_items (expires_ms) WHERE expires_ms IS NOT NULL AND dead IS NULL;
+
+CREATE INDEX memory_in_order ON memory_items (stream, memory_id);
+
+CREATE INDEX memory_vectors_by_model ON memory_vectors (model, stream);
 
 CREATE INDEX runs_by_stream ON runs (stream, first);
 

@@ -1,0 +1,463 @@
+"""Memories at the desk: kept, found, listed, replaced, forgotten."""
+
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from typing import Any, Final
+
+from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.forgetting import Forgetter
+from palyra_actors.actors.clerks.memory_upkeep import Upkeep
+from palyra_actors.actors.clerks.remembering import Backfill, Remembering
+from palyra_actors.actors.clerks.session import check_session, clean_text, sees
+from palyra_actors.actors.embedder import Embedded
+from palyra_actors.actors.memory import present
+from palyra_actors.actors.search import Library, Question, search
+from palyra_actors.actors.shelf import note_of
+from palyra_actors.actors.work import Portion, Request
+from palyra_actors.domain import memory as domain
+from palyra_actors.domain.catalog import MEMORY, SESSION
+from palyra_actors.domain.memory import Item, scope_id, view
+from palyra_actors.embedding.provider import ProviderFault, embed_checked
+from palyra_actors.errors import Invalid, NotFound, PalyraError, StorageUnavailable, TooLarge
+from palyra_actors.ids import format_ulid
+from palyra_actors.limits import (
+    MEMORY_CHANNEL_BYTES_MAX,
+    MEMORY_CONTENT_BYTES_MAX,
+    MEMORY_QUERY_BYTES_MAX,
+    MEMORY_TAG_BYTES_MAX,
+    MEMORY_TAGS_MAX,
+    MEMORY_UPKEEP_MAX,
+    REPLY_PAYLOAD_BYTES_MAX,
+)
+from palyra_actors.storage.port import ReadSide
+from palyra_actors.wire.memory import (
+    DeleteMemoryBody,
+    IngestBody,
+    ListMemoriesBody,
+    MaintainBody,
+    MemoryBody,
+    MemoryStatsBody,
+    PurgeMemoriesBody,
+    SearchBody,
+    UpdateMemoryBody,
+)
+
+TAG: Final = re.compile(rf"[a-z0-9:_.-]{{1,{MEMORY_TAG_BYTES_MAX}}}\Z", re.ASCII)
+PAGE_ROWS: Final = 500
+SCAN_ROWS_MAX: Final = 20_000
+"""Rows that one page of a list may look at; a filter that matches less often gets short pages."""
+
+FOLLOWERS_AT_ONCE: Final = 128
+AGAIN_S: Final = 1.0
+
+
+class MemoryClerk:
+    """Serves `memory.*`."""
+
+    def __init__(self, counter: Counter) -> None:
+        self._counter = counter
+        self._works: Remembering = counter.remembering
+        self._forgetter = Forgetter(counter)
+        self._backfill = Backfill(counter, self._works)
+        self._upkeep = Upkeep(counter, self._works, self._forgetter, self._backfill)
+        counter.house.listeners[MEMORY] = self._written
+        counter.heirlooms.append(self._forget_of)
+
+    def operations(self) -> Mapping[str, Any]:
+        return {
+            "memory.ingest": self._ingest,
+            "memory.get": self._get,
+            "memory.list": self._list,
+            "memory.update": self._update,
+            "memory.delete": self._delete,
+            "memory.purge": self._purge,
+            "memory.search": self._search,
+            "memory.stats": self._stats,
+            "memory.maintain": self._maintain,
+            "memory.backfill": self._backfilled,
+        }
+
+    # -- writing ----------------------------------------------------------------------------------
+
+    def _ingest(self, request: Request, body: IngestBody) -> None:
+        counter = self._counter
+        content, redacted = self._content(body.content)
+        ulid = counter.ulid
+        session_id = None if body.session_id is None else ulid(body.session_id, "session_id")
+        item = Item(
+            counter.new_id() if body.memory_id is None else ulid(body.memory_id, "memory_id"),
+            body.source,
+            content,
+            () if body.tags is None else _tags(body.tags),
+            _share(body.confidence, "confidence"),
+            self._channel(body.channel),
+            session_id,
+            None if body.from_event_id is None else ulid(body.from_event_id, "from_event_id"),
+            0,
+            body.expires_ms,
+            0,
+        )
+        if session_id is not None:
+            check_session(counter.reader, session_id, request)
+        command = domain.Ingest(item, redacted)
+        own = scope_id(request.principal)
+        counter.command(request, MEMORY, own, command, op="memory.ingest", body=body)
+
+    def _update(self, request: Request, body: UpdateMemoryBody) -> None:
+        counter = self._counter
+        memory_id = counter.ulid(body.memory_id, "memory_id")
+        content, redacted = self._content(body.content)
+        command = domain.Update(
+            memory_id,
+            counter.new_id(),
+            content,
+            None if body.tags is None else _tags(body.tags),
+            _share(body.confidence, "confidence"),
+            redacted,
+        )
+        scope = self._scope_of(request, memory_id)
+        counter.command(request, MEMORY, scope, command, op="memory.update", body=body)
+
+    def _delete(self, request: Request, body: DeleteMemoryBody) -> None:
+        counter = self._counter
+        memory_id = counter.ulid(body.memory_id, "memory_id")
+        scope = self._scope_of(request, memory_id)
+        self._forgetter.answer_when_done(request, None, purge=False)
+        command = domain.Delete(memory_id)
+        counter.command(request, MEMORY, scope, command, op="memory.delete", body=body)
+
+    def _purge(self, request: Request, body: PurgeMemoriesBody) -> None:
+        counter = self._counter
+        chosen = [body.session_id is not None, body.channel is not None, body.all]
+        if sum(chosen) != 1:
+            raise Invalid(
+                "a purge names exactly one of session_id, channel, all",
+                field="all" if not any(chosen) or body.all else "channel",
+                hint='{"all": true} for everything of one\'s own',
+            )
+        session_id = (
+            None if body.session_id is None else counter.ulid(body.session_id, "session_id")
+        )
+        event_id = None if body.event_id is None else counter.ulid(body.event_id, "event_id")
+        self._forgetter.answer_when_done(request, event_id, purge=True)
+        command = domain.Purge(session_id, self._channel(body.channel))
+        own = scope_id(request.principal)
+        counter.command(request, MEMORY, own, command, op="memory.purge", body=body)
+
+    def _written(self, portion: Portion) -> None:
+        """Before it is acknowledged: shelves and backfill hear of it."""
+        assert portion.tail is not None
+        stream = portion.tail.stream
+        for fact in portion.facts:
+            assert isinstance(fact.seq, int)
+            self._works.shelves.note(stream, note_of(fact))
+            if fact.kind == "memory.ingested":
+                assert fact.payload is not None
+                self._backfill.note(fact.seq, stream, fact.payload["content"])
+            elif fact.kind != "memory.superseded":
+                self._forgetter.written(portion.unit.request, fact.seq)
+
+    def _forget_of(self, session_id: bytes, done: Callable[[], None]) -> None:
+        """A session is erased: so is what its owner kept of it, or from its events."""
+        counter = self._counter
+        again = partial(counter.call_later, AGAIN_S, lambda: self._forget_of(session_id, done))
+
+        def come(found: Any) -> None:
+            if isinstance(found, PalyraError):
+                again()
+            elif found is None:
+                self._forgetter.when_done(lambda _: done())
+            else:
+                owner, command = found
+                counter.internal(owner, MEMORY, scope_id(owner), command, gone)
+
+        def gone(answer: Mapping[str, Any] | PalyraError) -> None:
+            if isinstance(answer, PalyraError):
+                again()
+            else:
+                self._forget_of(session_id, done)
+
+        counter.ask(partial(_followers, session_id=session_id), come)
+
+    # -- reading ----------------------------------------------------------------------------------
+
+    def _get(self, request: Request, body: MemoryBody) -> None:
+        memory_id, principal = self._counter.ulid(body.memory_id, "memory_id"), sees(request)
+        own, now_ms = request.principal, self._counter.now_ms()
+
+        def find(reader: ReadSide) -> Mapping[str, Any]:
+            owners = _owners(reader, principal)
+            rows = [r for r in reader.rows("memory.by_id", (memory_id,)) if r[0] in owners]
+            rows.sort(key=lambda row: owners[row[0]] != own)
+            for row in rows:
+                for item in present(reader, (row,)):
+                    if not item.over(now_ms):
+                        return {"item": view(item, owners[row[0]])}
+            raise NotFound("there is no such memory", field="memory_id")
+
+        self._counter.look(request, find)
+
+    def _list(self, request: Request, body: ListMemoriesBody) -> None:
+        counter, principal, now_ms = self._counter, sees(request), self._counter.now_ms()
+        after = b"" if body.after is None else counter.ulid(body.after, "after")
+        session_id = (
+            None if body.session_id is None else counter.ulid(body.session_id, "session_id")
+        )
+        tags = () if body.tags is None else _tags(body.tags)
+        channel = self._channel(body.channel)
+
+        def matches(item: Item) -> bool:
+            return (
+                not item.over(now_ms)
+                and (body.sources is None or item.source in body.sources)
+                and (session_id is None or item.session_id == session_id)
+                and (channel is None or item.channel == channel)
+                and set(tags) <= set(item.tags)
+            )
+
+        def find(reader: ReadSide) -> Mapping[str, Any]:
+            return _page(reader, principal, after, body.limit, matches)
+
+        counter.look(request, find)
+
+    def _search(self, request: Request, body: SearchBody) -> None:
+        counter, clock = self._counter, self._counter.loop.clock
+        began = clock.monotonic()
+        size = len(body.query.encode())
+        if size > MEMORY_QUERY_BYTES_MAX:
+            raise TooLarge(
+                f"a query takes at most {MEMORY_QUERY_BYTES_MAX} bytes",
+                field="query",
+                detail={"limit": MEMORY_QUERY_BYTES_MAX, "actual": size},
+            )
+        if not body.query.strip():
+            raise Invalid("the query is empty", field="query", hint="memory.list shows all")
+        session_id = (
+            None if body.session_id is None else counter.ulid(body.session_id, "session_id")
+        )
+        question = Question(
+            body.query,
+            body.mode,
+            body.top_k,
+            _share(body.min_score, "min_score") or 0.0,
+            () if body.tags is None else _tags(body.tags),
+            body.sources,
+            session_id,
+            self._channel(body.channel),
+            body.as_of_ms,
+            counter.now_ms(),
+            None,
+        )
+        principal, works = sees(request), self._works
+
+        def find(asked: Question, reader: ReadSide) -> Mapping[str, Any]:
+            if works.provider.near and asked.mode != "lexical":
+                vectors, good = embed_checked(works.provider, [asked.query], query=True)
+                asked = asked._replace(vector=vectors[0] if good[0] else None)
+            scopes = list(_owners(reader, principal).items())
+            library = Library(works.shelves, works.provider.model, works.weights)
+            hits = search(reader, library, scopes, asked)
+            return {"hits": hits, "took_ms": (clock.monotonic() - began) * 1000}
+
+        if works.queries is None or body.mode == "lexical":
+            counter.look(request, partial(find, question))
+            return
+
+        def come(result: Embedded | ProviderFault) -> None:
+            asked = question
+            try:
+                if isinstance(result, Embedded):
+                    works.failure = None
+                    asked = question._replace(vector=result.vectors[0])
+                else:
+                    works.failed(result)
+                    if body.mode == "vector":
+                        raise _no_vector()
+                counter.look(request, partial(find, asked))
+            except PalyraError as refusal:
+                request.fail(refusal)
+
+        works.queries.embed([body.query], come, query=True)
+
+    def _stats(self, request: Request, body: MemoryStatsBody) -> None:
+        del body
+        principal, works = sees(request), self._works
+        self._counter.look(request, lambda reader: _statistics(reader, works, principal))
+
+    # -- upkeep -----------------------------------------------------------------------------------
+
+    def _maintain(self, request: Request, body: MaintainBody) -> None:
+        def done(sums: dict[str, int] | PalyraError) -> None:
+            if isinstance(sums, PalyraError):
+                request.fail(sums)
+            else:
+                request.ok(sums)
+
+        self._upkeep.maintain(sees(request), body.limit or MEMORY_UPKEEP_MAX, done)
+
+    def _backfilled(self, request: Request, body: MaintainBody) -> None:
+        principal, works = sees(request), self._works
+        stream: int | None = None
+        if principal is not None:
+            row = self._counter.reader.stream(MEMORY, scope_id(principal))
+            stream = 0 if row is None else row.stream
+
+        def done(count: int) -> None:
+            def find(reader: ReadSide) -> Mapping[str, Any]:
+                found = _statistics(reader, works, principal)
+                return {"embedded": count, "pending": found["pending_embeddings"]}
+
+            try:
+                self._counter.look(request, find)
+            except PalyraError as refusal:
+                request.fail(refusal)
+
+        self._upkeep.backfill(stream, body.limit or MEMORY_UPKEEP_MAX, done)
+
+    # -- own --------------------------------------------------------------------------------------
+
+    def _scope_of(self, request: Request, memory_id: bytes) -> bytes:
+        """The scope that has the item, as far as the request may see it; else its own."""
+        own = scope_id(request.principal)
+        if request.admin:
+            reader = self._counter.reader
+            streams = [row[0] for row in reader.rows("memory.by_id", (memory_id,))]
+            mine = reader.stream(MEMORY, own)
+            if streams and (mine is None or mine.stream not in streams):
+                owners = dict(reader.rows("memory.scopes"))
+                return scope_id(str(owners[streams[0]]))
+        return own
+
+    def _content(self, text: str) -> tuple[str, bool]:
+        content, redacted = clean_text(self._counter, text, "content", MEMORY_CONTENT_BYTES_MAX)
+        if not content.strip():
+            raise Invalid("there is nothing to remember", field="content")
+        return content, redacted
+
+    def _channel(self, name: str | None) -> str | None:
+        if name is None:
+            return None
+        clean, redacted = clean_text(self._counter, name, "channel", MEMORY_CHANNEL_BYTES_MAX)
+        if redacted or not clean:
+            raise Invalid(
+                "a channel is a name of at least one character that holds no secret",
+                field="channel",
+            )
+        return clean
+
+
+def _tags(tags: Sequence[str]) -> tuple[str, ...]:
+    """Each once, in their order. Raises TooLarge, Invalid."""
+    if len(tags) > MEMORY_TAGS_MAX:
+        raise TooLarge(
+            f"an item has at most {MEMORY_TAGS_MAX} tags",
+            field="tags",
+            detail={"limit": MEMORY_TAGS_MAX, "actual": len(tags)},
+        )
+    for place, tag in enumerate(tags):
+        if not TAG.match(tag):
+            raise Invalid(
+                f"{tag[:40]!r} is no tag",
+                field=f"tags[{place}]",
+                hint=f"1..{MEMORY_TAG_BYTES_MAX} of a-z, 0-9 and : _ . -",
+            )
+    return tuple(dict.fromkeys(tags))
+
+
+def _share(value: float | None, field: str) -> float | None:
+    if value is not None and math.isnan(value):
+        raise Invalid("a number between 0 and 1 is needed", field=field)
+    return value
+
+
+def _no_vector() -> StorageUnavailable:
+    return StorageUnavailable(
+        "the embedding provider does not answer",
+        hint="search by words (mode lexical), or try again later",
+        detail={"outcome": "none"},
+    )
+
+
+def _owners(reader: ReadSide, principal: str | None) -> dict[int, str]:
+    """The scopes that a principal sees, by stream; None sees all."""
+    if principal is None:
+        return dict(reader.rows("memory.scopes"))
+    row = reader.stream(MEMORY, scope_id(principal))
+    return {} if row is None else {row.stream: row.principal}
+
+
+def _page(
+    reader: ReadSide,
+    principal: str | None,
+    after: bytes,
+    limit: int,
+    matches: Callable[[Item], bool],
+) -> Mapping[str, Any]:
+    owners = _owners(reader, principal)
+    shown: list[dict[str, Any]] = []
+    position, looked_at, left = after, 0, REPLY_PAYLOAD_BYTES_MAX
+    end = not owners
+    while not end and looked_at < SCAN_ROWS_MAX:
+        rows = (
+            reader.rows("memory.page_of_all", (position, PAGE_ROWS))
+            if principal is None
+            else reader.rows("memory.page", (next(iter(owners)), position, PAGE_ROWS))
+        )
+        looked_at += len(rows)
+        for row, item in [(each, one) for each in rows for one in present(reader, (each,))]:
+            if matches(item):
+                left -= len(item.content) * 4
+                if len(shown) == limit or (shown and left < 0):
+                    return _listed(shown, position, end=False)
+                shown.append(view(item, owners[row[0]]))
+            position = item.memory_id
+        end = len(rows) < PAGE_ROWS
+    return _listed(shown, position, end=end)
+
+
+def _listed(shown: list[dict[str, Any]], position: bytes, *, end: bool) -> dict[str, Any]:
+    return {"items": shown, "next_after": format_ulid(position) if position else None, "end": end}
+
+
+def _followers(reader: ReadSide, *, session_id: bytes) -> tuple[str, domain.Command] | None:
+    """What is left of an erased session in its owner's scope, as the command that removes it."""
+    session = reader.stream(SESSION, session_id)
+    if session is None:
+        return None
+    scope = reader.stream(MEMORY, scope_id(session.principal))
+    if scope is None:
+        return None
+    if reader.rows("memory.of_session", (scope.stream, session_id)):
+        return session.principal, domain.Purge(session_id, None)
+    from_events = reader.rows(
+        "memory.from_session", (scope.stream, session.stream, FOLLOWERS_AT_ONCE)
+    )
+    if from_events:
+        return session.principal, domain.Drop("memory.deleted", [row[0] for row in from_events])
+    return None
+
+
+def _statistics(reader: ReadSide, works: Remembering, principal: str | None) -> Mapping[str, Any]:
+    owners = _owners(reader, principal)
+    sizes = [row for stream in owners for row in reader.rows("memory.sizes_of", (stream,))]
+    model = works.provider.model
+    numbers = reader.rows("memory.model", model)
+    number = numbers[0][0] if numbers else 0
+    vectors = sum(reader.rows("memory.vectors_of", (number, stream))[0][0] for stream in owners)
+    kept = sum(row[1] for row in sizes)
+    superseded = sum(row[3] for row in sizes)
+    upkeep = dict(reader.rows("memory.upkeep"))
+    return {
+        "items": kept - superseded,
+        "superseded": superseded,
+        "bytes": sum(row[2] for row in sizes),
+        "pending_embeddings": max(0, kept - vectors),
+        "provider": model.provider,
+        "model": model.name,
+        "dimensions": model.dimensions,
+        "version": model.version,
+        "last_maintenance_ms": upkeep.get("maintenance"),
+        "last_backfill_ms": upkeep.get("backfill"),
+    }

@@ -1,0 +1,79 @@
+"""A thread that waits for an embedding provider, so that nobody else does."""
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any, Final, NamedTuple, TypeAlias
+
+from palyra_actors.embedding.provider import (
+    Matrix,
+    MemoryEmbeddingProvider,
+    ProviderFault,
+    embed_checked,
+)
+
+log = logging.getLogger(__name__)
+
+TASKS_MAX: Final = 64
+"""Texts or batches that wait; whoever comes then goes on without a vector."""
+
+
+class Embedded(NamedTuple):
+    """Vectors of length 1, a row for each text, and which of the texts have one."""
+
+    vectors: Matrix
+    good: Any
+
+
+Done: TypeAlias = Callable[["Embedded | ProviderFault"], None]
+
+
+class Embedder:
+    """`done` is called on the loop's thread, through `call_soon`."""
+
+    def __init__(
+        self,
+        name: str,
+        provider: MemoryEmbeddingProvider,
+        call_soon: Callable[[Callable[[], None]], None],
+    ) -> None:
+        self._provider = provider
+        self._call_soon = call_soon
+        self._tasks: queue.Queue[tuple[Sequence[str], bool, Done] | None] = queue.Queue(TASKS_MAX)
+        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, wait_s_max: float) -> bool:
+        """Leave after what is under way. False: the provider did not answer within that time; the
+        thread holds nothing that has to be closed."""
+        try:
+            while True:
+                self._tasks.get_nowait()
+        except queue.Empty:
+            self._tasks.put(None)
+        if self._thread.ident is not None:
+            self._thread.join(wait_s_max)
+        return not self._thread.is_alive()
+
+    def embed(self, texts: Sequence[str], done: Done, *, query: bool = False) -> None:
+        """Have texts embedded. Where too many wait already, `done` gets a ProviderFault."""
+        try:
+            self._tasks.put_nowait((texts, query, done))
+        except queue.Full:
+            fault = ProviderFault("too many texts wait for the provider")
+            self._call_soon(lambda: done(fault))
+
+    def _run(self) -> None:
+        while (task := self._tasks.get()) is not None:
+            texts, query, done = task
+            result: Embedded | ProviderFault
+            try:
+                result = Embedded(*embed_checked(self._provider, texts, query=query))
+            except ProviderFault as fault:
+                result = fault
+            except BaseException as error:  # noqa: BLE001 - a provider's fault ends no thread
+                result = ProviderFault(f"{type(error).__name__}")
+            self._call_soon(lambda done=done, result=result: done(result))  # type: ignore[misc]

@@ -1,0 +1,398 @@
+"""Finding memories: by words, by meaning, by how new they are. In a reader's thread.
+
+    score = (w_lexical · lexical + w_vector · vector + w_recency · recency) / (sum of the weights)
+
+    lexical   BM25 of the query's words, divided by the most that the query could have: 1 is a short
+              text with every word of it
+    vector    the cosine of query and text, 0 where it is negative
+    recency   2^(-age / half-life)
+
+All three lie in 0..1 and depend on nothing but query, item and scope, never on what else was found:
+a score means the same from query to query. `lexical` and `vector` alone are scores of their own.
+Filters come first; what passes them is ranked, all of it, exactly.
+
+The index is SQLite's FTS5; the weights of words are the scope's own, and not those of FTS5's
+`bm25()`, which counts everybody's texts: one principal's scores would tell of another's words.
+"""
+
+import re
+from collections.abc import Iterable, Iterator, Sequence
+from math import log, log1p
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palyra_actors.actors.memory import present
+from palyra_actors.actors.shelf import NEVER, Block, Names, Shelf, Shelves, from_file
+from palyra_actors.domain.catalog import MEMORY_SOURCES
+from palyra_actors.domain.memory import view
+from palyra_actors.domain.words import COMMON, scoped, stem, term, words
+from palyra_actors.embedding.provider import Model
+from palyra_actors.storage.port import ReadSide
+
+K1: Final = 1.2
+B: Final = 0.75
+PIVOT_WORDS: Final = 64
+"""The length at which a text counts as neither short nor long: fixed, so that a score does not
+change with what else is remembered."""
+
+TERMS_MAX: Final = 32
+WORDS_LOOKED_UP_MAX: Final = 96
+"""Distinct words of a query that are counted; the rarest `TERMS_MAX` of them are searched for."""
+
+ROWS_MAX: Final = 8_192
+"""Items that have a word, above which it is common: it then only raises what was found by others,
+or, where all of a query's words are common, is looked up from the newest on."""
+
+ROWS_SUM_MAX: Final = 24_576
+COMMON_TERMS_MAX: Final = 4
+SPARE: Final = 16
+"""Hits more than are asked for: some may be removed between ranking and reading."""
+
+SNIPPET_CHARACTERS: Final = 200
+SNIPPET_BEFORE: Final = 48
+_WORD: Final = re.compile(r"[^\W_]+")
+_DAY_MS: Final = 86_400_000
+
+
+class Weights(NamedTuple):
+    """Of the formula; `half_life_days` is recency's."""
+
+    lexical: float
+    vector: float
+    recency: float
+    half_life_days: float
+
+
+class Question(NamedTuple):
+    """`vector`: of the query, None where there is none. `at_ms`: as of then; `now_ms` else."""
+
+    query: str
+    mode: str
+    top_k: int
+    min_score: float
+    tags: Sequence[str]
+    sources: Sequence[str] | None
+    session_id: bytes | None
+    channel: str | None
+    at_ms: int | None
+    now_ms: int
+    vector: NDArray[np.float32] | None
+
+    @property
+    def moment_ms(self) -> int:
+        return self.now_ms if self.at_ms is None else self.at_ms
+
+
+class Ranked(NamedTuple):
+    score: float
+    seq: int
+    owner: str
+    lexical: float
+    vector: float
+    recency: float
+
+
+class Lexical(NamedTuple):
+    """For each item that has a word of the query: the sums of `idf` over the words that it has
+    once, and twice or more. `most`: over all words of the query."""
+
+    seqs: NDArray[np.int64]
+    once: NDArray[np.float64]
+    often: NDArray[np.float64]
+    most: float
+
+
+class Having(NamedTuple):
+    """The items that have a term, those of them that have it twice or more, and its weight."""
+
+    seqs: NDArray[np.int64]
+    often: NDArray[np.int64]
+    idf: float
+
+
+NOTHING_FOUND: Final = Lexical(
+    np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.float64), 1.0
+)
+
+
+class Library(NamedTuple):
+    """What all searches run with."""
+
+    shelves: Shelves
+    model: Model
+    weights: Weights
+
+
+class Hunt(NamedTuple):
+    """One search in one scope. `tagged`: for each tag that is asked for, the items that have it."""
+
+    owner: str
+    question: Question
+    weights: Weights
+    lexical: Lexical
+    tagged: Sequence[NDArray[np.int64]]
+    names: Names
+    wanted: int
+
+
+def search(
+    reader: ReadSide,
+    library: Library,
+    scopes: Iterable[tuple[int, str]],
+    question: Question,
+) -> list[dict[str, Any]]:
+    """The hits, best first: exactly `top_k` if as many match."""
+    scopes = list(scopes)
+    spare = SPARE
+    while True:
+        wanted = question.top_k + spare
+        ranked: list[Ranked] = []
+        for scope in scopes:
+            ranked += _rank_scope(reader, library, scope, question, wanted)
+        ranked.sort(key=_best_first)
+        hits = _read(reader, ranked, question)
+        if len(hits) == question.top_k or len(ranked) < wanted:
+            return hits
+        spare *= 8  # more was removed meanwhile than was spared
+
+
+def _best_first(one: Ranked) -> tuple[float, int]:
+    return -one.score, -one.seq
+
+
+def _rank_scope(
+    reader: ReadSide, library: Library, scope: tuple[int, str], question: Question, wanted: int
+) -> list[Ranked]:
+    (stream, owner), model = scope, library.model
+    numbers = reader.rows("memory.model", model)
+    number = numbers[0][0] if numbers else 0
+    shelf = library.shelves.shelf(reader, stream, number)
+    names = Names() if shelf is None else shelf.names
+    blocks: Iterator[Block]
+    if shelf is None:
+        count = sum(row[1] for row in reader.rows("memory.sizes_of", (stream,)))
+        blocks = from_file(reader, stream, number, model.dimensions, names)
+    else:
+        count = shelf.count
+        blocks = iter((shelf.block(),))
+    lexical = NOTHING_FOUND
+    if question.mode != "vector":
+        lexical = _find_words(reader, stream, question.query, count, shelf)
+    tagged = [
+        np.sort(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
+        for rows in (reader.rows("memory.tagged", (stream, tag)) for tag in question.tags)
+    ]
+    hunt = Hunt(owner, question, library.weights, lexical, tagged, names, wanted)
+    ranked = [one for block in blocks if len(block.seqs) for one in _rank(block, hunt)]
+    ranked.sort(key=_best_first)
+    return ranked[:wanted]
+
+
+def _rank(block: Block, hunt: Hunt) -> list[Ranked]:
+    """The best of a block."""
+    question, weights = hunt.question, hunt.weights
+    mask = _filter(block, hunt)
+    by_words = _lexical_scores(block, hunt.lexical)
+    by_meaning: NDArray[np.float32] | None = None
+    if question.vector is not None and question.mode != "lexical":
+        by_meaning = block.vectors @ question.vector
+        np.maximum(by_meaning, 0.0, out=by_meaning)
+    rate = log(2) / (weights.half_life_days * _DAY_MS)
+    if question.mode == "lexical":
+        total = by_words
+        mask &= by_words > 0
+    elif question.mode == "vector":
+        if by_meaning is None:
+            return []
+        total = by_meaning
+        mask &= block.known
+    else:
+        whole = weights.lexical + weights.vector + weights.recency
+        ages = np.minimum(block.created - question.moment_ms, 0).astype(np.float32)
+        total = np.exp(ages * np.float32(rate)) * np.float32(weights.recency / whole)
+        total += by_words * np.float32(weights.lexical / whole)
+        found = by_words > 0
+        if by_meaning is not None:
+            total += by_meaning * np.float32(weights.vector / whole)
+            found |= block.known
+        mask &= found
+    best = _best(total, mask, hunt.wanted, question.min_score)
+    fresh = np.exp(np.minimum(block.created[best] - question.moment_ms, 0) * rate)
+    return [
+        Ranked(
+            float(total[at]), int(block.seqs[at]), hunt.owner, float(by_words[at]),
+            0.0 if by_meaning is None else float(by_meaning[at]), recency,
+        )
+        for at, recency in zip(best.tolist(), fresh.tolist(), strict=True)
+    ]  # fmt: skip
+
+
+def _filter(block: Block, hunt: Hunt) -> NDArray[np.bool_]:
+    question, names, moment_ms = hunt.question, hunt.names, hunt.question.moment_ms
+    mask: NDArray[np.bool_]
+    if question.at_ms is None:
+        mask = block.alive & (block.ended == NEVER)
+    else:
+        mask = block.alive & (block.ended > moment_ms) & (block.created <= moment_ms)
+    mask &= block.expires > moment_ms
+    if question.sources is not None:
+        mask &= np.isin(block.sources, [MEMORY_SOURCES[one] for one in question.sources])
+    if question.session_id is not None:
+        mask &= block.sessions == names.numbers.get(question.session_id, -1)
+    if question.channel is not None:
+        mask &= block.channels == names.numbers.get(question.channel, -1)
+    for seqs in hunt.tagged:
+        has = np.zeros(len(mask), np.bool_)
+        has[block.places(seqs)] = True
+        mask &= has
+    return mask
+
+
+def _best(
+    total: NDArray[Any], mask: NDArray[np.bool_], wanted: int, min_score: float
+) -> NDArray[np.int64]:
+    """Where the best are; of equal ones the newest."""
+    total = np.where(mask, total, np.float32(-1.0))
+    floor = _floor(total, wanted) if len(total) > 64 * wanted else 0.0
+    at = np.nonzero(total >= max(floor, min_score, 0.0))[0]
+    order = np.lexsort((-at, -total[at]))
+    return at[order[:wanted]]
+
+
+def _floor(total: NDArray[Any], wanted: int) -> float:
+    """A score that at least `wanted` reach: the wanted-th best of the best of each stretch. A
+    fiftieth of the time of a partition of all."""
+    stretch = max(1, len(total) // (16 * wanted))
+    whole = len(total) - len(total) % stretch
+    heads = total[:whole].reshape(-1, stretch).max(axis=1)
+    return float(np.partition(heads, -wanted)[-wanted])
+
+
+def _lexical_scores(block: Block, lexical: Lexical) -> NDArray[np.float32]:
+    scores = np.zeros(len(block.seqs), np.float32)
+    at = np.searchsorted(block.seqs, lexical.seqs)
+    at[at == len(block.seqs)] = 0
+    here = block.seqs[at] == lexical.seqs if len(at) else np.zeros(0, np.bool_)
+    at = at[here]
+    length = K1 * (1 - B + B * block.words[at] / PIVOT_WORDS)
+    best = 1 + K1 * (1 - B)
+    once = lexical.once[here] * np.minimum(1.0, best / (1 + length))
+    often = lexical.often[here] * np.minimum(1.0, 2 * best / (2 + length))
+    scores[at] = (once + often) / lexical.most
+    return scores
+
+
+def _find_words(
+    reader: ReadSide, stream: int, query: str, count: int, shelf: Shelf | None
+) -> Lexical:
+    """Which items have which of the query's words. Bounded, whatever is asked: see `ROWS_MAX`."""
+    known = {} if shelf is None else shelf.common
+    asked = sorted({term(word): word for word in words(query)}.items(), key=_dullness)
+    found: list[tuple[int, str]] = []
+    for one, _ in asked[:WORDS_LOOKED_UP_MAX]:
+        frequency = known.get(one)
+        if frequency is None:
+            rows = reader.rows("memory.frequency", (scoped(stream, one),))
+            frequency = rows[0][0] if rows else 0
+            if frequency > ROWS_MAX and len(known) < 4 * ROWS_MAX:
+                known[one] = frequency
+        found.append((frequency, one))
+    found.sort()
+    found = found[:TERMS_MAX]
+    most = sum(_idf(count, frequency) for frequency, _ in found)
+    rare: list[tuple[int, str]] = []
+    left = ROWS_SUM_MAX
+    for frequency, one in found:
+        if frequency <= min(ROWS_MAX, left):
+            left -= frequency
+            rare.append((frequency, one))
+    common = found[len(rare) :][:COMMON_TERMS_MAX]
+    rare = [(frequency, one) for frequency, one in rare if frequency]
+    if not (rare or common) or not most:
+        return NOTHING_FOUND
+    parts = [_having(reader, stream, one, _idf(count, frequency), "") for frequency, one in rare]
+    if rare:
+        among = " OR ".join(f'"{scoped(stream, one)}"' for _, one in rare)
+        among = f" AND ({among})"
+    else:
+        among = "".join(f' AND "{scoped(stream, one)}"' for _, one in common)
+        frequency, one = common.pop(0)  # items with all of them, and the newest with the rarest
+        idf = _idf(count, frequency)
+        parts.append(_united(_having(reader, stream, one, idf, among),
+                             _having(reader, stream, one, idf, "")))  # fmt: skip
+    parts += [
+        _having(reader, stream, one, _idf(count, frequency), among) for frequency, one in common
+    ]
+    return _summed(parts, most)
+
+
+def _dullness(asked: tuple[str, str]) -> tuple[bool, int]:
+    """Long words first, the commonest of the language last."""
+    return asked[1] in COMMON, -len(asked[1])
+
+
+def _idf(count: int, frequency: int) -> float:
+    return log1p((max(count, frequency) - frequency + 0.5) / (frequency + 0.5))
+
+
+def _having(reader: ReadSide, stream: int, one: str, idf: float, among: str) -> Having:
+    """The items that have a term, the newest where there are more than `ROWS_MAX`."""
+    pages = []
+    for often in (False, True):
+        match = f'"{scoped(stream, one, often)}"{among}'
+        rows = reader.rows("memory.matching", (match, ROWS_MAX))
+        pages.append(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
+    return Having(pages[0], pages[1], idf)
+
+
+def _united(one: Having, other: Having) -> Having:
+    return Having(np.union1d(one.seqs, other.seqs), np.union1d(one.often, other.often), one.idf)
+
+
+def _summed(parts: Sequence[Having], most: float) -> Lexical:
+    seqs = np.unique(np.concatenate([part.seqs for part in parts]))
+    once, often = np.zeros(len(seqs)), np.zeros(len(seqs))
+    for part in parts:
+        once[np.searchsorted(seqs, part.seqs)] += part.idf
+        at = np.searchsorted(seqs, part.often[np.isin(part.often, part.seqs)])
+        once[at] -= part.idf
+        often[at] += part.idf
+    return Lexical(seqs, once, often, most)
+
+
+def _read(reader: ReadSide, ranked: Sequence[Ranked], question: Question) -> list[dict[str, Any]]:
+    """The items behind the ranks, as far as they are still there."""
+    hits: list[dict[str, Any]] = []
+    stems = {stem(word) for word in words(question.query)}
+    for one in ranked:
+        found = present(reader, reader.rows("memory.by_seq", (one.seq,)))
+        if found and len(hits) < question.top_k:
+            item = found[0]
+            hits.append({
+                "item": view(item, one.owner),
+                "snippet": snippet(item.content, stems),
+                "score": one.score,
+                "breakdown": {
+                    "lexical": one.lexical, "vector": one.vector, "recency": one.recency,
+                },
+            })  # fmt: skip
+        if len(hits) == question.top_k:
+            break
+    return hits
+
+
+def snippet(text: str, stems: set[str]) -> str:
+    """The stretch of a text that has most of the words, at most 200 characters."""
+    if len(text) <= SNIPPET_CHARACTERS:
+        return text
+    places = [match.start() for match in _WORD.finditer(text) if stem(match[0].lower()) in stems]
+    best, most, first = 0, 0, 0
+    for last, place in enumerate(places):
+        while place - places[first] > SNIPPET_CHARACTERS - SNIPPET_BEFORE:
+            first += 1
+        if last - first + 1 > most:
+            best, most = places[first], last - first + 1
+    start = min(max(0, best - SNIPPET_BEFORE), len(text) - SNIPPET_CHARACTERS)
+    return text[start : start + SNIPPET_CHARACTERS]

@@ -1,0 +1,403 @@
+"""What searches run over: the vectors of a scope and what they are filtered by, in memory.
+
+    rows of the file ──first search──▶ Shelf ◀── notes of what is committed since
+                                         └── blocks of arrays ──▶ `actors.search`
+
+A note of a change is left before the change is acknowledged, and taken in before the next search
+looks; so a search that begins after an ack sees it. Arrays grow by replacement, so a search goes on
+over those it was given. A scope that does not fit is read block by block from the file each time.
+"""
+
+import threading
+from collections import OrderedDict, deque
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from palyra_actors.actors.memory import item_of
+from palyra_actors.domain.catalog import MEMORY_SOURCES
+from palyra_actors.domain.memory import REMOVALS, from_payload
+from palyra_actors.domain.words import words
+from palyra_actors.embedding.provider import (
+    Matrix,
+    MemoryEmbeddingProvider,
+    ProviderFault,
+    embed_checked,
+)
+from palyra_actors.ids import parse_ulid
+from palyra_actors.storage.port import ReadSide
+
+ROWS_AT_ONCE: Final = 8_192
+"""Rows of the file in one block: 2 MiB of vectors of 64 dimensions."""
+
+NOTES_MAX: Final = 20_000
+"""Changes since the last search; a shelf with more is taken down and read again when needed."""
+
+PENDING_AT_ONCE: Final = 2_048
+"""Items without a vector that a search makes one for, if that takes microseconds."""
+
+NEVER: Final = 2**62
+ROW_BYTES: Final = 64
+"""What an item takes besides its vector."""
+
+COMMON_WORDS_MAX: Final = 4_096
+
+
+class Block(NamedTuple):
+    """Items in the order of their `seq`. `ended`, `expires`: NEVER where they are not; `known`:
+    there is a vector; `alive`: it was not removed."""
+
+    seqs: NDArray[np.int64]
+    created: NDArray[np.int64]
+    ended: NDArray[np.int64]
+    expires: NDArray[np.int64]
+    sources: NDArray[np.uint8]
+    sessions: NDArray[np.int32]
+    channels: NDArray[np.int32]
+    words: NDArray[np.int32]
+    ids: NDArray[np.void]
+    alive: NDArray[np.bool_]
+    known: NDArray[np.bool_]
+    vectors: Matrix
+
+    def places(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Where those of the seqs are that are here; seqs that are not are left out."""
+        at = np.searchsorted(self.seqs, seqs)
+        at[at == len(self.seqs)] = 0
+        return at[self.seqs[at] == seqs] if len(self.seqs) else at[:0]
+
+
+class Added(NamedTuple):
+    """A new item, told by its event."""
+
+    seq: int
+    payload: Any
+    ts_ms: int
+
+
+class Removed(NamedTuple):
+    seq: int
+    memory_ids: Sequence[bytes]
+
+
+class Ended(NamedTuple):
+    """Superseded."""
+
+    at_ms: int
+    memory_ids: Sequence[bytes]
+
+
+class Selected(NamedTuple):
+    """Purged: what came before `seq` of the session, of the channel, or all."""
+
+    seq: int
+    session_id: bytes | None
+    channel: str | None
+
+
+class Vectors(NamedTuple):
+    seqs: NDArray[np.int64]
+    vectors: Matrix
+
+
+@dataclass(slots=True)
+class Names:
+    """Sessions and channels as small numbers, 0 for none."""
+
+    numbers: dict[Any, int] = field(default_factory=dict)
+
+    def number(self, name: Any) -> int:
+        if name is None:
+            return 0
+        found = self.numbers.get(name)
+        if found is None:
+            found = self.numbers[name] = len(self.numbers) + 1
+        return found
+
+
+def _columns(rows: Sequence[Sequence[Any]], names: Names, dimensions: int) -> Block:
+    """Arrays of the rows of `memory.shelf`."""
+    count = len(rows)
+    known = np.fromiter((row[8] is not None for row in rows), np.bool_, count)
+    vectors = np.zeros((count, dimensions), np.float32)
+    blobs = b"".join(row[8] for row in rows if row[8] is not None)
+    if blobs:
+        vectors[known] = np.frombuffer(blobs, "<f4").reshape(-1, dimensions)
+    number = names.number
+    return Block(
+        np.fromiter((row[0] for row in rows), np.int64, count),
+        np.fromiter((row[1] for row in rows), np.int64, count),
+        np.fromiter((NEVER if row[2] is None else row[2] for row in rows), np.int64, count),
+        np.fromiter((NEVER if row[3] is None else row[3] for row in rows), np.int64, count),
+        np.fromiter((row[4] for row in rows), np.uint8, count),
+        np.fromiter((number(row[5]) for row in rows), np.int32, count),
+        np.fromiter((number(row[6]) for row in rows), np.int32, count),
+        np.fromiter((row[7] for row in rows), np.int32, count),
+        np.array([row[9] for row in rows], dtype="V16"),
+        np.ones(count, np.bool_),
+        known,
+        vectors,
+    )
+
+
+class Shelf:
+    """One scope's items. Notes come from the loop's thread, all else from the readers'."""
+
+    def __init__(self, stream: int, dimensions: int) -> None:
+        self.stream = stream
+        self.lock = threading.Lock()
+        self.notes: deque[Any] = deque()
+        self.names = Names()
+        self.common: dict[str, int] = {}
+        """Terms that match so much that they are looked at last, and how much that was."""
+        self.count = 0
+        self._dimensions = dimensions
+        self._arrays = _columns([], self.names, dimensions)
+        self._pending: dict[int, str | None] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        return len(self._arrays.seqs) * row_bytes(self._dimensions)
+
+    def block(self) -> Block:
+        """What is here, as of the last `take_in`."""
+        count = self.count
+        return Block._make(array[:count] for array in self._arrays)
+
+    def load(self, reader: ReadSide, model: int) -> None:
+        """From the file, as it is now."""
+        parts = []
+        for rows in pages(reader, self.stream, model):
+            parts.append(_columns(rows, self.names, self._dimensions))
+            self._pending.update((row[0], None) for row in rows if row[8] is None)
+        if parts:
+            self._arrays = Block._make(np.concatenate(same) for same in zip(*parts, strict=True))
+        self.count = len(self._arrays.seqs)
+        for selected in selections(reader, self.stream):
+            self._select(selected)
+
+    def take_in(self, reader: ReadSide, provider: MemoryEmbeddingProvider) -> None:
+        """All notes so far; then the vectors that are missing, if they take no time."""
+        with self.lock:
+            notes = [self.notes.popleft() for _ in range(len(self.notes))]
+            added = [note for note in notes if type(note) is Added]
+            self._add(added)
+            removed: list[Removed] = []
+            for note in notes:
+                match note:
+                    case Removed():
+                        removed.append(note)
+                    case Ended():
+                        at = self._find(note.memory_ids)
+                        self._arrays.ended[at] = np.minimum(self._arrays.ended[at], note.at_ms)
+                    case Selected():
+                        self._select(note)
+                    case Vectors():
+                        self._put(note.seqs, note.vectors)
+            self._remove(removed)
+            if provider.near and self._pending:
+                self._embed_pending(reader, provider)
+
+    def _add(self, added: Sequence[Added]) -> None:
+        last = int(self._arrays.seqs[self.count - 1]) if self.count else 0
+        rows = []
+        for note in added:
+            if note.seq > last:
+                item = from_payload(note.payload, note.ts_ms)
+                self._pending[note.seq] = item.content
+                rows.append((
+                    note.seq, item.created_ms, None, item.expires_ms, MEMORY_SOURCES[item.source],
+                    item.session_id, item.channel, len(words(item.content)), None, item.memory_id,
+                ))  # fmt: skip
+        if not rows:
+            return
+        new = _columns(rows, self.names, self._dimensions)
+        end = self.count + len(rows)
+        if end > len(self._arrays.seqs):
+            room = max(1024, end + end // 2)
+            self._arrays = Block._make(_grown(array, self.count, room) for array in self._arrays)
+        for array, part in zip(self._arrays, new, strict=True):
+            array[self.count : end] = part
+        self.count = end
+
+    def _find(self, memory_ids: Iterable[bytes]) -> NDArray[np.int64]:
+        wanted = np.array(list(memory_ids), dtype="V16")
+        low = self._arrays.ids[: self.count].view(np.uint64).reshape(-1, 2)[:, 1]
+        near = np.nonzero(np.isin(low, wanted.view(np.uint64).reshape(-1, 2)[:, 1]))[0]
+        exact = set(memory_ids)
+        found = [at for at in near if self._arrays.ids[at].tobytes() in exact]
+        return np.array(found, dtype=np.int64)
+
+    def _remove(self, removed: Sequence[Removed]) -> None:
+        if not removed:
+            return
+        last = {one: note.seq for note in removed for one in note.memory_ids}
+        for at in self._find(last):
+            if self._arrays.seqs[at] < last[self._arrays.ids[at].tobytes()]:
+                self._arrays.alive[at] = False
+                self._pending.pop(int(self._arrays.seqs[at]), None)
+
+    def _select(self, note: Selected) -> None:
+        arrays, count = self._arrays, self.count
+        hit = arrays.seqs[:count] < note.seq
+        if note.session_id is not None:
+            hit &= arrays.sessions[:count] == self.names.number(note.session_id)
+        elif note.channel is not None:
+            hit &= arrays.channels[:count] == self.names.number(note.channel)
+        arrays.alive[:count][hit] = False
+
+    def _put(self, seqs: NDArray[np.int64], vectors: Matrix) -> None:
+        block = self.block()
+        here = np.isin(seqs, block.seqs)
+        at = block.places(seqs)
+        block.vectors[at] = vectors[here]
+        block.known[at] = True
+        for seq in seqs.tolist():
+            self._pending.pop(seq, None)
+
+    def _embed_pending(self, reader: ReadSide, provider: MemoryEmbeddingProvider) -> None:
+        newest = sorted(self._pending, reverse=True)[:PENDING_AT_ONCE]
+        texts: list[str] = []
+        seqs: list[int] = []
+        for seq in newest:
+            text = self._pending[seq]
+            if text is None:
+                rows = reader.rows("memory.by_seq", (seq,))
+                if not rows or rows[0][5] is None:
+                    del self._pending[seq]
+                    continue
+                text = item_of(rows[0]).content
+            seqs.append(seq)
+            texts.append(text)
+        try:
+            vectors, good = embed_checked(provider, texts)
+        except ProviderFault:
+            return
+        self._put(np.array(seqs, np.int64)[good], vectors[good])
+
+
+class Shelves:
+    """The scopes that were searched lately, as far as they fit into `bytes_max`."""
+
+    def __init__(self, provider: MemoryEmbeddingProvider, bytes_max: int) -> None:
+        self._provider = provider
+        self._bytes_max = bytes_max
+        self._lock = threading.Lock()
+        self._loading = threading.Lock()
+        self._shelves: OrderedDict[int, Shelf] = OrderedDict()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(shelf.size_bytes for shelf in list(self._shelves.values()))
+
+    def __len__(self) -> int:
+        return len(self._shelves)
+
+    def note(self, stream: int, note: Any) -> None:
+        """Something is durable in this scope, and not acknowledged yet. The loop's thread."""
+        shelf = self._shelves.get(stream)
+        if shelf is not None:
+            shelf.notes.append(note)
+            if len(shelf.notes) > NOTES_MAX:
+                self._take_down(stream)
+
+    def shelf(self, reader: ReadSide, stream: int, model: int) -> Shelf | None:
+        """The scope, with all that was acknowledged; None: it does not fit, see `from_file`."""
+        with self._lock:
+            shelf = self._shelves.get(stream)
+            if shelf is not None:
+                self._shelves.move_to_end(stream)
+        if shelf is None:
+            with self._loading:
+                shelf = self._shelves.get(stream) or self._load(reader, stream, model)
+        if shelf is not None:
+            shelf.take_in(reader, self._provider)
+        return shelf
+
+    def _load(self, reader: ReadSide, stream: int, model: int) -> Shelf | None:
+        count = sum(row[1] for row in reader.rows("memory.sizes_of", (stream,)))
+        needed = count * row_bytes(self._provider.model.dimensions)
+        if needed > self._bytes_max:
+            return None
+        shelf = Shelf(stream, self._provider.model.dimensions)
+        with self._lock:
+            while self._shelves and self.size_bytes + needed > self._bytes_max:
+                self._shelves.popitem(last=False)
+            self._shelves[stream] = shelf  # from now on it hears what is committed
+        try:
+            shelf.load(reader, model)
+        except BaseException:
+            self._take_down(stream)
+            raise
+        return shelf
+
+    def _take_down(self, stream: int) -> None:
+        with self._lock:
+            self._shelves.pop(stream, None)
+
+
+def row_bytes(dimensions: int) -> int:
+    """What an item takes."""
+    return 4 * dimensions + ROW_BYTES
+
+
+def _grown(array: NDArray[Any], count: int, room: int) -> NDArray[Any]:
+    made = np.zeros((room, *array.shape[1:]), array.dtype)
+    made[:count] = array[:count]
+    return made
+
+
+def pages(reader: ReadSide, stream: int, model: int) -> Iterator[list[tuple[Any, ...]]]:
+    """The scope's rows of `memory.shelf`, some thousand at a time."""
+    after = 0
+    while True:
+        rows = reader.rows("memory.shelf", (model, stream, after, ROWS_AT_ONCE))
+        if rows:
+            yield rows
+        if len(rows) < ROWS_AT_ONCE:
+            return
+        after = rows[-1][0]
+
+
+def from_file(
+    reader: ReadSide, stream: int, model: int, dimensions: int, names: Names
+) -> Iterator[Block]:
+    """A scope that does not fit, block by block."""
+    selected = selections(reader, stream)
+    for rows in pages(reader, stream, model):
+        block = _columns(rows, names, dimensions)
+        for one in selected:
+            hit = block.seqs < one.seq
+            if one.session_id is not None:
+                hit &= block.sessions == names.number(one.session_id)
+            elif one.channel is not None:
+                hit &= block.channels == names.number(one.channel)
+            block.alive[hit] = False
+        yield block
+
+
+def selections(reader: ReadSide, stream: int) -> list[Selected]:
+    """What purges select that is still to be destroyed."""
+    return [
+        Selected(seq, session_id, channel)
+        for own, seq, session_id, channel in reader.rows("memory.selections")
+        if own == stream
+    ]
+
+
+def note_of(fact: Any) -> Any:
+    """What a shelf has to know of an event."""
+    said = fact.payload
+    match fact.kind:
+        case "memory.ingested":
+            return Added(fact.seq, said, fact.ts_ms)
+        case "memory.superseded":
+            return Ended(fact.ts_ms, [parse_ulid(one) for one in said["memory_ids"]])
+        case kind if kind in REMOVALS:
+            return Removed(fact.seq, [parse_ulid(one) for one in said["memory_ids"]])
+        case _:
+            session_id = None if said["session_id"] is None else parse_ulid(said["session_id"])
+            return Selected(fact.seq, session_id, said["channel"])

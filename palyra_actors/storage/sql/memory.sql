@@ -1,0 +1,183 @@
+-- name: memory.scope
+INSERT INTO memory_scopes (stream, owner) VALUES (?, ?)
+
+-- name: memory.insert
+INSERT INTO memory_items (seq, stream, memory_id, key, session_id, channel, source, created_ms, expires_ms,
+                          from_event, bytes, words)
+VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)
+
+-- name: memory.index
+INSERT INTO memory_texts (rowid, words) VALUES (?, ?)
+
+-- name: memory.tag
+INSERT INTO memory_tags (stream, tag, seq) VALUES (?, ?, ?)
+
+-- name: memory.supersede
+UPDATE memory_items SET superseded_by = ?, superseded_ms = ? WHERE stream = ? AND memory_id = ?
+
+-- name: memory.mark
+UPDATE memory_items SET dead = ? WHERE stream = ? AND memory_id = ? AND dead IS NULL
+
+-- name: memory.work
+INSERT INTO memory_work (seq, stream, selects, session_id, channel) VALUES (?, ?, ?, ?, ?)
+
+-- name: memory.scopes
+SELECT stream, owner FROM memory_scopes
+
+-- name: memory.by_id
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_items i JOIN events e USING (seq)
+WHERE i.memory_id = ? AND i.dead IS NULL
+
+-- name: memory.by_key
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_items i JOIN events e USING (seq)
+WHERE i.stream = ? AND i.key = ? AND i.superseded_by IS NULL AND i.dead IS NULL
+
+-- name: memory.by_seq
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_items i JOIN events e USING (seq)
+WHERE i.seq = ? AND i.dead IS NULL
+
+-- name: memory.page
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_items i JOIN events e USING (seq)
+WHERE i.stream = ? AND i.memory_id > ? AND i.dead IS NULL AND i.superseded_by IS NULL
+ORDER BY i.memory_id LIMIT ?
+
+-- name: memory.page_of_all
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_items i JOIN events e USING (seq)
+WHERE i.memory_id > ? AND i.dead IS NULL AND i.superseded_by IS NULL
+ORDER BY i.memory_id LIMIT ?
+
+-- name: memory.history
+WITH RECURSIVE older (memory_id) AS (
+    SELECT i.memory_id FROM memory_items i WHERE i.stream = :stream AND i.superseded_by = :memory_id
+    UNION
+    SELECT i.memory_id FROM older o JOIN memory_items i ON i.stream = :stream AND i.superseded_by = o.memory_id
+)
+SELECT memory_id FROM older LIMIT :rows
+
+-- name: memory.selections
+SELECT stream, seq, session_id, channel FROM memory_work WHERE selects = 1
+
+-- name: memory.work_left
+SELECT seq, stream, selects, session_id, channel FROM memory_work ORDER BY seq
+
+-- name: memory.work_done
+DELETE FROM memory_work WHERE seq = ?
+
+-- name: memory.dead
+SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
+WHERE i.stream = ? AND i.dead IS NOT NULL AND i.seq > ? ORDER BY i.seq LIMIT ?
+
+-- name: memory.of_all_before
+SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
+WHERE i.stream = ? AND i.seq < ? LIMIT ?
+
+-- name: memory.of_session_before
+SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
+WHERE i.stream = ? AND i.session_id = ? AND i.seq < ? LIMIT ?
+
+-- name: memory.of_channel_before
+SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
+WHERE i.stream = ? AND i.channel = ? AND i.seq < ? LIMIT ?
+
+-- name: memory.of_session
+SELECT i.seq FROM memory_items i
+WHERE i.stream = ? AND i.session_id = ? AND i.dead IS NULL
+      AND NOT EXISTS (SELECT 1 FROM memory_work w
+                      WHERE w.selects = 1 AND w.stream = i.stream AND w.session_id = i.session_id AND w.seq > i.seq)
+LIMIT 1
+
+-- name: memory.from_session
+SELECT i.memory_id FROM memory_items i JOIN events e ON e.event_id = i.from_event
+WHERE i.stream = ? AND i.from_event IS NOT NULL AND i.dead IS NULL AND e.stream = ? LIMIT ?
+
+-- name: memory.unindex
+INSERT INTO memory_texts (memory_texts, rowid, words) VALUES ('delete', ?, ?)
+
+-- name: memory.secure
+INSERT INTO memory_texts (memory_texts, rank) VALUES ('secure-delete', ?)
+
+-- name: memory.merge
+INSERT INTO memory_texts (memory_texts, rank) VALUES ('merge', ?)
+
+-- name: memory.drop
+DELETE FROM memory_items WHERE seq = ?
+
+-- name: memory.drop_tag
+DELETE FROM memory_tags WHERE stream = ? AND tag = ? AND seq = ?
+
+-- name: memory.drop_vector
+DELETE FROM memory_vectors WHERE seq = ?
+
+-- name: memory.rub_out
+UPDATE events SET payload_sha256 = ?, payload = NULL WHERE seq = ? AND payload IS NOT NULL
+
+-- name: memory.model
+SELECT model FROM memory_models WHERE provider = ? AND name = ? AND dimensions = ? AND version = ?
+
+-- name: memory.add_model
+INSERT INTO memory_models (model, provider, name, dimensions, version)
+SELECT coalesce(max(m.model), 0) + 1, ?, ?, ?, ? FROM memory_models m WHERE true
+ON CONFLICT DO NOTHING
+
+-- name: memory.add_vector
+INSERT INTO memory_vectors (seq, stream, model, vector)
+SELECT i.seq, i.stream, m.model, ?
+FROM memory_items i JOIN memory_models m ON m.provider = ? AND m.name = ? AND m.dimensions = ? AND m.version = ?
+WHERE i.seq = ? AND i.dead IS NULL
+ON CONFLICT (seq) DO UPDATE SET model = excluded.model, vector = excluded.vector
+
+-- name: memory.shelf
+SELECT i.seq, i.created_ms, i.superseded_ms, i.expires_ms, i.source, i.session_id, i.channel, i.words, v.vector,
+       i.memory_id
+FROM memory_items i LEFT JOIN memory_vectors v ON v.seq = i.seq AND v.model = ?
+WHERE i.stream = ? AND i.seq > ? AND i.dead IS NULL
+ORDER BY i.seq LIMIT ?
+
+-- name: memory.tagged
+SELECT seq FROM memory_tags WHERE stream = ? AND tag = ?
+
+-- name: memory.frequency
+SELECT doc FROM memory_terms WHERE term = ?
+
+-- name: memory.matching
+SELECT rowid FROM memory_texts WHERE memory_texts MATCH ? ORDER BY rowid DESC LIMIT ?
+
+-- name: memory.without_vector
+SELECT i.seq, i.stream, v.seq FROM memory_items i LEFT JOIN memory_vectors v ON v.seq = i.seq AND v.model = ?
+WHERE i.seq > ? AND i.dead IS NULL ORDER BY i.seq LIMIT ?
+
+-- name: memory.sizes
+SELECT stream, count(*), sum(bytes), sum(superseded_by IS NOT NULL) FROM memory_items WHERE dead IS NULL GROUP BY stream
+
+-- name: memory.sizes_of
+SELECT stream, count(*), sum(bytes), sum(superseded_by IS NOT NULL) FROM memory_items
+WHERE stream = ? AND dead IS NULL GROUP BY stream
+
+-- name: memory.vectors_of
+SELECT count(*) FROM memory_vectors WHERE model = ? AND stream = ?
+
+-- name: memory.superseded
+SELECT i.stream, i.memory_id, i.bytes, 1, i.created_ms, i.seq FROM memory_items i
+WHERE i.stream = ? AND i.superseded_by IS NOT NULL AND i.dead IS NULL ORDER BY i.seq LIMIT ?
+
+-- name: memory.due
+SELECT i.stream, i.memory_id, i.bytes FROM memory_items i
+WHERE i.expires_ms IS NOT NULL AND i.expires_ms <= ? AND i.dead IS NULL ORDER BY i.expires_ms LIMIT ?
+
+-- name: memory.oldest
+SELECT i.stream, i.memory_id, i.bytes, i.superseded_by IS NOT NULL, i.created_ms, i.seq FROM memory_items i
+WHERE i.stream = ? AND i.dead IS NULL ORDER BY i.seq LIMIT ?
+
+-- name: memory.told
+UPDATE answers SET answer = ? WHERE event_id = (SELECT e.event_id FROM events e WHERE e.seq = ?)
+
+-- name: memory.upkeep
+SELECT name, at_ms FROM memory_upkeep
+
+-- name: memory.set_upkeep
+INSERT INTO memory_upkeep (name, at_ms) VALUES (?, ?) ON CONFLICT (name) DO UPDATE SET at_ms = excluded.at_ms
