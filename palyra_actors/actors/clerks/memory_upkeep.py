@@ -31,6 +31,9 @@ DROP_ITEMS: Final = 128
 """Of one event: a millisecond of the loop."""
 
 LOOK_ITEMS: Final = 1_024
+FIRST_S: Final = 1.0
+"""After the start it is looked for what was left without a vector; clients come first."""
+
 DAY_MS: Final = 86_400_000
 
 EXPIRED: Final = "memory.expired"
@@ -60,7 +63,7 @@ class Upkeep:
         rota = counter.rota
         rota.every("memory.maintain", remembering.maintenance_ms, lambda: self.maintain(None))
         rota.every("memory.backfill", remembering.backfill_ms, lambda: self.backfill(None))
-        counter.loop.call_soon(lambda: self._backfill.run(None, MEMORY_UPKEEP_MAX, _ignore))
+        counter.call_later(FIRST_S, lambda: self._backfill.run(None, MEMORY_UPKEEP_MAX, _ignore))
 
     def maintain(
         self,
