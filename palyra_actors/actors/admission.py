@@ -19,8 +19,12 @@ from collections.abc import Callable
 from math import ceil, inf
 from typing import Any, Final, NamedTuple
 
-from palyra_actors.actors.steering import COMPANY_S, RETRY_MS_MAX, Plan, load_of
+from palyra_actors.actors.steering import COMPANY_S, RETRY_MS_MAX, TARGET, Plan, load_of
 from palyra_actors.actors.work import Peer, Request
+
+LOBBY_LOAD_MIN: Final = 500
+"""Load that may wait in the lobby however short the patience is: a round's slice, so that the next
+one has something to serve."""
 
 OVER: Final = 1.2
 """How far whoever holds less than its share may go over the room."""
@@ -99,12 +103,13 @@ class Account:
     lobby that will not wait for ever.
     """
 
-    __slots__ = ("hurried", "load", "peer", "segments", "waiting")
+    __slots__ = ("hurried", "hurried_load", "load", "peer", "segments", "waiting")
 
     def __init__(self, peer: Peer) -> None:
         self.peer = peer
         self.load = 0
         self.hurried = 0
+        self.hurried_load = 0
         self.waiting = 0
         self.segments: deque[Segment] = deque()
 
@@ -114,11 +119,15 @@ class Account:
             segments.append(Segment(key is None))
         segments[-1].add(key or "", one)
         self.waiting += 1
+        if not one.bulk:
+            self.hurried_load += one.load
         self.hurried += one.refuse_at < inf
 
     def left(self, one: Waiting) -> None:
         """It was taken out of the first segment, or of any if it was late."""
         self.waiting -= 1
+        if not one.bulk:
+            self.hurried_load -= one.load
         self.hurried -= one.refuse_at < inf
         while self.segments and not self.segments[0].lanes:
             self.segments.popleft()
@@ -132,7 +141,7 @@ class Account:
             for one in lane
         ]
         self.segments.clear()
-        self.hurried = self.waiting = 0
+        self.hurried = self.hurried_load = self.waiting = 0
         return gone
 
 
@@ -149,6 +158,7 @@ class Admission:
         self.plan = plan
         self.load = 0
         self.waiting = 0
+        self._hurried_load = 0
         self._refuse = refuse
         self._accounts: dict[Peer, Account] = {}
         self._line: deque[Account] = deque()  # those with somebody in the lobby, in turn
@@ -166,7 +176,7 @@ class Admission:
         if not budget_s:
             return True
         load = load_of(frame_bytes)
-        return self._fits(account, load, self.plan.room(now, arrived, budget_s))
+        return self._fits(account, load, arrived, budget_s, now)
 
     def may_go_on(self, request: Request, frame_bytes: int, now: float) -> bool:
         """Whether a write that `lets_in` let in may go on, now that its own budget is known."""
@@ -177,7 +187,7 @@ class Admission:
         if _is_bulk(budget_s, plan):
             return self._fits_bulk(load, now)
         account = self._accounts.get(request.peer)
-        return self._fits(account, load, plan.room(now, request.arrived, budget_s))
+        return self._fits(account, load, request.arrived, budget_s, now)
 
     def charge(self, request: Request, load: int, now: float) -> None:
         """A write comes in. What it takes is given back when it is answered."""
@@ -209,7 +219,12 @@ class Admission:
         if account.load <= 0 and not account.waiting:
             self._accounts.pop(account.peer, None)
 
-    def _fits(self, account: Account | None, load: int, room: float) -> bool:
+    def _fits(
+        self, account: Account | None, load: int, arrived: float, budget_s: float, now: float
+    ) -> bool:
+        if self.load <= 0:  # nothing is under way: it will never be better
+            return now - arrived < TARGET * budget_s
+        room = self.plan.room(now, arrived, budget_s)
         before = self.load - self.plan.committing_load
         if before + load <= room:
             return True
@@ -246,6 +261,19 @@ class Admission:
         load = load_of(len(frame))
         account.add(key, Waiting(request, frame, message, load, refuse_at, bulk))
         self.waiting += 1
+        if not bulk:
+            self._hurried_load += load
+
+    def may_wait(self, peer: Peer, frame_bytes: int) -> bool:
+        """Whether a write may wait for room, or is refused at once: there are more before it than
+        are served while it may wait. Of the lobby, too, each connection has an equal share."""
+        plan, account = self.plan, self._accounts.get(peer)
+        most = max(plan.patience_s / plan.load_s, LOBBY_LOAD_MIN)
+        load = load_of(frame_bytes)
+        if self._hurried_load + load <= most:
+            return True
+        held, line = (0, 1) if account is None else (account.hurried_load, 0)
+        return held + load <= most / (len(self._line) + line)
 
     def next(self, now: float) -> Waiting | None:
         """The next write that may come in, in turn between connections and, within one, between
@@ -264,21 +292,21 @@ class Admission:
 
     def _first(self, account: Account, now: float) -> Waiting | None:
         while account.segments:
-            segment, late = account.segments[0], False
+            segment, sent_away = account.segments[0], False
             for keys in (segment.hurried, segment.bulk):
                 if not keys:
                     continue
                 key = keys[0]
                 one = segment.lanes[key][0]
-                late = one.refuse_at <= now
-                if not late and not self._may_come(account, one, now):
-                    continue
-                self._left(account, segment.take(key, keys))
-                if not late:
+                if self._may_come(account, one, now):  # though its patience may be over
+                    self._left(account, segment.take(key, keys))
                     return one
-                self._send_away(one, now)
-                break
-            if not late:
+                if one.refuse_at <= now:
+                    self._left(account, segment.take(key, keys))
+                    self._send_away(one, now)
+                    sent_away = True
+                    break
+            if not sent_away:
                 return None
         return None
 
@@ -309,6 +337,7 @@ class Admission:
         return gone
 
     def _emptied(self, account: Account) -> list[Request]:
+        self._hurried_load -= account.hurried_load
         gone = account.clear()
         self.waiting -= len(gone)
         self._forget(account)
@@ -319,20 +348,27 @@ class Admission:
             return self._fits_bulk(one.load, now)
         plan, budget_ms = self.plan, one.request.budget_ms
         budget_s = plan.budget_s if budget_ms is None else budget_ms / 1000
-        return self._fits(account, one.load, plan.room(now, one.request.arrived, budget_s))
+        return self._fits(account, one.load, one.request.arrived, budget_s, now)
 
     def _left(self, account: Account, one: Waiting) -> None:
         self.waiting -= 1
+        if not one.bulk:
+            self._hurried_load -= one.load
         account.left(one)
 
     def _send_away(self, one: Waiting, now: float) -> None:
-        self._refuse(one.request, self.retry_ms(one.load, now))
+        self._refuse(one.request, self._retry_ms(one.load, now))
 
-    def retry_ms(self, load: int, now: float) -> int:
-        """When a refused write should come back: once what is under way is through, and then one
-        after the other in the order of their refusals. At most a second.
+    def retry_ms(self, frame_bytes: int, now: float) -> int:
+        """When a write of that size should come back that is refused at once."""
+        return self._retry_ms(load_of(frame_bytes), now)
+
+    def _retry_ms(self, load: int, now: float) -> int:
+        """When a write that is refused now should come back: once what is under way is through, and
+        then one after the other in the order of their refusals. At most a second.
         """
         plan = self.plan
+        plan.refused += 1
         through = now + plan.rest_s(now) + plan.commit_s + 0.5 * self.load * plan.load_s
         last = now + RETRY_MS_MAX / 1000
         self._served_at = min(max(self._served_at, through) + load * plan.load_s, last)

@@ -67,6 +67,14 @@ SLICE_LOAD_MAX: Final = 500
 """Load served in one round (about three milliseconds); the rest waits in the lobby for the next
 one. What is refused has to be refused within five, and is only looked at between two slices."""
 
+ROUND_FRAMES_MAX: Final = 512
+"""Taken from the sockets in one round: about two milliseconds."""
+
+REFUSED_FRAMES_MAX: Final = 192
+"""More frames than were served in the round before are taken while writes are refused: what a
+refusal takes, a fifth of the loop at most, is taken from those that are let in. The rest waits in
+its sockets (`bench/bench_overload.py`)."""
+
 LOBBY_LOOK_S: Final = 0.001
 _APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
 
@@ -101,6 +109,8 @@ class Desk:
         self._next_reader = 0
         self._looking = False
         self._slice = SLICE_LOAD_MAX  # what is left of this round's
+        self._served = self._turned_away = 0  # of this round
+        self.frames_wanted = ROUND_FRAMES_MAX
         self.stopping = False
         self.admission = Admission(office.plan, Request.shed)
         operations: dict[str, Callable[[Request, Any], None]] = {
@@ -137,6 +147,11 @@ class Desk:
             if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now):
                 head = codec.decode_head(frame)
                 if head is not None and not self.stopping:
+                    if head.budget_ms is None and not admission.may_wait(peer, size):
+                        tally.turn_away()
+                        peer.send(codec.encode_overloaded(head.id, admission.retry_ms(size, now)))
+                        self._turned_away += 1
+                        continue
                     request = Request(peer, head.id, arrived, tally)
                     request.admission = admission
                     if head.budget_ms is not None:
@@ -171,10 +186,13 @@ class Desk:
         """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
         admission, room = self.admission, self._slice
         self._slice = SLICE_LOAD_MAX
+        self.frames_wanted = ROUND_FRAMES_MAX
+        if self._turned_away:
+            self.frames_wanted = self._served + REFUSED_FRAMES_MAX
+        self._served = self._turned_away = 0
         if not admission.waiting:
             return
         now = self._office.monotonic()
-        admission.send_away_late(now)
         requests: list[tuple[Request, Any]] = []
         while room > 0 and (one := admission.next(now)) is not None:
             message = one.message
@@ -187,6 +205,7 @@ class Desk:
             admission.charge(one.request, one.load, now)
             room -= one.load
             requests.append((one.request, message))
+        admission.send_away_late(now)
         self._serve_all(requests)
         if room <= 0:
             self._office.house.loop.call_soon(_nothing)  # the next round's slice is due now
@@ -228,6 +247,7 @@ class Desk:
         """Serve what is let in. The payloads of a round are sealed together: one look for secrets
         costs as much for one payload as for thirty.
         """
+        self._served += len(arrivals)
         requests: list[tuple[Request, Any, int]] = []
         payloads: list[bytes] = []
         kinds: list[str] = []

@@ -46,16 +46,15 @@ from palyra_actors.runtime.wakeup import Wakeup
 
 log = logging.getLogger(__name__)
 
-ROUND_FRAMES_MAX: Final = 512
 ROUND_BYTES_MAX: Final = 1024 * 1024
-"""Received in one round: about two milliseconds. What is more than can be served waits in the
-lobby, where it is seen, and not in libzmq."""
+"""Received in one round, and as many frames as the desk wants: about two milliseconds. What is more
+than can be served waits in the lobby, where it is seen, as far as it can be refused in time."""
 
 SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
 """Above this libzmq closes the connection; between the contract's limit and this one the peer
 gets its `too_large`."""
 
-RECEIVE_FRAMES: Final = 1_000  # per peer, in libzmq; beyond it the peer waits
+RECEIVE_FRAMES: Final = 256  # per peer, in libzmq; beyond it the peer waits
 SEND_FRAMES: Final = 512  # per peer, in libzmq; beyond it replies go to the backlog
 LARGE_BYTES: Final = 32 * 1024
 """libzmq counts a peer's frames and not their bytes. A reply of this size is given to it only when
@@ -311,10 +310,10 @@ class Door:
             if not gate.open:
                 return
         arrivals: list[tuple[DoorPeer, bytes]] = []
-        left = ROUND_BYTES_MAX
+        left, frames_max = ROUND_BYTES_MAX, self._desk.frames_wanted
         began = self._loop.clock.monotonic()
         arrived, self._empty_at = self._empty_at, began
-        while left > 0 and len(arrivals) < ROUND_FRAMES_MAX:
+        while left > 0 and len(arrivals) < frames_max:
             try:
                 identity = _receive(door, _DONTWAIT)
             except zmq.Again:

@@ -72,6 +72,12 @@ class Tally:
         self.received = self.ok = self.refused = self.unknown = self.closed = self.under_way = 0
         self.acked = self.overloaded = 0
 
+    def turn_away(self) -> None:
+        """A write was answered `overloaded` before it became a request."""
+        self.received += 1
+        self.refused += 1
+        self.overloaded += 1
+
     def statistics(self) -> TallyStatistics:
         return TallyStatistics(
             self.received, self.ok, self.refused, self.unknown, self.closed, self.under_way,

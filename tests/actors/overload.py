@@ -135,6 +135,7 @@ class Engine:
             self.per_peer[request.peer][0] += 1
             request.ok({})
         self.plan.committing_since, self.plan.committing_load = None, 0
+        self.plan.refused = 0  # here a refusal takes no time
         self.controller.observe(
             Times(
                 began, staged, ended, len(totals), len(totals) * LOAD, staged - began,

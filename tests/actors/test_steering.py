@@ -2,7 +2,7 @@
 
 import pytest
 
-from palyra_actors.actors.steering import Controller, Times, load_of
+from palyra_actors.actors.steering import TRUST_MIN, Controller, Plan, Times, load_of
 from tests.actors.overload import BUCKET_S, BUDGET_S, CAPACITY, Bucket, Engine, disk_story
 
 
@@ -101,6 +101,32 @@ def test_what_load_costs_is_learned_from_what_the_loop_worked() -> None:
     for number in range(60):
         controller.observe(a_group(0.001, 1 + number / 100, busy_s=0.02))
     assert controller.plan.load_s == pytest.approx(50e-6, rel=0.02)
+
+
+def test_small_groups_together_tell_what_load_costs() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    for number in range(60):
+        controller.observe(a_group(0.001, 1 + number / 100, busy_s=0.4))
+    assert controller.plan.load_s > 900e-6, "load seems dear, and next to nothing is let in"
+    for number in range(2_000):
+        controller.observe(a_group(0.001, 2 + number / 100, load=3, busy_s=3 * 20e-6))
+    assert controller.plan.load_s == pytest.approx(20e-6, rel=0.1)
+
+
+def test_the_work_of_refusing_is_not_taken_for_what_load_costs() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    for number in range(200):
+        controller.plan.refused += 1_000
+        controller.observe(a_group(0.001, 1 + number / 100, load=30, busy_s=1_030 * 10e-6))
+    assert controller.plan.load_s == pytest.approx(10e-6, rel=0.05)
+
+
+def test_caution_makes_room_smaller_and_never_closes_it() -> None:
+    plan = Plan(BUDGET_S, load_s=10e-6, commit_s=0.01)
+    room = plan.room(1.0, 1.0, BUDGET_S)
+    plan.trust = TRUST_MIN
+    assert plan.room(1.0, 1.0, BUDGET_S) == pytest.approx(TRUST_MIN * room)
+    assert room > 0
 
 
 def test_one_stall_does_not_make_the_disk_slow_and_two_do() -> None:
