@@ -37,7 +37,7 @@ SHAPES = {
     "singles": (256, 1, 256),
     "batches": (8, 64, 8),
 }  # window, events, sessions
-RATE_GUESS = 120_000  # events a second that no shape reaches: how many frames to make
+RATE_GUESS = 400_000  # events a second that no shape reaches: how many frames to make
 
 
 def through_engine(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
@@ -90,7 +90,7 @@ def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
     done, took_each = 0, []
     began = time.perf_counter()
     while done < len(groups) and time.perf_counter() - began < seconds:
-        rows, heads, marks = groups[done]
+        rows, heads, marks, begin, go_on = groups[done]
         start = time.perf_counter()
         if tidy.is_set():
             tidy.clear()
@@ -100,6 +100,9 @@ def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
         executemany(sql("move_head"), heads)
         if marks:
             executemany(sql("insert_mark"), marks)
+        if begin:
+            executemany(sql("run.insert"), begin)
+        executemany(sql("run.update"), go_on)
         execute("COMMIT")
         took_each.append(time.perf_counter() - start)
         done += 1

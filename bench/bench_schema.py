@@ -56,7 +56,7 @@ def fill(path: str, group: int, events: int, indexed: bool) -> tuple[float, int]
     groups = made(group, events)
     since_tidy = 0
     began = time.perf_counter()
-    for rows, heads, marks in groups:
+    for rows, heads, marks, _, _ in groups:
         execute("BEGIN IMMEDIATE")
         executemany(sql("insert_event"), rows)
         executemany(sql("move_head"), heads)

@@ -26,6 +26,10 @@ from palyra_actors.ids import Ulids, format_ulid
 PAYLOAD = {"tool": "bash", "args": {"command": "ls -la src", "timeout": 30}, "output": "x" * 180}
 """About 256 bytes encoded, of the shape of a tool call."""
 
+RUN_EVENTS = 960
+"""Events of a session before it goes on in another run: a tape holds 1,024 entries, and an append
+that would open one more is refused, which is quick and no append."""
+
 
 def emit(bench: str, **result: Any) -> None:
     """One JSON line per result."""
@@ -68,11 +72,15 @@ def frames(
     now = time.time_ns() // 1_000_000
     ids = Ulids(lambda: time.time_ns() // 1_000_000, os.urandom)
     names = [format_ulid(ids()) for _ in range(sessions)]
-    runs = [format_ulid(ids()) for _ in range(sessions)]
+    runs = [""] * sessions
+    left = [0] * sessions
     encode = msgspec.msgpack.Encoder().encode
     made = []
     for number in range(count):
         place = number % sessions if sessions > 1 else 0
+        if left[place] < events:
+            runs[place], left[place] = format_ulid(ids()), RUN_EVENTS
+        left[place] -= events
         session, run = names[place], runs[place]
         body = {
             "events": [
@@ -94,22 +102,33 @@ def frames(
 def bare_groups(
     group: int, count: int, streams: int, stream_of: Callable[[int, int], int]
 ) -> list[Any]:
-    """What a loop without an engine writes: rows, heads and marks of each of `count` commits.
+    """What a loop without an engine writes: rows, heads, marks, runs that begin and runs that go
+    on, of each of `count` commits, as many of each as an engine writes for the same events.
 
     `stream_of(seq, place)` says to which stream, 1..`streams`, an event goes by its seq and its
     place in the commit. Ids rise in time and are random within it.
     """
-    payload, run, now = os.urandom(256), os.urandom(16), time.time_ns() // 1_000_000
+    payload, now = os.urandom(256), time.time_ns() // 1_000_000
     numbers, last = [0] * (streams + 1), [0] * (streams + 1)
+    runs, entries = [b""] * (streams + 1), [0] * (streams + 1)
     groups, seq = [], 0
     for _ in range(count):
-        rows, heads, marks = [], {}, []
+        rows, heads, marks, begin, go_on = [], {}, [], [], {}
         for place in range(group):
             seq += 1
             stream = stream_of(seq, place)
             numbers[stream] += 1
             event_id = (now + seq // 30).to_bytes(6, "big") + os.urandom(10)
             link = seq - last[stream] if last[stream] else 0
+            if not entries[stream] % RUN_EVENTS:
+                run = runs[stream] = event_id[:6] + os.urandom(10)
+                begin.append(
+                    (run, stream, 1, numbers[stream], None, 1, 0, 0, None, None, 0, 0, now, None)
+                )
+                entries[stream] = 0
+            run = runs[stream]
+            entries[stream] += 1
+            go_on[run] = (1, None, entries[stream], 0, None, 0, 0, None, run)
             rows.append(
                 (seq, event_id, stream, numbers[stream], link, None, run, 4, 2, 1, now, now, 0,
                  None, payload, None, GENESIS)
@@ -118,7 +137,7 @@ def bare_groups(
             heads[stream] = (stream, numbers[stream], seq)
             if numbers[stream] % 64 == 0:
                 marks.append((stream, numbers[stream] // 64, seq))
-        groups.append((rows, list(heads.values()), marks))
+        groups.append((rows, list(heads.values()), marks, begin, list(go_on.values())))
     return groups
 
 

@@ -96,7 +96,10 @@ def docstrings(module: ast.Module) -> set[ast.AST]:
 
 def own_text_files() -> Iterator[Path]:
     """Everything a clone holds, without what tools leave behind."""
-    endings = {".py", ".toml", ".md", ".sql", ".txt", ".json", ".yml", ".yaml", ".cfg", ".sh", ""}
+    endings = {
+        ".py", ".pyi", ".c", ".toml", ".md", ".sql", ".txt", ".json", ".yml", ".yaml", ".cfg",
+        ".sh", "",
+    }  # fmt: skip
     for path in sorted(ROOT.rglob("*")):
         parts = path.relative_to(ROOT).parts
         hidden = any(part.startswith(".") and part != ".ci" for part in parts[:-1])

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from palyra_actors.actors import clerks
 from palyra_actors.actors.admission import Admission
+from palyra_actors.actors.appends import RETRY_AFTER_MS, Appends
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
@@ -18,39 +19,21 @@ from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify
 from palyra_actors.actors.steering import Plan, load_of
 from palyra_actors.actors.views import event_view, head_view
-from palyra_actors.actors.work import Peer, Portion, Request, Tally, Unit, stopping
-from palyra_actors.domain.catalog import (
-    ACTOR_NAMES,
-    ACTOR_NUMBERS,
-    CLIENT_KINDS,
-    RUN_ENDS,
-    kind_from_client,
-    kind_name,
-    kind_to_find,
-)
-from palyra_actors.domain.payload import Sealer, same_content
+from palyra_actors.actors.work import Peer, Request, Tally, stopping
+from palyra_actors.domain.catalog import kind_name, kind_to_find
 from palyra_actors.domain.redact import redact_text
-from palyra_actors.domain.session import Append, Draft, append
-from palyra_actors.errors import (
-    Denied,
-    IdReused,
-    InternalFault,
-    Invalid,
-    InvalidId,
-    Overloaded,
-    PalyraError,
-    TooLarge,
-)
+from palyra_actors.domain.swift import Written
+from palyra_actors.errors import Denied, InternalFault, Invalid, Overloaded, PalyraError, TooLarge
 from palyra_actors.ids import parse_ulid
-from palyra_actors.limits import APPEND_EVENTS_MAX, KINDS_FILTER_MAX
+from palyra_actors.limits import KINDS_FILTER_MAX
 from palyra_actors.runtime.actor import Ref
 from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.storage.port import Head, Selection, WriteSide
 from palyra_actors.wire import codec
+from palyra_actors.wire.append import WRITES, decode
 from palyra_actors.wire.messages import (
     AppendBody,
     CreditBody,
-    EventIn,
     NoBody,
     ReadBody,
     RecentBody,
@@ -60,8 +43,6 @@ from palyra_actors.wire.messages import (
 )
 
 log = logging.getLogger(__name__)
-
-RETRY_AFTER_MS: Final = 25
 
 SLICE_LOAD_MAX: Final = 500
 """Load served in one round (about three milliseconds); the rest waits in the lobby for the next
@@ -105,7 +86,7 @@ class Desk:
 
     def __init__(self, office: Office) -> None:
         self._office = office
-        self._sealer = Sealer()
+        self._appends = Appends(office.directory)
         self._next_reader = 0
         self._looking = False
         self._slice = SLICE_LOAD_MAX  # what is left of this round's
@@ -160,14 +141,14 @@ class Desk:
                         admission.wait(request, frame, codec.session_of(frame))
                     continue
             try:
-                message = codec.decode(frame)
+                message = decode(frame)
             except codec.Unusable as unusable:
                 Request(peer, unusable.request_id, arrived, tally).fail(unusable.error)
                 continue
             request = Request(peer, message.id, arrived, tally)
             if message.budget_ms is not None:
                 request.budget_ms = message.budget_ms
-            if type(message) in codec.WRITE_TYPES:
+            if type(message) in WRITES:
                 request.admission = admission
                 if not self._has_room(request):
                     continue
@@ -198,7 +179,7 @@ class Desk:
             message = one.message
             if message is None:
                 try:
-                    message = codec.decode(one.frame)
+                    message = decode(one.frame)
                 except codec.Unusable as unusable:
                     one.request.fail(unusable.error)
                     continue
@@ -243,51 +224,32 @@ class Desk:
             request.fail(_too_many("of this connection under way", office.peer_requests_max))
         return not request.answered
 
-    def _serve_all(self, arrivals: Sequence[tuple[Request, Any]]) -> None:
-        """Serve what is let in. The payloads of a round are sealed together: one look for secrets
-        costs as much for one payload as for thirty.
-        """
-        self._served += len(arrivals)
-        requests: list[tuple[Request, Any, int]] = []
-        payloads: list[bytes] = []
-        kinds: list[str] = []
-        for request, message in arrivals:
-            requests.append((request, message, len(payloads)))
-            if isinstance(message, _APPEND):
-                for event in message.body.events[:APPEND_EVENTS_MAX]:
-                    payloads.append(bytes(event.payload))
-                    kinds.append(event.kind)
-        sealed = self._seal_all(payloads, kinds)
-        for request, message, start in requests:
-            self._serve(request, message, sealed, start)
+    def _serve_all(self, requests: Sequence[tuple[Request, Any]]) -> None:
+        """Serve what is let in."""
+        self._served += len(requests)
+        if requests:
+            self._appends.look([message for _, message in requests])
+        for request, message in requests:
+            self._serve(request, message)
 
-    def _seal_all(self, payloads: list[bytes], kinds: list[str]) -> list[tuple[bytes, bool]] | None:
-        """All of a round, or None if one of them is refused: then each request is looked at."""
+    def _serve(self, request: Request, message: Any) -> None:
         try:
-            return self._sealer.seal(payloads, kinds)
-        except PalyraError:
-            return None
-
-    def _serve(
-        self,
-        request: Request,
-        message: Any,
-        sealed: list[tuple[bytes, bool]] | None,
-        start: int,
-    ) -> None:
-        try:
-            if request.peer.role not in message.body.roles:
-                raise _may_not(request, message)
+            body = AppendBody if type(message) is Written else message.body
+            if request.peer.role not in body.roles:
+                raise _may_not(request, body.roles)
+            if self.stopping:
+                raise stopping()
+            if type(message) is Written:
+                self._appends.write(request, message)
+                return
             if message.principal is not None:
                 self._act_for(request, message.principal)
             if message.traceparent is not None:
                 request.traceparent = _no_secret(message.traceparent)
-            if self.stopping:
-                raise stopping()
             if not request.load and not self._has_room(request):
                 return
             if isinstance(message, _APPEND):
-                self._append(request, message.body, sealed, start)
+                self._appends.check_and_write(request, message.body)
             else:
                 self._operations[type(message)](request, message.body)
         except PalyraError as refusal:
@@ -330,112 +292,6 @@ class Desk:
     def _stats(self, request: Request, body: NoBody) -> None:
         del body
         request.ok(self._office.stats(request))
-
-    # -- journal: writing -------------------------------------------------------------------------
-
-    def _append(
-        self,
-        request: Request,
-        body: AppendBody,
-        sealed: list[tuple[bytes, bool]] | None,
-        start: int,
-    ) -> None:
-        events = body.events
-        count = len(events)
-        if not 1 <= count <= APPEND_EVENTS_MAX:
-            raise _wrong_count(count)
-        if sealed is None:
-            payloads = [bytes(event.payload) for event in events]
-            sealed, start = self._sealer.seal(payloads, [event.kind for event in events]), 0
-        drafts: list[Draft] = []
-        runs: dict[str, bytes] = {}
-        first_session = events[0].session_id
-        one_session, ends, payload_bytes = True, False, 0
-        for index, event in enumerate(events):
-            kind = CLIENT_KINDS.get(event.kind) or kind_from_client(event.kind)
-            actor = ACTOR_NUMBERS.get(event.actor)
-            if kind is None or actor is None:
-                raise _wrong_name(index, event, kind is None)
-            run_text, run_id = event.run_id, None
-            if run_text is not None:
-                run_id = runs.get(run_text)
-                if run_id is None:
-                    run_id = runs[run_text] = parse_ulid(run_text, f"events[{index}].run_id")
-            try:
-                event_id = parse_ulid(event.event_id)
-            except InvalidId as refusal:
-                refusal.field = f"events[{index}].event_id"
-                raise
-            if event.session_id != first_session:
-                one_session = False
-            if kind in RUN_ENDS:
-                ends = True
-            payload, redacted = sealed[start + index]
-            payload_bytes += len(payload)
-            drafts.append(Draft(event_id, run_id, kind, actor, event.ts_ms, payload, redacted))
-        unit = Unit(request, [event.event_id for event in events], payload_bytes)
-        expected = body.expected_session_seq
-        if count == 1 or (one_session and len({d.event_id for d in drafts}) == count):
-            command = Append(drafts, expected, runs.values(), ends)
-            self._hand_out_one(unit, first_session, command)
-            return
-        places = _first_places(unit, events, drafts)
-        shares: dict[str, list[int]] = {}
-        for place in places:
-            shares.setdefault(events[place].session_id, []).append(place)
-        if expected is not None and len(shares) > 1:
-            raise Invalid(
-                "expected_session_seq needs all events in one session",
-                field="expected_session_seq",
-                hint="leave it out, or send one request a session",
-            )
-        self._hand_out(unit, shares, drafts, expected)
-
-    def _hand_out_one(self, unit: Unit, session_id: str, command: Append) -> None:
-        """The usual request: all of it is one session's."""
-        directory = self._office.directory
-        directory.begin_request()
-        session = directory.session(session_id, "events[0].session_id")
-        drafts = command.drafts
-        portion = Portion(unit, session, session.stream_id, command, range(len(drafts)), drafts)
-        unit.portions.append(portion)
-        unit.left = 1
-        try:
-            session.hand(portion)
-        except MailboxFull as full:
-            raise _behind(unit, full) from full
-
-    def _hand_out(
-        self,
-        unit: Unit,
-        shares: Mapping[str, list[int]],
-        drafts: list[Draft],
-        expected: int | None,
-    ) -> None:
-        """Give each session its share, in one go: what comes later comes after it everywhere."""
-        directory = self._office.directory
-        if len(shares) > directory.resident_max:
-            raise TooLarge(
-                f"one request names at most {directory.resident_max} sessions",
-                field="events",
-                hint="send one request a session, or raise actors.resident_max",
-                detail={"limit": directory.resident_max, "actual": len(shares)},
-            )
-        directory.begin_request()
-        for session_id, places in shares.items():
-            session = directory.session(session_id, f"events[{places[0]}].session_id")
-            own = append([drafts[place] for place in places], expected)
-            unit.portions.append(Portion(unit, session, session.stream_id, own, places, own.drafts))
-        unit.left = len(unit.portions)
-        try:
-            for portion in unit.portions:
-                portion.entity.hand(portion)
-        except MailboxFull as full:
-            refusal = _behind(unit, full)
-            for portion in unit.portions:
-                if portion.decided:  # and holds back for the others
-                    portion.entity.rewind(portion)
-            raise refusal from full
 
     # -- journal: reading -------------------------------------------------------------------------
 
@@ -503,22 +359,15 @@ class Desk:
         request.ok({})
 
 
-def _may_not(request: Request, message: Any) -> Denied:
+def _may_not(request: Request, roles: frozenset[str]) -> Denied:
     return Denied(
         f"a {request.peer.role} may not do this",
-        hint=f"it takes the role {' or '.join(sorted(message.body.roles))}",
+        hint=f"it takes the role {' or '.join(sorted(roles))}",
     )
 
 
 def _nothing() -> None:
     """Makes sure that a round comes."""
-
-
-def _behind(unit: Unit, full: MailboxFull) -> Overloaded:
-    unit.settled = True
-    return Overloaded(
-        f"the session is behind: {full}", hint="come back later", retry_after_ms=RETRY_AFTER_MS
-    )
 
 
 def _too_many(which: str, limit: int) -> Overloaded:
@@ -561,48 +410,3 @@ def _stored_kinds(kinds: list[str] | None) -> frozenset[int | str] | None:
             )
         stored.add(kind)
     return frozenset(stored)
-
-
-def _wrong_count(count: int) -> PalyraError:
-    if count == 0:
-        return Invalid("an append needs at least one event", field="events")
-    return codec.too_many_events(count)
-
-
-def _wrong_name(index: int, event: EventIn, kind_is_wrong: bool) -> Invalid:
-    if kind_is_wrong:
-        return Invalid(
-            f"{event.kind[:64]!r} is no kind that a client may write",
-            field=f"events[{index}].kind",
-            hint="message_received, model_token, tool_proposed, tool_executed, a2ui_updated, "
-            r"run_completed, run_failed, or a name of your own: x\.[a-z0-9_.]{1,62}",
-        )
-    return Invalid(
-        f"{event.actor[:64]!r} is no actor",
-        field=f"events[{index}].actor",
-        hint=f"one of {', '.join(ACTOR_NAMES.values())}",
-    )
-
-
-def _first_places(unit: Unit, events: list[EventIn], drafts: list[Draft]) -> list[int]:
-    """The places of all events but those that say one again. Raises IdReused: they differ."""
-    first: dict[bytes, int] = {}
-    repeats: dict[int, int] = {}
-    for index, draft in enumerate(drafts):
-        earlier = first.setdefault(draft.event_id, index)
-        if earlier == index:
-            continue
-        before = drafts[earlier]
-        if (
-            events[index].session_id != events[earlier].session_id
-            or draft._replace(payload=b"") != before._replace(payload=b"")
-            or not same_content(draft.payload, before.payload)
-        ):
-            raise IdReused(
-                f"events[{earlier}] has the same id and other content",
-                field=f"events[{index}].event_id",
-                hint="give every event an id of its own",
-            )
-        repeats[index] = earlier
-    unit.repeats = repeats
-    return [index for index in range(len(drafts)) if index not in repeats]

@@ -15,6 +15,7 @@ from palyra_actors.domain.chain import Stored, payload_digest
 from palyra_actors.domain.payload import same_content
 from palyra_actors.domain.session import Draft, append
 from palyra_actors.errors import Gone, IdReused, Invalid, PalyraError
+from palyra_actors.ids import format_ulid
 from palyra_actors.storage.port import WriteSide
 from palyra_actors.wire.messages import EventResult
 
@@ -142,8 +143,9 @@ def _compare(unit: Unit, known: dict[bytes, Stored]) -> PalyraError | None:
                 hint="give every new event an id of its own",
             )
         echo[index] = EventResult(
-            unit.event_ids[index], stored.seq, stored.stream_seq, stored.hash, True, stored.redacted
-        )
+            format_ulid(draft.event_id), stored.seq, stored.stream_seq, stored.hash, True,
+            stored.redacted,
+        )  # fmt: skip
     unit.echo = echo
     return None
 

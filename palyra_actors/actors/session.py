@@ -138,7 +138,7 @@ class SessionActor(CommandEntity):
                 break
         after = domain.appended(state, command)
         if after.runs is not state.runs:
-            portion.runs = tuple(domain.changed_runs(state, after))
+            portion.runs = tuple(domain.changed_runs(state, after, command.run_ids))
         elif portion.runs:
             portion.runs = ()  # decided before, and differently
         if after.about is not state.about:

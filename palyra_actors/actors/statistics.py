@@ -14,6 +14,7 @@ from palyra_actors.actors.steering import SteeringStatistics
 from palyra_actors.actors.views import head_view
 from palyra_actors.actors.work import TallyStatistics
 from palyra_actors.actors.writer import WriterStatistics
+from palyra_actors.domain.swift import compiled
 from palyra_actors.ids import format_ulid
 from palyra_actors.storage.port import Head
 
@@ -122,6 +123,7 @@ def stats_view(all_: EngineStatistics, busiest: Sequence[Busy]) -> dict[str, Any
         "peers_cut": all_.door.cut,
         "backlog_bytes": all_.door.backlog_bytes,
         "threads": all_.threads,
+        "compiled": compiled is not None,
         "queue_depth": writer.waiting,
         "admission": {
             "load": all_.lobby.load,

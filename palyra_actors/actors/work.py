@@ -318,7 +318,7 @@ class Key(NamedTuple):
 
 
 class Unit:
-    """One request's atomic change.
+    """One request's atomic change. `events`: how many an append's request has; 0: it is none.
 
     `left` counts the portions that are not decided. `error`: it was refused, and is answered so
     unless it turns out to be a retry of what is stored. `settled`: it was answered, its portions
@@ -335,9 +335,9 @@ class Unit:
     echo: Mapping[int, EventResult] = MappingProxyType({})
     repeats: Mapping[int, int] = MappingProxyType({})
 
-    def __init__(self, request: Request, event_ids: Sequence[str], payload_bytes: int = 0) -> None:
+    def __init__(self, request: Request, events: int = 0, payload_bytes: int = 0) -> None:
         self.request = request
-        self.event_ids = event_ids
+        self.events = events
         self.payload_bytes = payload_bytes
         self.portions: list[Portion] = []
 
@@ -363,7 +363,7 @@ class Unit:
     @property
     def size(self) -> int:
         """Events that it writes, at least: what it takes of a group's room."""
-        return len(self.event_ids) or sum(len(portion.drafts) for portion in self.portions)
+        return self.events or sum(len(portion.drafts) for portion in self.portions)
 
     @property
     def answer(self) -> dict[str, Any]:
@@ -380,7 +380,7 @@ class Unit:
             return written
         new = iter(written)
         results: list[EventResult] = []
-        for index in range(len(self.event_ids)):
+        for index in range(self.events):
             first = repeats.get(index)
             if first is not None:
                 results.append(msgspec.structs.replace(results[first], duplicate=True))

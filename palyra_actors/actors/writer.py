@@ -27,6 +27,7 @@ from palyra_actors.errors import InternalFault, Overloaded, PalyraError, Storage
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.storage.port import Clash, Head, WriteSide
+from palyra_actors.wire.append import encode_ok
 from palyra_actors.wire.messages import AppendOk, Timing
 
 log = logging.getLogger(__name__)
@@ -463,10 +464,13 @@ class Writer(PooledActor):
                 slowest_ms = max(slowest_ms, total_ms)
             arrived.append(request.arrived)
             queued_ms = (group.began - request.arrived) * 1000
-            timing = Timing(queued_ms, commit_ms, total_ms, within)
-            request.ok(
-                {**results, "timing": timing} if unit.is_command else AppendOk(results, timing)
-            )
+            if unit.is_command:
+                timing = Timing(queued_ms, commit_ms, total_ms, within)
+                request.ok({**results, "timing": timing})
+            else:
+                request.reply(
+                    encode_ok(request.id, results, queued_ms, commit_ms, total_ms, within)
+                )
         self._late += late
         self._rejected = None
         group.forget_units()

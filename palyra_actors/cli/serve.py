@@ -70,9 +70,9 @@ def serve(wishes: Wishes) -> None:
             log.info("metrics at %s", engine.serve_metrics())
         bound = engine.serve(wishes.endpoint, keys=wishes.keys)
         signal.signal(signal.SIGHUP, lambda *_: engine.reload_keys())
+        spare_the_collector()  # before anybody comes: it stops everything while it looks
         sys.stdout.write(f"ready endpoint={bound} db={path} head={engine.head().seq}\n")
         sys.stdout.flush()
-        spare_the_collector()
         ended.wait()
     log.info("stopped")
 

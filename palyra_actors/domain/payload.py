@@ -28,6 +28,7 @@ from palyra_actors.domain.values import (
     confirm,
     count_pairs,
     decode,
+    may_be_odd,
     refusal,
     too_large,
     unpack,
@@ -84,13 +85,21 @@ class Sealer:
                 raise _no_map(len(sealed))
             if marks.count(1, at, end) > VALUE_DEPTH_MAX:
                 confirm(value, blob, _field(len(sealed)))
-            if plain or (flags == TOKEN_TEXT and _only_model_text(blob, value, kind)):
+            if plain or (flags == TOKEN_TEXT and only_model_text(blob, value, kind)):
                 sealed.append((blob, False))
             else:
                 sealed.append(self._examine(blob, value, kind, len(sealed)))
             del value
             at = end
         return sealed
+
+    def nothing_in(self, payloads: bytes, odd_tokens: bool) -> bool:
+        """Whether nothing is suspicious in these, one after the other; all are checked and hold
+        no float that is not finite. `odd_tokens`: some text begins with `token` that is not the
+        model's own.
+        """
+        flags = self._look(payloads)
+        return not flags & SECRET and not (flags & TOKEN_TEXT and odd_tokens)
 
     def _examine(
         self, blob: bytes, value: dict[str, object], kind: str, index: int
@@ -119,6 +128,19 @@ def same_content(stored: bytes, other: bytes) -> bool:
     return stored == other or _canonical(stored) == _canonical(other)
 
 
+def sound_map(blob: bytes) -> dict[str, object] | None:
+    """The map in `blob`, whose depth and floats are beyond doubt; None: `Sealer.seal` has to say
+    what it is."""
+    if len(blob) > PAYLOAD_BYTES_MAX or may_be_odd(blob):
+        return None
+    try:
+        value = unpack(blob)
+        check_end(blob)
+    except UNREADABLE:
+        return None
+    return value if type(value) is dict else None
+
+
 def check_value(raw: bytes | memoryview, field: str, bytes_max: int) -> object:
     """The decoded value of a state or another value that is no payload; see `values.decode`.
 
@@ -133,7 +155,7 @@ def _canonical(raw: bytes) -> bytes:
     return ormsgpack.packb(ormsgpack.unpackb(raw), option=ormsgpack.OPT_SORT_KEYS)
 
 
-def _only_model_text(blob: bytes, value: dict[str, object], kind: str) -> bool:
+def only_model_text(blob: bytes, value: dict[str, object], kind: str) -> bool:
     """Whether every `token` at the start of a text is the model's own key at the top level.
 
     model_token events are the most common ones, and all of them would look suspicious.

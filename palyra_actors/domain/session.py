@@ -14,10 +14,11 @@ from types import MappingProxyType
 from typing import Final, NamedTuple
 
 from palyra_actors.domain.approval import Approval
-from palyra_actors.domain.catalog import RUN_ENDS, RUN_IN_PROGRESS, RUN_STATES
+from palyra_actors.domain.catalog import MODEL_TOKEN, RUN_ENDS, RUN_IN_PROGRESS, RUN_STATES
 from palyra_actors.domain.fact import RECORDED_MS, Change, Place
 from palyra_actors.domain.run import FINAL, Run, on_event, tape_full, tape_has_room
 from palyra_actors.errors import Conflict, Gone, InvalidTransition, PalyraError
+from palyra_actors.limits import TAPE_ENTRIES_MAX
 
 WHEN_RECORDED: Final = Place(0, RECORDED_MS)
 
@@ -95,7 +96,7 @@ class Append(NamedTuple):
 
 def append(drafts: Sequence[Draft], expected_seq: int | None = None) -> Append:
     """The command for these drafts."""
-    run_ids = {draft.run_id for draft in drafts if draft.run_id is not None}
+    run_ids = dict.fromkeys(draft.run_id for draft in drafts if draft.run_id is not None)
     return Append(drafts, expected_seq, run_ids, any(d.kind in RUN_ENDS for d in drafts))
 
 
@@ -140,12 +141,15 @@ def takes_no_more(status: Status) -> PalyraError:
     )
 
 
-def changed_runs(before: Session, after: Session) -> Iterator[tuple[bytes, Run, bool]]:
-    """The runs that differ between two states: id, the run as it is after, whether it is new."""
+def changed_runs(
+    before: Session, after: Session, run_ids: Collection[bytes] | None = None
+) -> Iterator[tuple[bytes, Run, bool]]:
+    """The runs that differ between two states: id, the run as it is after, whether it is new.
+    `run_ids`: those that may; all, where they are not given."""
     if before.runs is after.runs:
         return
-    for run_id, run in after.runs.items():
-        known = before.runs.get(run_id)
+    for run_id in after.runs if run_ids is None else run_ids:
+        run, known = after.runs[run_id], before.runs.get(run_id)
         if known is not run:
             yield run_id, run, known is None
 
@@ -171,21 +175,57 @@ def session_rows(
 def _with_runs(
     runs: Mapping[bytes, Run], about: About, drafts: Sequence[Draft], last_seq: int
 ) -> tuple[Mapping[bytes, Run], About]:
+    """Runs and session after the drafts. Those of one run that follow each other and only move its
+    tape on are counted and not folded one by one: they are nearly all there are.
+    """
     changed: dict[bytes, Run] | None = None
-    number = last_seq
-    for _, run_id, kind, _, _, payload, _ in drafts:
-        number += 1
+    place, count = 0, len(drafts)
+    while place < count:
+        _, run_id, kind, _, _, payload, _ = drafts[place]
         if run_id is None:
+            place += 1
             continue
         run = runs.get(run_id)
+        if run is not None and kind not in RUN_ENDS:
+            moved, place = _along(run, drafts, place)
+            if moved is not run:
+                if changed is None:
+                    runs = changed = dict(runs)
+                changed[run_id] = moved
+            continue
         if not tape_has_room(run, kind):
-            raise tape_full(f"events[{number - last_seq - 1}].run_id")
-        after, about = with_event(run, about, run_id, kind, number, payload, WHEN_RECORDED)
+            raise tape_full(f"events[{place}].run_id")
+        place += 1
+        after, about = with_event(
+            run, about, run_id, kind, last_seq + place, payload, WHEN_RECORDED
+        )
         if after is not run:
             if changed is None:
                 runs = changed = dict(runs)
             changed[run_id] = after
     return runs, about
+
+
+def _along(run: Run, drafts: Sequence[Draft], place: int) -> tuple[Run, int]:
+    """The run after the drafts from `place` on that are its own and end nothing, as `on_event` has
+    it; and the place of the first one that is not of these. Raises LimitReached."""
+    run_id = drafts[place].run_id
+    entries, is_open = run.entries, run.open
+    for at in range(place, len(drafts)):
+        _, named, kind, _, _, _, _ = drafts[at]
+        if named != run_id or kind in RUN_ENDS:
+            break
+        if kind == MODEL_TOKEN and is_open:
+            continue
+        if entries >= TAPE_ENTRIES_MAX:
+            raise tape_full(f"events[{at}].run_id")
+        entries += 1
+        is_open = kind == MODEL_TOKEN
+    else:
+        at = len(drafts)
+    if entries == run.entries and is_open == run.open:
+        return run, at
+    return run._replace(entries=entries, open=is_open), at
 
 
 def with_event(  # noqa: PLR0917 - the hot path

@@ -80,9 +80,14 @@ def decode(raw: bytes | memoryview, field: str, *, bytes_max: int = PAYLOAD_BYTE
         check_end(raw)
     except UNREADABLE as error:
         raise refusal(raw, field, error) from error
-    if container_bytes(raw) > VALUE_DEPTH_MAX or _NON_FINITE.search(raw):
+    if may_be_odd(raw):
         confirm(value, raw, field)
     return value
+
+
+def may_be_odd(raw: bytes) -> bool:
+    """Whether `raw` may be too deep, or hold a float that is not finite."""
+    return container_bytes(raw) > VALUE_DEPTH_MAX or _NON_FINITE.search(raw) is not None
 
 
 def container_bytes(raw: bytes) -> int:

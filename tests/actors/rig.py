@@ -75,8 +75,7 @@ class Stream:
 
 def unit(made: Request, shares: Sequence[tuple[Stream, Sequence[tuple[int, Draft]]]]) -> Unit:
     """A decided unit: for each stream its drafts with their places in the request."""
-    ids = {index: d.event_id.hex() for _, rows in shares for index, d in rows}
-    built = Unit(made, [ids[index] for index in sorted(ids)])
+    built = Unit(made, sum(len(rows) for _, rows in shares))
     for stream, rows in shares:
         command = append([d for _, d in rows])
         portion = Portion(

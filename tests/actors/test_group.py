@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from palyra_actors.actors.group import Group, lay_out, prepare_answers, stored_events
 from palyra_actors.actors.work import Tally
 from palyra_actors.domain.chain import GENESIS, expected_hash
+from palyra_actors.ids import format_ulid
 from palyra_actors.storage.port import Head
 from tests.actors.rig import Stream, an_id, draft, request, unit
 
@@ -120,9 +121,11 @@ def test_the_last_events_of_a_group_are_the_end_of_all_of_them() -> None:
 
 def test_answers_are_in_the_order_of_each_request() -> None:
     (group,) = _groups([[[1, 0, 1], [2, 2]]])
+    drafts = {made: [draft for _, _, _, draft in made.drafts()] for made in group.units}
     prepare_answers(group)
     answers = [msgspec.msgpack.decode(raw) for _, raw in group.answers]
     assert [[result["seq"] for result in results] for results in answers] == [[1, 2, 3], [4, 5]]
     assert [[r["session_seq"] for r in results] for results in answers] == [[1, 1, 2], [1, 2]]
     for (answered, _), results in zip(group.answers, answers, strict=True):
-        assert [result["event_id"] for result in results] == list(answered.event_ids)
+        sent = [format_ulid(draft.event_id) for draft in drafts[answered]]
+        assert [result["event_id"] for result in results] == sent

@@ -9,6 +9,8 @@ import signal
 import threading
 from typing import Any
 
+import msgspec
+
 from palyra_actors.actors import writer
 from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import prepare_answers
@@ -34,7 +36,7 @@ class SlowCommitter(Committer):
         group = self._done.__self__._group  # type: ignore[attr-defined]
         prepare_answers(group)
         for unit, results in group.answers:
-            unit.request.ok({"results": results, "timing": {}})
+            unit.request.ok({"results": msgspec.Raw(results), "timing": {}})
         group.answers.clear()
 
 

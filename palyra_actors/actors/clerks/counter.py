@@ -208,7 +208,7 @@ class Counter:
     ) -> None:
         self.directory.begin_request()
         entity = self.directory.entity(kind, entity_id)
-        unit = Unit(request, ())
+        unit = Unit(request)
         unit.is_command, unit.key, unit.left = True, key, 1
         portion = Portion(unit, entity, entity_id, command, ())
         unit.portions.append(portion)

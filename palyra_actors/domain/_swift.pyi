@@ -1,0 +1,38 @@
+from collections.abc import Callable
+from typing import Any
+
+VERSION: int
+
+def setup(
+    *,
+    draft: type[tuple[Any, ...]],
+    written: type[tuple[Any, ...]],
+    sha256: Callable[[bytes], Any],
+    kinds: dict[str, int],
+    actors: dict[str, int],
+    codes: dict[int, str],
+    model_token: int,
+    ends: tuple[int, int],
+    frame_bytes_max: int,
+    payload_bytes_max: int,
+    events_max: int,
+    depth_max: int,
+    id_bytes_max: int,
+    time_ms_max: int,
+    budget_ms_max: int,
+    own_sha: bool,
+) -> None: ...
+def read_append(frame: bytes, /) -> Any: ...
+def chain_rows(
+    stretches: list[tuple[Any, ...]], seq: int, link: bytes, recorded_ms: int, /
+) -> tuple[list[tuple[Any, ...]], bytes]: ...
+def encode_results(rows: list[tuple[Any, ...]], start: int, stop: int, /) -> bytes: ...
+def encode_ok(
+    request_id: int | str,
+    results: bytes,
+    queued_ms: float,
+    commit_ms: float,
+    total_ms: float,
+    within_budget: bool,
+    /,
+) -> bytes: ...

@@ -1,0 +1,73 @@
+"""The hot path of appends, compiled where a compiler was at hand when the package was installed.
+
+`_swift.c` holds four functions. Each has a twin in Python that says what it means, and the twin is
+what runs where the module is missing: `domain.chain.chain_rows_plainly`, and in `wire.append`
+`decode_plainly`, `encode_results_plainly`, `encode_ok_plainly`. Nothing else depends on which of
+the two it is; `tests/wire/test_swift.py` holds them equal.
+"""
+
+from hashlib import sha256
+from typing import Any, Final, NamedTuple
+
+from palyra_actors import limits
+from palyra_actors.domain.catalog import (
+    ACTOR_NUMBERS,
+    CLIENT_KINDS,
+    KIND_NAMES,
+    MODEL_TOKEN,
+    RUN_COMPLETED,
+    RUN_ENDS,
+    RUN_FAILED,
+)
+from palyra_actors.domain.session import Draft
+
+try:
+    from palyra_actors.domain import _swift
+except ImportError:  # no compiler when it was installed, or none for this Python
+    compiled: Any = None
+else:
+    compiled = _swift if _swift.VERSION == 1 else None  # a build that was left from before
+
+
+class Written(NamedTuple):
+    """An append as it was read in one go: what `codec.decode` and the checks behind it make of the
+    usual frame. All events are of one session, no id stands twice; `payloads` are all of them, one
+    after the other. `odd_tokens`: some text begins with `token` that is not a model's own.
+    """
+
+    id: int | str
+    budget_ms: int | None
+    session_id: str
+    drafts: list[Draft]
+    run_ids: tuple[bytes, ...]
+    ends: bool
+    expected_seq: int | None
+    payloads: bytes
+    odd_tokens: bool
+
+
+if sorted(RUN_ENDS) != [RUN_COMPLETED, RUN_FAILED] or RUN_FAILED != RUN_COMPLETED + 1:
+    raise AssertionError("the kinds that end a run are told as one range")
+
+SETTINGS: Final[dict[str, Any]] = {
+    "draft": Draft,
+    "written": Written,
+    "sha256": sha256,
+    "kinds": CLIENT_KINDS,
+    "actors": ACTOR_NUMBERS,
+    "codes": KIND_NAMES,
+    "model_token": MODEL_TOKEN,
+    "ends": (RUN_COMPLETED, RUN_FAILED),
+    "frame_bytes_max": limits.FRAME_BYTES_MAX,
+    "payload_bytes_max": limits.PAYLOAD_BYTES_MAX,
+    "events_max": limits.APPEND_EVENTS_MAX,
+    "depth_max": limits.VALUE_DEPTH_MAX,
+    "id_bytes_max": limits.REQUEST_ID_BYTES_MAX,
+    "time_ms_max": limits.TIME_MS_MAX,
+    "budget_ms_max": limits.BUDGET_MS_MAX,
+    "own_sha": True,  # where the processor has instructions for it; else it is hashlib's business
+}
+"""Names and limits, which are defined in Python and told to the compiled half."""
+
+if compiled is not None:
+    compiled.setup(**SETTINGS)

@@ -1,0 +1,17 @@
+"""What `pyproject.toml` cannot say: the compiled half of the hot path, which may fail to build.
+
+Without a compiler the package installs all the same and does everything in Python.
+"""
+
+from setuptools import Extension, setup
+
+setup(
+    ext_modules=[
+        Extension(
+            "palyra_actors.domain._swift",
+            ["palyra_actors/domain/_swift.c"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        )
+    ]
+)
