@@ -162,6 +162,17 @@ class Canvas:
                 return
             after = ok["next_after"]
 
+    def page(
+        self, *, after_version: int | None = None, limit: int = READ_LIMIT_MAX, **options: Any
+    ) -> list[dict[str, Any]]:
+        """One page of `history`, as it came. Raises Gone."""
+        body = {"canvas_id": self.canvas_id, "limit": limit, **_given(after_version=after_version)}
+        return list(self._operations.call("canvas.history", body, **options)["patches"])
+
+    def head_seq(self) -> int:
+        """The journal's position now."""
+        return self._operations.head().seq
+
     def fork(
         self, at_version: int | None = None, *, new_canvas_id: object | None = None, **options: Any
     ) -> "Canvas":

@@ -1,6 +1,8 @@
 """`palyra-actors canvas …`."""
 
 import json
+import sys
+from itertools import islice
 from typing import Annotated, Any
 
 import typer
@@ -108,10 +110,25 @@ def close(
 def watch(
     engine: Operations,
     canvas: Id,
+    *,
     count: Annotated[int | None, typer.Option("--count", "-n", help="End after so many.")] = None,
+    ag_ui: Annotated[
+        bool, typer.Option("--ag-ui", help="As AG-UI events, a text/event-stream.")
+    ] = False,
+    after_seq: Annotated[
+        int | None, typer.Option("--after-seq", min=0, help="With --ag-ui: behind that id.")
+    ] = None,
     as_json: bool = False,
 ) -> None:
     """Follow a canvas, live: its state after each change."""
+    if ag_ui:
+        from palyra_actors.api import agui
+
+        found = agui.stream(engine.canvases.open(canvas), after_seq=after_seq)
+        for told in islice(agui.server_sent(found), count):
+            sys.stdout.write(told)
+            sys.stdout.flush()
+        return
     for number, (version, state) in enumerate(engine.canvases.open(canvas).watch(), 1):
         if as_json:
             print_json({"version": version, "state": state})

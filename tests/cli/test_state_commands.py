@@ -121,6 +121,9 @@ def test_a_canvas_is_made_patched_compared_forked_watched_compacted_and_closed(
     assert [one["version"] for one in lines(run("canvas", "history", name, "--json"))] == [2, 3]
     (seen,) = lines(run("canvas", "watch", name, "-n", 1, "--json"))
     assert seen == {"version": 3, "state": {"title": "The plan", "n": 2}}
+    streamed = run("canvas", "watch", name, "-n", 1, "--ag-ui")[1]
+    assert streamed.startswith("id: ")
+    assert '"type":"STATE_SNAPSHOT"' in streamed
     assert told(run("canvas", "compact", name, "--json"))["patches_dropped"] == 2
     assert "gone" in run("canvas", "show", name, "--version", 1)[2]
     assert '"n": 2' in run("canvas", "show", name)[1]
