@@ -61,6 +61,7 @@ from palyra_actors.limits import RECENT_LIMIT_MAX
 from palyra_actors.runtime.dispatcher import Loop, Pool
 from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.storage import anchor
+from palyra_actors.storage.backup import BackedUp, back_up
 from palyra_actors.storage.connection import open_checkpointer, open_reader, open_writer
 from palyra_actors.storage.journal import JournalReader, JournalWriter
 from palyra_actors.storage.lock import DatabaseLock
@@ -218,10 +219,7 @@ class Works:
             resident_max=actors.resident_max,
             idle_s=actors.idle_seconds,
             mailbox_messages_max=actors.mailbox_messages_max,
-            kinds=clerks.kinds(
-                history_versions_max=self.config.canvas.history_versions_max,
-                snapshots_max=self.config.canvas.snapshots_max,
-            ),
+            kinds=clerks.KINDS,
         )
         self.readers = [
             Reader.launch(
@@ -671,6 +669,20 @@ class Engine(Operations):
     def statistics(self) -> EngineStatistics:
         """What `engine.stats` and the metrics are made of."""
         return self._works.ask_statistics(STATISTICS_WAIT_S_MAX)
+
+    def backup(self, path: str | os.PathLike[str]) -> BackedUp:
+        """Copy the database while it is at work, and prove the copy: its pages, its chain, its
+        head. It holds all that was acknowledged before the call; an older copy of the same journal
+        at that path is brought up to date by the pages that differ. In the caller's thread, which
+        rests as long as it works so that writes keep their budget; in a busy engine
+        `palyra-actors backup`, a process of its own, disturbs them less.
+
+        Raises:
+            OpenRefused: the path is something else, or the copy is not sound; what was there stays.
+            StorageUnavailable: the disk failed, or the WAL grew too much meanwhile.
+        """
+        works = self._works
+        return back_up(works.file, path, vfs=works.vfs, rest=time.sleep)
 
     @property
     def path(self) -> Path:

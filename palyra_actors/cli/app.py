@@ -10,6 +10,8 @@ from palyra_actors.cli import (
     approvals,
     bench,
     canvas,
+    copies,
+    doctor,
     exits,
     keys,
     memory,
@@ -56,6 +58,9 @@ app.command("verify-export", epilog=exits.HELP)(approvals.verify_export)
 app.command("bench", epilog=exits.HELP)(reach.connected(bench.bench))
 app.command("top", epilog=exits.HELP)(reach.connected(top.top))
 app.command("rebuild", epilog=exits.HELP)(rebuild.rebuild)
+app.command("doctor", epilog=exits.HELP)(doctor.doctor)
+for name, command in copies.COMMANDS.items():
+    app.command(name, epilog=exits.HELP)(command)
 
 
 @app.callback()
@@ -240,19 +245,28 @@ def verify(
         str | None,
         typer.Option("--expect", help="A head kept elsewhere that has to be in it: SEQ:HASH."),
     ] = None,
+    anchor: Annotated[
+        Path | None, typer.Option("--anchor", help="With --db: its anchor, if not beside it.")
+    ] = None,
     endpoint: reach.Endpoint = reach.ENDPOINT,
     db: reach.Db = None,
     key_file: reach.KeyFile = None,
     timeout: Annotated[float, typer.Option("--timeout", min=0.1, metavar="S")] = 600.0,
     as_json: reach.Json = False,
 ) -> None:
-    """Recompute the hash chain. Ends with 5 where it does not hold."""
+    """Recompute the hash chain, and hold it against the anchor. Ends with 5 where it does not hold.
+
+    With --db it only reads the file, whether an engine runs on it or refuses to.
+    """
     from palyra_actors.cli import reading
 
     head = None if expect is None else reading.parse_head(expect)
-    with reach.engine_at(endpoint, db, timeout, key_file=key_file) as engine:
-        valid = reading.verify(engine, from_seq, to_seq, head, timeout_s=timeout, as_json=as_json)
-    if not valid:
+    if db is None:
+        with reach.engine_at(endpoint, db, timeout, key_file=key_file) as engine:
+            found = engine.verify(from_seq=from_seq, to_seq=to_seq, expect=head, timeout_s=timeout)
+    else:
+        found = reading.verify_file(db, anchor, from_seq, to_seq, head)
+    if not reading.show_verification(found, as_json=as_json):
         raise typer.Exit(exits.DAMAGED)
 
 
@@ -288,9 +302,14 @@ def import_files(
     """Store recorded agent runs: trajectories, chats, events.
 
     Ids come from the files' content: importing a file again adds nothing, and an import that was
-    interrupted goes on where it stopped.
+    interrupted goes on where it stopped. What `export` wrote becomes a new database (--db) with the
+    same chain.
     """
     from palyra_actors.cli import writing
+
+    if len(files) == 1 and copies.is_export(files[0]):
+        copies.import_journal(files[0], db, as_json=as_json)
+        return
 
     with reach.engine_at(endpoint, db, timeout, key_file=key_file, create=True) as engine:
         writing.import_files(engine, files, as_json=as_json)

@@ -1,11 +1,16 @@
 """Commands that read: tail, show, verify, stats."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import closing
+from pathlib import Path
+from typing import Final
 
 from palyra_actors.api.operations import Operations
-from palyra_actors.api.results import Head, StoredEvent
+from palyra_actors.api.results import Head, StoredEvent, Verification
 from palyra_actors.cli.shape import console, print_json
-from palyra_actors.errors import Invalid
+from palyra_actors.errors import Invalid, NotFound
+
+CACHE_BYTES: Final = 16 * 1024 * 1024
 
 
 def parse_head(text: str) -> Head:
@@ -78,17 +83,46 @@ def show(engine: Operations, session: str, *, full: bool, as_json: bool) -> bool
     return True
 
 
-def verify(
-    engine: Operations,
+def verify_file(
+    db: Path,
+    anchor_path: Path | None,
     from_seq: int | None,
     to_seq: int | None,
     expect: Head | None,
-    *,
-    timeout_s: float,
-    as_json: bool,
-) -> bool:
+) -> Verification:
+    """Checks a file without an engine: it reads, and no more.
+
+    Raises:
+        NotFound: there is no such file.
+        OpenRefused: it is no database of ours.
+    """
+    from palyra_actors.storage import anchor
+    from palyra_actors.storage.audit import audit
+    from palyra_actors.storage.connection import open_reader
+    from palyra_actors.storage.journal import JournalReader
+    from palyra_actors.storage.port import Head as StoredHead
+
+    if not db.exists():
+        raise NotFound(f"there is no database {db}", field="--db")
+    if from_seq is not None and to_seq is not None and to_seq < from_seq - 1:
+        raise Invalid("to_seq lies before from_seq", field="to_seq")
+    with closing(JournalReader(open_reader(db, cache_bytes=CACHE_BYTES))) as reader:
+        found = audit(
+            reader,
+            anchored=anchor.read(str(anchor_path or anchor.beside(db))),
+            expect=None if expect is None else StoredHead(expect.seq, expect.hash),
+            from_seq=from_seq or 1,
+            to_seq=to_seq,
+            pages=False,
+        )
+    head = Head(found.head.seq, found.head.hash)
+    return Verification(
+        found.first_bad_seq is None, found.checked, found.erased, head, found.first_bad_seq
+    )
+
+
+def show_verification(found: Verification, *, as_json: bool) -> bool:
     """Prints what the chain's check found; whether it holds."""
-    found = engine.verify(from_seq=from_seq, to_seq=to_seq, expect=expect, timeout_s=timeout_s)
     if as_json:
         print_json(found)
         return found.valid

@@ -39,6 +39,8 @@ def to_json(value: Any, key: str | None = None) -> Any:
         return {each.name: to_json(getattr(value, each.name), each.name) for each in fields(value)}
     if isinstance(value, Mapping):
         return {str(name): to_json(each, str(name)) for name, each in value.items()}
+    if isinstance(value, tuple) and hasattr(value, "_asdict"):
+        return to_json(value._asdict())
     if isinstance(value, list | tuple):
         return [to_json(each, key) for each in value]
     return value

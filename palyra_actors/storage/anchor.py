@@ -88,10 +88,11 @@ def refuse_loss(
         if head.seq < anchored.seq
         else f"event {seq} of {file} is not the one that its anchor has seen"
     )
+    elsewhere = "" if path == beside(file) else f" --anchor {path}"
     raise OpenRefused(
         what,
         hint="put the right file or a newer backup in its place; to go on with what is there: "
-        f"palyra-actors doctor --db {file} --accept-loss",
+        f"palyra-actors doctor --db {file}{elsewhere} --accept-loss",
         detail={
             "path": file,
             "anchor": path,

@@ -132,6 +132,16 @@ class DatabaseLock:
         self.release()
 
 
+def holder_of(path: str | os.PathLike[str]) -> int | None:
+    """The process whose engine has the file; None where nobody has it, or the system does not
+    tell."""
+    try:
+        found = os.stat(path)
+    except OSError:
+        return None
+    return _holder_pid((found.st_dev, found.st_ino))
+
+
 def _refusal(name: str, holder_pid: int | None) -> OpenRefused:
     who = {None: "another engine", os.getpid(): "this process"}.get(
         holder_pid, f"process {holder_pid}"

@@ -8,7 +8,7 @@ the events (stream ends, marks) is made anew as well.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
@@ -74,71 +74,15 @@ class Rebuilt:
     different: int = 0
 
 
-class Rebuild:
-    """The projections of a database's journal, made anew in memory.
+class Projector:
+    """Folds events, in their order, into the projections of a database."""
 
-    Args:
-        path: the database; an engine may be at work on it. It is only read, within one
-            transaction, so that the file is seen as it was at one moment.
-        at: fold the events up to that seq only.
-
-    Raises:
-        OpenRefused: it is no database of ours.
-    """
-
-    def __init__(self, path: str | os.PathLike[str], at: int | None = None) -> None:
-        self._live = open_reader(path, cache_bytes=16 * 1024 * 1024)
-        self._live.execute("BEGIN")
-        self._made = apsw.Connection(":memory:")
-        migrate(self._made, "")
-        ((head,),) = self._live.execute("SELECT coalesce(max(seq), 0) FROM events").fetchall()
-        self._head = int(str(head))
-        self.through_seq = self._head if at is None else min(at, self._head)
+    def __init__(self, made: apsw.Connection) -> None:
+        self._made = made
         self._states: dict[int, Any] = {}
-        self._owners: dict[str, int] = {}
 
-    def close(self) -> None:
-        self._live.close()
-        self._made.close()
-
-    def run(self) -> Iterator[int]:
-        """Fold the events, some thousand at a time; yields how many are done."""
-        made = self._made
-        made.executemany(
-            "INSERT INTO principals (principal, name) VALUES (?, ?)",
-            self._live.execute(sql("rebuild.principals")).fetchall(),
-        )
-        owners = {row[0]: row for row in self._live.execute(sql("rebuild.streams")).fetchall()}
-        after = 0
-        while after < self.through_seq:
-            upto = min(after + EVENTS_AT_ONCE, self.through_seq)
-            with made:
-                for row in self._live.execute(sql("rebuild.events"), (after, upto)):
-                    self._take(row, owners)
-            after = upto
-            yield after
-
-    def compare(self) -> Rebuilt:
-        """Every projection's rows, live and rebuilt, in one order."""
-        result = Rebuilt(self.through_seq, self.through_seq)
-        for table, order in PROJECTIONS.items():
-            count = 0
-            for difference in _differences(self._live, self._made, table, order):
-                count += 1
-                if difference is not None:
-                    result.different += 1
-                    if len(result.differences) < DIFFERENCES_MAX:
-                        result.differences.append(difference)
-            result.rows[table] = count
-        return result
-
-    def rows(self, table: str) -> Iterator[dict[str, Any]]:
-        """The rows of a table as they were."""
-        names = _columns(self._made, table)
-        for row in self._made.execute(_select(table, names, PROJECTIONS[table])):
-            yield dict(zip(names, row, strict=True))
-
-    def _take(self, row: Sequence[Any], owners: dict[Any, Any]) -> None:
+    def take(self, row: Sequence[Any], owners: Mapping[int, Sequence[Any]]) -> None:
+        """One event, its columns as `rebuild.events` lists them. `owners`: each stream's row."""
         (
             seq, event_id, stream, stream_seq, session_id, run_id, kind, actor, principal, ts_ms,
             recorded_ms, payload, stream_kind, stream_id,
@@ -165,6 +109,72 @@ class Rebuild:
         made.execute(sql("move_head"), (stream, stream_seq, seq))
         if not stream_seq % MARK_EVERY:
             made.execute(sql("insert_mark"), (stream, stream_seq // MARK_EVERY, seq))
+
+
+class Rebuild:
+    """The projections of a database's journal, made anew in memory.
+
+    Args:
+        path: the database; an engine may be at work on it. It is only read, within one
+            transaction, so that the file is seen as it was at one moment.
+        at: fold the events up to that seq only.
+
+    Raises:
+        OpenRefused: it is no database of ours.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], at: int | None = None) -> None:
+        self._live = open_reader(path, cache_bytes=16 * 1024 * 1024)
+        self._live.execute("BEGIN")
+        self._made = apsw.Connection(":memory:")
+        migrate(self._made, "")
+        ((head,),) = self._live.execute("SELECT coalesce(max(seq), 0) FROM events").fetchall()
+        self._head = int(str(head))
+        self.through_seq = self._head if at is None else min(at, self._head)
+        self._projector = Projector(self._made)
+
+    def close(self) -> None:
+        self._live.close()
+        self._made.close()
+
+    def run(self) -> Iterator[int]:
+        """Fold the events, some thousand at a time; yields how many are done."""
+        made = self._made
+        made.executemany(
+            "INSERT INTO principals (principal, name) VALUES (?, ?)",
+            self._live.execute(sql("rebuild.principals")).fetchall(),
+        )
+        owners: dict[Any, Any] = {
+            row[0]: row for row in self._live.execute(sql("rebuild.streams")).fetchall()
+        }
+        after = 0
+        while after < self.through_seq:
+            upto = min(after + EVENTS_AT_ONCE, self.through_seq)
+            with made:
+                for row in self._live.execute(sql("rebuild.events"), (after, upto)):
+                    self._projector.take(row, owners)
+            after = upto
+            yield after
+
+    def compare(self) -> Rebuilt:
+        """Every projection's rows, live and rebuilt, in one order."""
+        result = Rebuilt(self.through_seq, self.through_seq)
+        for table, order in PROJECTIONS.items():
+            count = 0
+            for difference in _differences(self._live, self._made, table, order):
+                count += 1
+                if difference is not None:
+                    result.different += 1
+                    if len(result.differences) < DIFFERENCES_MAX:
+                        result.differences.append(difference)
+            result.rows[table] = count
+        return result
+
+    def rows(self, table: str) -> Iterator[dict[str, Any]]:
+        """The rows of a table as they were."""
+        names = _columns(self._made, table)
+        for row in self._made.execute(_select(table, names, PROJECTIONS[table])):
+            yield dict(zip(names, row, strict=True))
 
 
 def _columns(connection: apsw.Connection, table: str) -> list[str]:

@@ -10,9 +10,10 @@ import apsw
 from palyra_actors.api.events import Event
 from palyra_actors.cli import exits
 from palyra_actors.engine import Engine
-from tests.cli.test_commands import Answer, Run, endpoint, engine, run
+from tests.cli.conftest import Answer, Run
+from tests.cli.test_commands import endpoint, engine
 
-__all__ = ["endpoint", "engine", "run"]  # fixtures
+__all__ = ["endpoint", "engine"]  # fixtures
 
 
 def told(answer: Answer) -> dict[str, Any]:

@@ -19,6 +19,12 @@ INSERT INTO marks (stream, mark, seq) VALUES (?, ?, ?)
 -- name: head
 SELECT seq, hash FROM events ORDER BY seq DESC LIMIT 1
 
+-- name: last_recorded
+SELECT coalesce((SELECT recorded_ms FROM events ORDER BY seq DESC LIMIT 1), 0)
+
+-- name: stream_owners
+SELECT s.kind, s.stream_id, p.name FROM streams s JOIN principals p USING (principal)
+
 -- name: has_journal
 SELECT count(*) FROM sqlite_schema WHERE type = 'table' AND name = 'events'
 

@@ -1,0 +1,245 @@
+"""`doctor`, `backup`, `restore`, `drill`, `export`: what a person sees, and the exit codes."""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import apsw
+import pytest
+
+from palyra_actors.cli import exits
+from palyra_actors.engine import Engine
+from palyra_actors.storage.migrations import latest_version
+from tests.cli.conftest import Run
+from tests.storage.test_backup import flip
+
+SESSION = "01J00000000000000000000000"
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    (tmp_path / "data").mkdir(mode=0o700)
+    file = tmp_path / "data" / "agents.db"
+    fill(file, 20)
+    return file
+
+
+def fill(file: Path, events: int) -> None:
+    with Engine.open(file) as engine:
+        for n in range(events):
+            payload = {"n": n, "text": "x" * 900}
+            engine.sessions.open(SESSION).append("x.a", payload, actor="user", budget_ms=0)
+
+
+def change(file: Path, *statements: str) -> None:
+    stranger = apsw.Connection(str(file))
+    for statement in statements:
+        stranger.execute(statement).fetchall()
+    stranger.close()
+
+
+def nothing(file: Path) -> None:
+    """It stays as it is."""
+
+
+def readable(file: Path) -> None:
+    file.chmod(0o644)
+
+
+def writable(file: Path) -> None:
+    file.chmod(0o666)
+
+
+def open_folder(file: Path) -> None:
+    file.parent.chmod(0o777)
+
+
+def foreign(file: Path) -> None:
+    change(file, "PRAGMA application_id = 7")
+
+
+def newer(file: Path) -> None:
+    change(file, f"PRAGMA user_version = {latest_version() + 1}")
+
+
+def no_database(file: Path) -> None:
+    file.write_text("something else altogether " * 10)
+
+
+def gone(file: Path) -> None:
+    file.unlink()
+
+
+def no_tail(file: Path) -> None:
+    change(file, "DELETE FROM events WHERE seq > 15")
+
+
+def another_text(file: Path) -> None:
+    change(file, "UPDATE events SET payload = x'80' WHERE seq = 3")
+
+
+def a_flipped_bit(file: Path) -> None:
+    flip(file, len(file.read_bytes()) // 2 // 4096 * 4096)
+
+
+def no_anchor(file: Path) -> None:
+    os.unlink(f"{file}-anchor")
+
+
+def a_torn_anchor(file: Path) -> None:
+    Path(f"{file}-anchor").write_text("palyra-anch")
+
+
+def a_second_name(file: Path) -> None:
+    os.link(file, file.with_name("other.db"))
+
+
+def another_mode(file: Path) -> None:
+    change(file, "PRAGMA journal_mode = DELETE")
+
+
+def a_clock_behind(file: Path) -> None:
+    change(file, "UPDATE events SET recorded_ms = recorded_ms + 86400000 WHERE seq = 20")
+
+
+def leftovers(file: Path) -> None:
+    file.with_name("agents.db.partial").write_text("")
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "finding"),
+    [
+        (nothing, 0, "chain fine"),
+        (readable, 0, "modes note"),
+        (writable, exits.BROKEN, "modes wrong"),
+        (open_folder, exits.BROKEN, "modes wrong"),
+        (foreign, exits.BROKEN, "header wrong"),
+        (newer, exits.BROKEN, "header wrong"),
+        (no_database, exits.BROKEN, "header wrong"),
+        (gone, exits.BROKEN, "file wrong"),
+        (no_tail, exits.DAMAGED, "anchor damaged"),
+        (another_text, exits.DAMAGED, "chain damaged"),
+        (a_flipped_bit, exits.DAMAGED, "pages damaged"),
+        (no_anchor, 0, "anchor note"),
+        (a_torn_anchor, exits.BROKEN, "anchor wrong"),
+        (a_second_name, 0, "file note"),
+        (another_mode, exits.BROKEN, "settings wrong"),
+        (a_clock_behind, exits.DAMAGED, "clock note"),
+        (leftovers, 0, "leftovers note"),
+    ],
+    ids=lambda value: getattr(value, "__name__", None),
+)
+def test_the_doctor_finds_it_says_what_to_do_and_touches_nothing(
+    run: Run, path: Path, make: Callable[[Path], None], code: int, finding: str
+) -> None:
+    about, verdict = finding.split()
+    make(path)
+    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    found, out, _ = run("doctor", "--db", path, "--json", "--full")
+    said = [json.loads(line) for line in out.splitlines()]
+    assert found == code, out
+    verdicts = [one["verdict"] for one in said if one["about"] == about]
+    assert verdict in verdicts, out
+    assert all(one["hint"] for one in said if one["verdict"] == "damaged"), "what to do"
+    after = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    assert {k: v for k, v in after.items() if not k.endswith(("-shm", "-wal"))} == {
+        k: v for k, v in before.items() if not k.endswith(("-shm", "-wal"))
+    }
+
+
+def test_the_doctor_looks_beside_a_running_engine_and_names_it(run: Run, path: Path) -> None:
+    with Engine.open(path) as engine:
+        engine.sessions.open(SESSION).append("x.a", {}, actor="user", budget_ms=0)
+        code, out, _ = run("doctor", "--db", path)
+        assert code == 0, out
+        assert f"process {os.getpid()}" in out
+        code, _, err = run("doctor", "--db", path, "--accept-loss")
+        assert code == exits.BROKEN
+        assert "in use by this process" in err
+
+
+def test_a_lost_tail_is_refused_explained_and_gone_on_from_when_that_is_accepted(
+    run: Run, path: Path, tmp_path: Path
+) -> None:
+    shutil.copy(path, tmp_path / "older.db")
+    fill(path, 4)
+    shutil.copy(tmp_path / "older.db", path)
+    code, _, err = run("append", "--db", path, "--text", "hello")
+    assert code == exits.BROKEN
+    assert "4 acknowledged events are missing" in err
+    assert f"palyra-actors doctor --db {path} --accept-loss" in err
+    code, out, _ = run("verify", "--db", path)
+    assert code == exits.DAMAGED
+    assert out.startswith("damaged at seq 21: 20 events checked")
+    code, out, _ = run("doctor", "--db", path, "--accept-loss")
+    assert code == 0
+    assert "4 events are lost" in out
+    assert path.with_name("agents.db-anchor.seen-24").exists()
+    code, out, _ = run("append", "--db", path, "--text", "hello")
+    assert code == 0
+    assert out.startswith("stored seq=21")
+    assert run("verify", "--db", path)[0] == 0
+
+
+def test_a_file_that_is_gone_can_be_given_up(run: Run, path: Path) -> None:
+    path.unlink()
+    assert run("append", "--db", path, "--text", "hello")[0] == exits.BROKEN
+    assert not path.exists()
+    assert run("doctor", "--db", path, "--accept-loss")[0] == 0
+    code, out, _ = run("append", "--db", path, "--text", "hello")
+    assert code == 0
+    assert out.startswith("stored seq=1 ")
+
+
+def test_what_is_damaged_is_not_accepted(run: Run, path: Path) -> None:
+    another_text(path)
+    before = path.with_name("agents.db-anchor").read_bytes()
+    code, _, err = run("doctor", "--db", path, "--accept-loss")
+    assert code == exits.BROKEN
+    assert "at seq 3" in err
+    assert "restore a backup" in err
+    assert path.with_name("agents.db-anchor").read_bytes() == before
+
+
+def test_backup_drill_restore_from_the_shell(run: Run, path: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "agents.backup"
+    code, out, _ = run("backup", "--db", path, "--to", copy)
+    assert code == 0
+    assert out.startswith("backed up: 20 events")
+    fill(path, 2)
+    code, out, _ = run("backup", "--db", path, "--to", copy, "--json")
+    done = json.loads(out)
+    assert (done["checked"], done["head"]["seq"]) == (2, 22)
+    code, out, _ = run("drill", copy, "--in", tmp_path)
+    assert code == 0
+    assert "22 events restored and proven" in out
+    assert "stored the next one" in out
+    assert sorted(file.name for file in tmp_path.iterdir()) == [
+        "agents.backup",
+        "agents.backup-anchor",
+        "data",
+    ]
+    code, out, _ = run("restore", copy, "--db", tmp_path / "back.db")
+    assert code == 0
+    assert out.startswith("restored: 22 events proven")
+    assert run("restore", copy, "--db", tmp_path / "back.db")[0] == exits.BROKEN
+    assert run("backup", "--db", tmp_path / "none.db", "--to", copy)[0] == exits.REFUSED
+    assert run("drill", tmp_path / "none")[0] == exits.REFUSED
+
+
+def test_export_and_import_from_the_shell(run: Run, path: Path, tmp_path: Path) -> None:
+    lines = tmp_path / "agents.ndjson"
+    code, out, _ = run("export", "--db", path, "--to", lines)
+    assert code == 0
+    assert out.startswith("exported: 20 events; head 20:")
+    assert lines.stat().st_mode & 0o777 == 0o600
+    assert run("export", "--db", path)[1] == lines.read_text()
+    assert run("export", "--db", path, "--to", lines)[0] == exits.REFUSED, "it is there already"
+    assert run("import", lines)[0] == exits.REFUSED, "where to"
+    code, again, _ = run("import", lines, "--db", tmp_path / "again.db")
+    assert code == 0
+    assert again.replace("imported", "exported") == out
+    assert run("verify", "--db", tmp_path / "again.db")[0] == 0
+    assert run("import", lines, "--db", tmp_path / "again.db")[0] == exits.BROKEN
