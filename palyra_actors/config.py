@@ -134,6 +134,13 @@ class ActorsConfig(_Section, frozen=True, kw_only=True):
     restart_window_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 60.0
 
 
+class CanvasConfig(_Section, frozen=True, kw_only=True):
+    """`[canvas]`: how much of a canvas's history is kept."""
+
+    history_versions_max: Annotated[int, Meta(ge=0, le=2**53)] = 0
+    snapshots_max: Annotated[int, Meta(ge=2, le=1_000_000)] = 10_000
+
+
 class RetentionConfig(_Section, frozen=True, kw_only=True):
     """`[memory.retention]`: how much is kept. Nothing is set: nothing goes by itself."""
 
@@ -205,6 +212,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     storage: StorageConfig = field(default_factory=StorageConfig)
     budget: BudgetConfig = field(default_factory=BudgetConfig)
     actors: ActorsConfig = field(default_factory=ActorsConfig)
+    canvas: CanvasConfig = field(default_factory=CanvasConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
     log: LogConfig = field(default_factory=LogConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
@@ -285,6 +293,7 @@ SECTIONS: Final[dict[str, type[_Section]]] = {
     "storage": StorageConfig,
     "budget": BudgetConfig,
     "actors": ActorsConfig,
+    "canvas": CanvasConfig,
     "memory": MemoryConfig,
     "log": LogConfig,
     "metrics": MetricsConfig,

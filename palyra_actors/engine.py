@@ -219,7 +219,10 @@ class Works:
             resident_max=actors.resident_max,
             idle_s=actors.idle_seconds,
             mailbox_messages_max=actors.mailbox_messages_max,
-            kinds=clerks.KINDS,
+            kinds=clerks.kinds(
+                history_versions_max=self.config.canvas.history_versions_max,
+                snapshots_max=self.config.canvas.snapshots_max,
+            ),
         )
         self.readers = [
             Reader.launch(

@@ -8,7 +8,7 @@ import msgspec
 from palyra_actors.actors.entity import CommandEntity
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import looks_plain
-from palyra_actors.domain.canvas import Canvas, Who
+from palyra_actors.domain.canvas import Canvas, Keep, Who
 from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.document import encoded_size, replay_patch
 from palyra_actors.domain.fact import Decision, Fact
@@ -23,14 +23,21 @@ class CanvasActor(CommandEntity):
     kind: ClassVar[int] = CANVAS
     missing = "there is no such canvas"
     id_field = "canvas_id"
+    keep: ClassVar[Keep] = Keep()
+
+    @classmethod
+    def keeping(cls, keep: Keep) -> type["CanvasActor"]:
+        """The same with another rule for what history is kept."""
+        return type(cls.__name__, (cls,), {"keep": keep})
 
     def _load_state(self, reader: ReadSide, row: StreamRow) -> Canvas:
-        return load(reader, row.stream)
+        marks = reader.rows("canvas.marks", (row.stream,))
+        return load(reader, row.stream)._replace(marks=tuple((at, size) for at, size in marks))
 
     def _choose(self, state: Canvas | None, command: domain.Command, now_ms: int) -> Decision:
         tail = self._tail
         assert tail is not None
-        return domain.decide(state, command, Who(self.stream_id, tail.principal, now_ms))
+        return domain.decide(state, command, Who(self.stream_id, tail.principal, now_ms, self.keep))
 
     def fold(self, state: Canvas | None, fact: Fact, stream: int) -> tuple[Canvas, Any]:
         return domain.fold(state, fact, stream)

@@ -219,7 +219,8 @@ class Shelf:
         if end > len(self._arrays.seqs):
             room = max(1024, end + end // 2)
             self._arrays = Block._make(_grown(array, self.count, room) for array in self._arrays)
-        for array, part in zip(self._arrays, new, strict=True):
+        arrays: Iterable[NDArray[Any]] = self._arrays
+        for array, part in zip(arrays, new, strict=True):
             array[self.count : end] = part
         self.count = end
 

@@ -4,6 +4,7 @@
                                      │
                                      ├─ snapshotted: the whole state again: loading stays quick
                                      ├─ compacted: the same, and what lies before it is dropped
+                                     ├─ trimmed: what lies before an older whole state is dropped
                                      └─ erased, with its session: nothing of it can be read
 
 Versions count states, not events: a snapshot is an event and no version. The event of a patch holds
@@ -41,8 +42,8 @@ class Canvas(NamedTuple):
     """`document` is None where a replay cannot know it: its events were compacted.
 
     `plain`: see `document.is_plain`. `since` and `since_bytes` count what was patched since the
-    last whole state, `history_bytes` what all events since the horizon hold. Times are
-    milliseconds.
+    last whole state, `history_bytes` what all events since the horizon hold. `marks` are the
+    whole states since then: version, and what the events before it hold. Times are milliseconds.
     """
 
     version: int
@@ -60,11 +61,20 @@ class Canvas(NamedTuple):
     since_bytes: int = 0
     history_bytes: int = 0
     horizon: int = 1
+    marks: tuple[tuple[int, int], ...] = ((1, 0),)
 
     @property
     def erased(self) -> bool:
         """No version of it can be read."""
         return self.horizon > self.version
+
+
+class Keep(NamedTuple):
+    """How much history a canvas keeps by itself: the last so many versions at least (0: all), and
+    at most so many whole states."""
+
+    versions: int = 0
+    snapshots: int = 10_000
 
 
 class Create(NamedTuple):
@@ -124,6 +134,7 @@ class Who(NamedTuple):
     canvas_id: bytes
     owner: str
     now_ms: int
+    keep: Keep = Keep()
 
 
 def decide(canvas: Canvas | None, command: Command, who: Who) -> Decision:
@@ -226,8 +237,23 @@ def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
         SNAPSHOT_BYTES, len(text)
     ):
         whole = canvas._replace(version=version, document=made, sha256=digest)
-        events.append(_whole("canvas.snapshotted", whole))
+        events += _trim(canvas, version, who.keep)
+        events.append(_whole("canvas.snapshotted", whole))  # the last: its patches follow it
     return Decision(events, lambda after: {"version": version, "state_sha256": digest})
+
+
+def _trim(canvas: Canvas, version: int, keep: Keep) -> Sequence[New]:
+    """What has become of the oldest versions, as there is to be a whole state of that one."""
+    starts = [*(at for at, _ in canvas.marks), version]
+    horizon = canvas.horizon
+    if keep.versions:
+        horizon = max((at for at in starts if at <= version - keep.versions), default=horizon)
+    if len(starts) > keep.snapshots:
+        horizon = max(horizon, starts[-keep.snapshots])
+    if horizon <= canvas.horizon:
+        return ()
+    said = {"v": 1, "horizon": horizon}
+    return [New("canvas.trimmed", said, session_id=canvas.session_id)]
 
 
 def _whole(kind: str, canvas: Canvas) -> New:
@@ -287,21 +313,24 @@ def fold(canvas: Canvas | None, fact: Fact, stream: int) -> tuple[Canvas, Sequen
         )  # fmt: skip
         return made, [
             ("canvas.insert", row),
-            ("canvas.insert_snapshot", (stream, 1, fact.stream_seq, fact.seq)),
+            ("canvas.insert_snapshot", (stream, 1, fact.stream_seq, fact.seq, 0)),
         ]
     assert canvas is not None
     match fact.kind:
         case "canvas.patched":
             return _fold_patch(canvas, fact, said, size, stream)
         case "canvas.snapshotted":
-            after = canvas._replace(
-                since=0, since_bytes=0, history_bytes=canvas.history_bytes + size,
-                document=said.get("state", canvas.document),
-            )  # fmt: skip
+            before = canvas.history_bytes
+            after = _restated(canvas, said)._replace(
+                history_bytes=before + size, marks=(*canvas.marks, (canvas.version, before))
+            )
+            place = (stream, canvas.version, fact.stream_seq, fact.seq, before)
             return after, [
                 ("canvas.weigh", (after.history_bytes, stream)),
-                ("canvas.insert_snapshot", (stream, canvas.version, fact.stream_seq, fact.seq)),
+                ("canvas.insert_snapshot", place),
             ]
+        case "canvas.trimmed":
+            return _fold_trim(canvas, said, size, stream)
         case "canvas.compacted":
             return _fold_compaction(canvas, fact, said, size, stream)
         case "canvas.erased":
@@ -345,36 +374,66 @@ def _fold_compaction(
 ) -> tuple[Canvas, Sequence[Change]]:
     if not said:  # compacted again since
         return canvas, ()
+    after = _restated(canvas, said)._replace(
+        history_bytes=size, horizon=canvas.version, marks=((canvas.version, 0),)
+    )
+    return after, [
+        ("canvas.restate", _restatement(after, stream)),
+        ("canvas.drop_snapshots", (stream, canvas.version)),
+        ("canvas.insert_snapshot", (stream, canvas.version, fact.stream_seq, fact.seq, 0)),
+        ("erasure.insert", (stream, fact.seq)),
+    ]
+
+
+def _restated(canvas: Canvas, said: Mapping[str, Any]) -> Canvas:
+    """The canvas as an event with the whole state says it: what was said before may be gone."""
+    if not said:
+        return canvas._replace(since=0, since_bytes=0)
     document = said["state"]
-    after = canvas._replace(
+    return canvas._replace(
         document=document,
         sha256=said["sha256"],
-        plain=is_plain(document),
+        plain=is_plain(document) if canvas.document is None else canvas.plain,
         schema_version=said["schema_version"],
         expires_ms=said["expires_ms"],
         created_ms=said["created_ms"],
         close_reason=said.get("close_reason", canvas.close_reason),
         since=0,
         since_bytes=0,
-        history_bytes=size,
-        horizon=canvas.version,
     )
-    row = (
-        after.sha256, after.schema_version, after.created_ms, after.expires_ms,
-        after.close_reason, size, after.horizon, stream,
+
+
+def _restatement(canvas: Canvas, stream: int) -> tuple[Any, ...]:
+    return (
+        canvas.sha256, canvas.schema_version, canvas.created_ms, canvas.expires_ms,
+        canvas.close_reason, canvas.history_bytes, canvas.horizon, stream,
     )  # fmt: skip
+
+
+def _fold_trim(
+    canvas: Canvas, said: Mapping[str, Any], size: int, stream: int
+) -> tuple[Canvas, Sequence[Change]]:
+    if not said:  # what was trimmed or compacted later says more
+        return canvas, ()
+    horizon = said["horizon"]
+    dropped = dict(canvas.marks)[horizon]
+    after = canvas._replace(
+        history_bytes=canvas.history_bytes + size - dropped,
+        horizon=horizon,
+        marks=tuple((at, before - dropped) for at, before in canvas.marks if at >= horizon),
+    )
     return after, [
-        ("canvas.restate", row),
-        ("canvas.drop_snapshots", (stream, canvas.version)),
-        ("canvas.insert_snapshot", (stream, canvas.version, fact.stream_seq, fact.seq)),
-        ("erasure.insert", (stream, fact.seq)),
+        ("canvas.restate", _restatement(after, stream)),
+        ("erasure.between_snapshots", (stream, horizon, canvas.horizon)),
+        ("canvas.drop_snapshots", (stream, horizon)),
+        ("canvas.rebase_snapshots", (dropped, stream)),
     ]
 
 
 def _fold_erasure(canvas: Canvas, fact: Fact, stream: int) -> tuple[Canvas, Sequence[Change]]:
     after = canvas._replace(
         document=None, sha256=b"", schema_version=1, updated_ms=fact.ts_ms, expires_ms=None,
-        closed=True, close_reason=ERASED, history_bytes=0, horizon=canvas.version + 1,
+        closed=True, close_reason=ERASED, history_bytes=0, horizon=canvas.version + 1, marks=(),
     )  # fmt: skip
     return after, [
         ("canvas.erase", (fact.ts_ms, ERASED, stream)),

@@ -58,6 +58,7 @@ ENGINE_KINDS: Final[dict[str, int]] = {
     "canvas.compacted": 163,
     "canvas.closed": 164,
     "canvas.erased": 165,
+    "canvas.trimmed": 166,
     "cron.created": 180,
     "cron.updated": 181,
     "cron.deleted": 182,

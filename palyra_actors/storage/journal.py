@@ -191,8 +191,9 @@ class JournalWriter(_Side):
                 found[event_id] = stored_from_row(row)
         return found
 
-    def rub_out(self, stream: int, before_seq: int, rows_max: int) -> int:
-        """Destroy the payloads of the stream's last events before a seq, in one transaction.
+    def rub_out(self, stream: int, before_seq: int, rows_max: int, floor_seq: int) -> int:
+        """Destroy the payloads of the stream's last events before a seq, and not before
+        `floor_seq`, in one transaction.
 
         Returns:
             The seq to go on from, 0 when there is nothing more. Their digests stay, so that the
@@ -206,7 +207,13 @@ class JournalWriter(_Side):
             rows: list[tuple[int, bytes | None]] = [
                 (int(str(seq)), payload if isinstance(payload, bytes) else None)
                 for seq, payload in connection.execute(
-                    sql("erasure.slice"), {"stream": stream, "seq": before_seq, "rows": rows_max}
+                    sql("erasure.slice"),
+                    {
+                        "stream": stream,
+                        "seq": before_seq,
+                        "rows": rows_max,
+                        "floor": floor_seq,
+                    },
                 )
             ]
             with connection:

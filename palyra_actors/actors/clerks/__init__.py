@@ -19,6 +19,7 @@ from palyra_actors.actors.cron import CronActor
 from palyra_actors.actors.entity import Entity
 from palyra_actors.actors.memory import MemoryActor
 from palyra_actors.actors.work import Request
+from palyra_actors.domain.canvas import Keep
 from palyra_actors.domain.catalog import CANVAS, CRON, MEMORY
 
 Handler: TypeAlias = Callable[[Request, Any], None]
@@ -46,6 +47,11 @@ KINDS: Final[dict[int, type[Entity]]] = {
     MEMORY: MemoryActor,
 }
 """The entities besides sessions: stream kind to actor."""
+
+
+def kinds(*, history_versions_max: int, snapshots_max: int) -> dict[int, type[Entity]]:
+    """`KINDS`, with what history a canvas keeps by itself."""
+    return {**KINDS, CANVAS: CanvasActor.keeping(Keep(history_versions_max, snapshots_max))}
 
 
 def operations(counter: Counter) -> dict[str, Handler]:

@@ -40,6 +40,7 @@ log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 1.0
 DUE_AT_ONCE: Final = 64
+DESTROYING: Final = frozenset({"canvas.compacted", "canvas.trimmed", "canvas.erased"})
 
 
 class CanvasClerk:
@@ -225,7 +226,7 @@ class CanvasClerk:
 
     def _written(self, portion: Portion) -> None:
         self._feed.written(portion)
-        if any(fact.kind in ("canvas.compacted", "canvas.erased") for fact in portion.facts):
+        if any(fact.kind in DESTROYING for fact in portion.facts):
             self._counter.erasing()
 
 

@@ -10,7 +10,7 @@ requests are written.
 
 import logging
 from functools import partial
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.work import Request
@@ -24,6 +24,14 @@ SLICE_EVENTS: Final = 256
 
 AGAIN_S: Final = 0.05
 """How often it is looked whether readers have let go of the WAL."""
+
+
+class Rest(NamedTuple):
+    """A row of `erasures`: the payloads of the stream's events from `floor` to before `seq`."""
+
+    stream: int
+    seq: int
+    floor: int
 
 
 class Eraser:
@@ -56,52 +64,52 @@ class Eraser:
             return
         if left:
             self._at_work = True
-            stream, seq = left[0]
-            self._slice(stream, seq, seq)
+            stream, seq, floor = left[0]
+            self._slice(Rest(stream, seq, floor), seq)
         else:
             waiting, self._waiting = self._waiting, []
             for request, body in waiting:
                 request.hold = None
                 request.ok(body)
 
-    def _slice(self, stream: int, before: int, seq: int) -> None:
+    def _slice(self, rest: Rest, before: int) -> None:
         def work(storage: WriteSide) -> None:
             following: int | None = before
             try:
                 if before:
-                    following = storage.rub_out(stream, before, SLICE_EVENTS)
+                    following = storage.rub_out(rest.stream, before, SLICE_EVENTS, rest.floor)
                 else:
-                    storage.erased(seq)
+                    storage.erased(rest.seq)
                     following = None
             except PalyraError as error:
                 if not isinstance(error, StorageUnavailable) or before:
                     log.warning("payloads could not be destroyed yet: %s", error)
-                self._counter.loop.call_soon(lambda: self._again(stream, before, seq))
+                self._counter.loop.call_soon(lambda: self._again(rest, before))
                 return
-            self._counter.loop.call_soon(lambda: self._went(stream, following, seq))
+            self._counter.loop.call_soon(lambda: self._went(rest, following))
 
         self._counter.chore(work)
 
-    def _again(self, stream: int, before: int, seq: int) -> None:
-        self._counter.call_later(AGAIN_S, lambda: self._slice(stream, before, seq))
+    def _again(self, rest: Rest, before: int) -> None:
+        self._counter.call_later(AGAIN_S, lambda: self._slice(rest, before))
 
-    def _went(self, stream: int, before: int | None, seq: int) -> None:
+    def _went(self, rest: Rest, before: int | None) -> None:
         if before:
-            self._slice(stream, before, seq)
+            self._slice(rest, before)
             return
         if before == 0:
-            self._heirlooms(stream, seq)
+            self._heirlooms(rest)
             return
         self._at_work = False
         self.look()
 
-    def _heirlooms(self, stream: int, seq: int) -> None:
-        """Its payloads are gone; now what came from it."""
+    def _heirlooms(self, rest: Rest) -> None:
+        """Its payloads are gone; now what came from it, if it is a session."""
         try:
-            found = self._counter.reader.rows("erasure.session", (stream,))
+            found = self._counter.reader.rows("erasure.session", (rest.stream,))
         except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
             log.warning("which session is erased could not be read: %s", error)
-            self._counter.call_later(1.0, lambda: self._heirlooms(stream, seq))
+            self._counter.call_later(1.0, lambda: self._heirlooms(rest))
             return
         left = [partial(call, found[0][0]) for call in self._counter.heirlooms if found]
 
@@ -109,6 +117,6 @@ class Eraser:
             if left:
                 left.pop()(go_on)
             else:
-                self._slice(stream, 0, seq)
+                self._slice(rest, 0)
 
         go_on()

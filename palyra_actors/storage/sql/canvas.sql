@@ -28,8 +28,15 @@ WHERE c.session_id = ? AND c.horizon <= c.version
 ORDER BY c.stream LIMIT ?
 
 -- name: canvas.insert_snapshot
-INSERT INTO canvas_snapshots (stream, version, stream_seq, seq) VALUES (?, ?, ?, ?)
-ON CONFLICT (stream, version) DO UPDATE SET stream_seq = excluded.stream_seq, seq = excluded.seq
+INSERT INTO canvas_snapshots (stream, version, stream_seq, seq, bytes) VALUES (?, ?, ?, ?, ?)
+ON CONFLICT (stream, version)
+DO UPDATE SET stream_seq = excluded.stream_seq, seq = excluded.seq, bytes = excluded.bytes
+
+-- name: canvas.rebase_snapshots
+UPDATE canvas_snapshots SET bytes = bytes - ? WHERE stream = ?
+
+-- name: canvas.marks
+SELECT version, bytes FROM canvas_snapshots WHERE stream = ? ORDER BY version
 
 -- name: canvas.drop_snapshots
 DELETE FROM canvas_snapshots WHERE stream = ? AND version < ?

@@ -1,4 +1,4 @@
-PRAGMA user_version = 8;
+PRAGMA user_version = 9;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -33,7 +33,7 @@ CREATE TABLE canvas_snapshots (
     stream     INTEGER NOT NULL,
     version    INTEGER NOT NULL,
     stream_seq INTEGER NOT NULL,
-    seq        INTEGER NOT NULL,
+    seq        INTEGER NOT NULL, bytes INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (stream, version)
 ) STRICT, WITHOUT ROWID;
 
@@ -95,7 +95,7 @@ CREATE TABLE cron_runs (
 CREATE TABLE erasures (
     seq    INTEGER PRIMARY KEY,
     stream INTEGER NOT NULL
-) STRICT;
+, floor INTEGER NOT NULL DEFAULT 0) STRICT;
 
 CREATE TABLE events (
     seq            INTEGER PRIMARY KEY,

@@ -88,8 +88,13 @@ ORDER BY t.rowid LIMIT ?
 -- name: erasure.insert
 INSERT INTO erasures (stream, seq) VALUES (?, ?)
 
+-- name: erasure.between_snapshots
+INSERT INTO erasures (seq, stream, floor)
+SELECT upto.seq, upto.stream, since.seq FROM canvas_snapshots upto JOIN canvas_snapshots since USING (stream)
+WHERE upto.stream = ?1 AND upto.version = ?2 AND since.version = ?3
+
 -- name: erasure.all
-SELECT stream, seq FROM erasures ORDER BY seq
+SELECT stream, seq, floor FROM erasures ORDER BY seq
 
 -- name: erasure.delete
 DELETE FROM erasures WHERE seq = ?
@@ -102,9 +107,11 @@ UPDATE answers SET answer = NULL WHERE stream = ?
 
 -- name: erasure.slice
 WITH RECURSIVE walk (seq, left) AS (
-    SELECT :seq - e.link, :rows FROM events e WHERE e.seq = :seq AND e.stream = :stream AND e.link > 0
+    SELECT :seq - e.link, :rows FROM events e
+    WHERE e.seq = :seq AND e.stream = :stream AND e.link > 0 AND e.seq - e.link >= :floor
     UNION ALL
-    SELECT e.seq - e.link, w.left - 1 FROM walk w JOIN events e USING (seq) WHERE e.link > 0 AND w.left > 1
+    SELECT e.seq - e.link, w.left - 1 FROM walk w JOIN events e USING (seq)
+    WHERE e.link > 0 AND w.left > 1 AND e.seq - e.link >= :floor
 )
 SELECT w.seq, e.payload FROM walk w JOIN events e USING (seq) ORDER BY w.seq DESC
 
