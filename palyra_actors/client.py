@@ -92,7 +92,8 @@ class Client(Operations):
         self._finalizer = weakref.finalize(self, self._calls.close)
 
     def close(self) -> None:
-        """Fails whoever waits, with NoReply, and joins the thread. Idempotent."""
+        """Stops its workers, fails whoever waits with NoReply, joins the thread. Idempotent."""
+        self.cron.close()
         self._finalizer()
 
     def statistics(self) -> CallsStatistics:

@@ -186,6 +186,12 @@ class MemoryConfig(_Section, frozen=True, kw_only=True):
     retention: RetentionConfig = field(default_factory=RetentionConfig)
 
 
+class CronConfig(_Section, frozen=True, kw_only=True):
+    """`[cron]`: whether jobs are woken when they are due."""
+
+    enabled: bool = True
+
+
 class LogConfig(_Section, frozen=True, kw_only=True):
     """`[log]`: what is said on standard error, and how."""
 
@@ -214,6 +220,7 @@ class Config(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     actors: ActorsConfig = field(default_factory=ActorsConfig)
     canvas: CanvasConfig = field(default_factory=CanvasConfig)
     memory: MemoryConfig = field(default_factory=MemoryConfig)
+    cron: CronConfig = field(default_factory=CronConfig)
     log: LogConfig = field(default_factory=LogConfig)
     metrics: MetricsConfig = field(default_factory=MetricsConfig)
 
@@ -295,6 +302,7 @@ SECTIONS: Final[dict[str, type[_Section]]] = {
     "actors": ActorsConfig,
     "canvas": CanvasConfig,
     "memory": MemoryConfig,
+    "cron": CronConfig,
     "log": LogConfig,
     "metrics": MetricsConfig,
 }

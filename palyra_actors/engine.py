@@ -258,6 +258,7 @@ class Works:
                 plan=plan,
                 chore=self.writer.chore,
                 remembering=self.remembering,
+                scheduling=self.config.cron.enabled,
                 requests_max=self.config.door.requests_max,
                 peer_requests_max=self.config.door.peer_requests_max,
             )
@@ -696,5 +697,6 @@ class Engine(Operations):
         if self._closed:
             return
         self._closed = True
+        self.cron.close()
         self._works.stop(wait_s_max)
         super().close()

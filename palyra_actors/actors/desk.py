@@ -77,6 +77,7 @@ class Office:
     plan: Plan
     chore: Callable[[Callable[[WriteSide], None]], None]
     remembering: Any
+    scheduling: bool
     requests_max: int
     peer_requests_max: int
 
@@ -109,6 +110,7 @@ class Desk:
         self.counter = Counter(
             office.house, office.directory, self.to_reader, office.chore, office.remembering
         )
+        self.counter.scheduling = office.scheduling
         operations.update(clerks.operations(self.counter))
         office.feed.beside = self.counter.beside
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}

@@ -21,6 +21,7 @@ from palyra_actors.api.batch import (
 )
 from palyra_actors.api.calls import Calls
 from palyra_actors.api.canvases import Canvases
+from palyra_actors.api.cron import Cron
 from palyra_actors.api.events import Event, event_to_wire, new_id
 from palyra_actors.api.memories import Memories
 from palyra_actors.api.results import (
@@ -103,6 +104,7 @@ class Operations:
         self.approvals = Approvals(self)
         self.canvases = Canvases(self)
         self.memories = Memories(self)
+        self.cron = Cron(self)
 
     def __enter__(self) -> Self:
         return self
@@ -111,7 +113,8 @@ class Operations:
         self.close()
 
     def close(self) -> None:
-        """Fails whoever still waits. Idempotent."""
+        """Stops the workers and fails whoever still waits. Idempotent."""
+        self.cron.close()
         self._calls.close()
 
     def call(

@@ -389,16 +389,17 @@ def _given(**values: Any) -> dict[str, Any]:
     }
 
 
-def _pages(
+def _pages(  # noqa: PLR0917
     operations: "Operations",
     op: str,
     key: str,
     body: Mapping[str, Any],
     options: Mapping[str, Any],
+    limit: int = LIST_LIMIT_MAX,
 ) -> Iterator[Mapping[str, Any]]:
     after: Any = None
     while True:
-        asked = {**body, "limit": LIST_LIMIT_MAX}
+        asked = {**body, "limit": limit}
         if after is not None:
             asked["after"] = after
         ok = operations.call(op, asked, **options)

@@ -11,6 +11,7 @@ from palyra_actors.cli import (
     bench,
     canvas,
     copies,
+    cron,
     doctor,
     exits,
     keys,
@@ -50,6 +51,7 @@ for family in (
     sessions.runs,
     approvals.app,
     canvas.app,
+    cron.app,
     memory.app,
     keys.app,
 ):

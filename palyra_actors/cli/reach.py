@@ -69,9 +69,11 @@ def engine_at(
     if db is not None:
         if not create and not db.exists():
             raise NotFound(f"there is no database {db}", field="--db")
+        from palyra_actors.config import Config, CronConfig
         from palyra_actors.engine import Engine
 
-        with Engine.open(db) as engine:
+        # for one command: jobs that are due meanwhile are for the engine that stays
+        with Engine.open(db, Config(cron=CronConfig(enabled=False))) as engine:
             yield engine
         return
     server_key = None if key_file is None else os.environ.get(SERVER_KEY_VARIABLE)

@@ -60,6 +60,8 @@ class Counter:
         """Subscriptions besides the journal's; `journal.credit` serves them, too."""
         self.after_crash: list[Callable[[], None]] = []
         """Called once the engine runs, if it was not closed the last time."""
+        self.scheduling = True
+        """Whether jobs are woken when they are due."""
         self.rota = Rota(house.loop)
         """The engine's own duties, each at its interval."""
 

@@ -59,7 +59,7 @@ class CronClerk:
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
         self._scheduler = Scheduler.launch(counter.loop, self._ask, self._wake)
-        self._feed = WorkFeed(self._take, counter.call_later)
+        self._feed = WorkFeed(self._take, counter.call_later, counter.loop.call_soon)
         counter.house.listeners[CRON] = self._written
         counter.beside.append(self._feed)
         counter.loop.call_soon(self._begin)
@@ -284,6 +284,8 @@ class CronClerk:
 
     def _begin(self) -> None:
         """The engine runs: see what is due, and which runs nobody has taken."""
+        if not self._counter.scheduling:
+            return
         self._scheduler.tell()
         self._ask(lambda reader: reader.rows("cron.untaken"), self._untaken)
 
@@ -325,7 +327,8 @@ class CronClerk:
         assert portion.tail is not None
         job_id, owner, feed = portion.stream_id, portion.tail.principal, self._feed
         key = (owner, job.settings.name)
-        self._scheduler.written(job_id, domain.wake_ms(job), *key)
+        if self._counter.scheduling:
+            self._scheduler.written(job_id, domain.wake_ms(job), *key)
         began = None
         for fact in portion.facts:
             said = fact.payload or {}
@@ -350,7 +353,7 @@ class CronClerk:
         assert job.active is not None
         run = run_view(job.active, job_id)
         run["payload"], run["name"] = job.settings.payload, job.settings.name
-        run["session_key"] = job.settings.session_key
+        run["session_key"], run["lease_ms"] = job.settings.session_key, job.settings.lease_ms
         return {"run": run}
 
     # -- own --------------------------------------------------------------------------------------

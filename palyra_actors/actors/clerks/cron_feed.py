@@ -5,8 +5,9 @@
 
 A worker is a `cron.work` request: whose jobs, of which names, and for how many runs it has credit.
 Credit is taken before the `Take` is decided and given back if that fails, and a run is sent only
-once its lease is durable: what a worker has heard of is in the journal. A worker that left in
-between has heard nothing, and the run goes to the next one under a new fence.
+once its lease is durable: what a worker has heard of is in the journal. A worker that has left
+before it could hear of it has heard nothing, and the run goes to the next one under a new fence.
+Whether a connection still stands is known only when something is sent over it.
 """
 
 from collections import OrderedDict
@@ -46,14 +47,15 @@ class Untaken(NamedTuple):
 
 @dataclass(slots=True, eq=False)
 class Worker:
-    """`owner`: whose jobs; None: everybody's. `names`: of which names; None: of all."""
+    """`owner`: whose jobs; None: everybody's. `names`: of which names; None: of all. `sent`: what
+    it was sent in this round of the loop, at whose end it turns out whether it is there."""
 
     request: Request
     owner: str | None
     names: frozenset[str] | None
     credit: int
     ended: bool = False
-    runs: int = 0
+    sent: list[Untaken] = field(default_factory=list)
 
     def wants(self, key: Key) -> bool:
         return self.owner in (None, key[0]) and (self.names is None or key[1] in self.names)
@@ -111,9 +113,11 @@ class WorkFeed:
         self,
         take: Callable[[Untaken, Callable[[PalyraError | None], None]], None],
         call_later: Callable[[float, Callable[[], None]], None],
+        call_soon: Callable[[Callable[[], None]], None],
     ) -> None:
         self._take = take
         self._call_later = call_later
+        self._call_soon = call_soon
         self._workers: OrderedDict[tuple[Peer, RequestId], Worker] = OrderedDict()
         self._pool = _Pool()
         self._promised: dict[bytes, Worker] = {}  # the job's next lease goes to it
@@ -181,14 +185,16 @@ class WorkFeed:
             self.offer(one.run_id)
             return
         self._holders[one.run_id] = worker
-        worker.runs += 1
+        if not worker.sent:
+            self._call_soon(worker.sent.clear)  # the next round: it went out
+        worker.sent.append(one)
         worker.request.item(item)
         self._fill(worker)
 
     def heard(self, run_id: bytes, peer: Peer) -> None:
         """A worker that came back speaks of its run."""
         holder = self._holders.get(run_id)
-        if holder is None or holder.ended:
+        if holder is None or holder.ended or holder.request.peer is not peer:
             for (known, _), worker in self._workers.items():
                 if known is peer:
                     self._holders[run_id] = worker
@@ -226,10 +232,17 @@ class WorkFeed:
         return worker is not None
 
     def drop_peer(self, peer: Peer) -> None:
-        """The peer is gone; its runs wait for their leases to end."""
+        """The peer is gone; its runs wait for their leases to end, but for those that were to be
+        sent right now: that is how it was found out."""
+        unheard: list[Untaken] = []
         for known, name in list(self._workers):
             if known is peer and (worker := self._forget(known, name)) is not None:
                 worker.request.abandon()
+                unheard += worker.sent
+        for one in unheard:
+            if self._holders.pop(one.run_id, None) is not None:
+                self._pool.add(one)
+                self.offer(one.run_id)
 
     def end_all(self, error: PalyraError) -> None:
         """End every worker's stream with an error."""

@@ -1,0 +1,194 @@
+"""`palyra-actors cron …`."""
+
+import time
+from collections.abc import Iterable
+from dataclasses import fields
+from datetime import datetime
+from itertools import islice
+from typing import Annotated, Any, Final
+
+import typer
+
+from palyra_actors.api.cron import CronRunInfo, FireTime, JobInfo
+from palyra_actors.api.operations import Operations
+from palyra_actors.cli import exits
+from palyra_actors.cli.reach import connected
+from palyra_actors.cli.shape import console, plain, print_json
+from palyra_actors.cli.tables import show_all, show_one
+from palyra_actors.errors import Invalid
+
+app = typer.Typer(name="cron", help="Jobs, when they are due, and what came of it.")
+
+Id = Annotated[str, typer.Argument(help="The job's id.", metavar="JOB")]
+_JOB = [each.name for each in fields(JobInfo)]
+_RUN = {
+    "scheduled": "scheduled_ms", "status": "status", "reason": "reason", "missed": "missed",
+    "attempt": "attempt", "started": "started_ms", "finished": "finished_ms", "error": "error",
+    "run": "run_id",
+}  # fmt: skip
+_SHOWN: Final = 5
+_UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000))
+
+
+@app.command("list", epilog=exits.HELP)
+@connected
+def list_jobs(
+    engine: Operations,
+    enabled: Annotated[
+        bool | None, typer.Option("--enabled/--disabled", help="Only those that are, or are not.")
+    ] = None,
+    as_json: bool = False,
+) -> None:
+    """Jobs, when each is due next, and how it went the last time."""
+    found = engine.cron.list(enabled=enabled)
+    if as_json:
+        show_all(found, {}, as_json=True)
+        return
+    from rich.table import Table
+    from rich.text import Text
+
+    table = Table("job", "name", "due", "next", "last", "result", box=None, pad_edge=False)
+    now_ms = _now_ms()
+    for job in found:
+        last = next(engine.cron.runs(job.job_id, page=1), None)
+        cells = (
+            job.job_id,
+            job.name,
+            _schedule(job),
+            _away(job.next_run_ms, now_ms) if job.enabled else "paused",
+            _away(None if last is None else last.scheduled_ms, now_ms),
+            "-" if last is None else _result(last),
+        )
+        table.add_row(*(Text(plain(cell)) for cell in cells))
+    console().print(table)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def show(engine: Operations, job: Id, as_json: bool = False) -> None:
+    """A job, its next times and its last runs."""
+    found = engine.cron.get(job)
+    runs = list(islice(engine.cron.runs(job, page=_SHOWN), _SHOWN))
+    times = engine.cron.explain(job, count=_SHOWN) if found.enabled else []
+    if as_json:
+        print_json({"job": found, "times": times, "runs": runs})
+        return
+    show_one(found, _JOB, as_json=False)
+    console().print("\nnext")
+    _print_times(times)
+    console().print("\nlast")
+    show_all(runs, _RUN, as_json=False)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def runs(
+    engine: Operations,
+    job: Id,
+    status: Annotated[str | None, typer.Option("--status", help="Those only.")] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    as_json: bool = False,
+) -> None:
+    """Every tick with what became of it, newest first."""
+    found = engine.cron.runs(job, status=status, page=min(limit, 500))
+    show_all(found, _RUN, as_json=as_json, limit=limit)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def explain(
+    engine: Operations,
+    *,
+    job: Annotated[str | None, typer.Argument(help="The job's id.", metavar="[JOB]")] = None,
+    cron: Annotated[str | None, typer.Option("--cron", help='Five fields: "0 7 * * *".')] = None,
+    tz: Annotated[str | None, typer.Option("--tz", help="Their time zone.")] = None,
+    after_ms: Annotated[int | None, typer.Option("--after-ms", min=0, help="From then on.")] = None,
+    count: Annotated[int, typer.Option("--count", "-n", min=1, max=100)] = 10,
+    as_json: bool = False,
+) -> None:
+    """When a job, or a cron expression, is due next: in local time, across the days on which
+    clocks are set."""
+    if (job is None) == (cron is None):
+        raise Invalid("name a job, or give an expression with --cron", field="JOB")
+    schedule: dict[str, Any] | None = None
+    if cron is not None:
+        schedule = {"cron": cron} if tz is None else {"cron": cron, "tz": tz}
+    times = engine.cron.explain(job, schedule=schedule, after_ms=after_ms, count=count)
+    if as_json:
+        show_all(times, {}, as_json=True)
+    else:
+        _print_times(times)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def run(engine: Operations, job: Id, as_json: bool = False) -> None:
+    """Run a job now, under its concurrency policy."""
+    show_one(engine.cron.run_now(job), list(_RUN.values()), as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def pause(engine: Operations, job: Id, as_json: bool = False) -> None:
+    """Let a job have no ticks; a run that is under way goes on."""
+    show_one(engine.cron.disable(job), _JOB, as_json=as_json)
+
+
+@app.command(epilog=exits.HELP)
+@connected
+def resume(engine: Operations, job: Id, as_json: bool = False) -> None:
+    """Let a job have ticks again, from now on."""
+    show_one(engine.cron.enable(job), _JOB, as_json=as_json)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
+
+
+def _schedule(job: JobInfo) -> str:
+    said = job.schedule
+    if "cron" in said:
+        return f"{said['cron']} ({said['tz']})"
+    if "every_ms" in said:
+        return f"every {span(said['every_ms'])}"
+    return "once"
+
+
+def _result(last: CronRunInfo) -> str:
+    why = "" if last.reason in ("tick", "manual") else f" ({last.reason})"
+    return f"{last.status}{why}"
+
+
+def _print_times(times: Iterable[FireTime]) -> None:
+    """Each with its day of the week; where the distance from UTC changes, that stands out."""
+    from rich.text import Text
+
+    now_ms, offset = _now_ms(), None
+    for one in times:
+        day = datetime.fromisoformat(one.local).strftime("%a")
+        line = Text(f"{day} {one.local.replace('T', ' ')}  {_away(one.at_ms, now_ms)}")
+        if offset not in (None, one.offset_minutes):
+            line.append("  the clock was set", style="yellow")
+        offset = one.offset_minutes
+        console().print(line)
+
+
+def _away(at_ms: int | None, now_ms: int) -> str:
+    if at_ms is None:
+        return "-"
+    return f"in {span(at_ms - now_ms)}" if at_ms >= now_ms else f"{span(now_ms - at_ms)} ago"
+
+
+def span(ms: int) -> str:
+    """How long, for a person: the two largest units that count."""
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        if ms >= size or (parts and len(parts) < 2):
+            count, ms = divmod(ms, size)
+            if count:
+                parts.append(f"{count} {unit}")
+            elif parts:
+                break
+        if len(parts) == 2:
+            break
+    return " ".join(parts) or f"{ms} ms"
