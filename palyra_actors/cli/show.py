@@ -65,10 +65,21 @@ def said(event: StoredEvent) -> str:
             for key in ("observation", "output", "result", "content"):
                 if key in payload:
                     return _compact(payload[key])
+        case "approval.requested":
+            return f"{payload.get('subject_id')}: {payload.get('summary')}"
+        case "approval.decided":
+            return _because(f"{payload.get('decision')}, {payload.get('scope')}", payload)
+        case "run.transitioned":
+            return _because(f"to {payload.get('to')}", payload)
     for key in ("text", "token", "content", "message"):
         if isinstance(payload.get(key), str):
             return str(payload[key])
     return _compact(payload)
+
+
+def _because(text: str, payload: dict[str, Any]) -> str:
+    reason = payload.get("reason")
+    return f"{text}: {reason}" if reason else text
 
 
 def _compact(value: Any) -> str:
@@ -120,6 +131,10 @@ def _verb(kind: str) -> str:
         "tool_executed": "ran",
         "run_completed": "completed the run",
         "run_failed": "failed the run",
+        "run.started": "started the run",
+        "run.transitioned": "moved the run",
+        "approval.requested": "asks a person",
+        "approval.decided": "was told",
     }.get(kind, plain(kind))
 
 

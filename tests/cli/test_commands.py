@@ -379,7 +379,11 @@ def test_the_demo_ends_with_a_valid_chain_and_without_the_password(
     assert b"hunter2" not in path.read_bytes()
     code, out, _ = run("demo", "--agents", 1, "--json")
     assert code == 0
-    assert json.loads(out)["verification"]["valid"] is True
+    told = json.loads(out)
+    assert told["verification"]["valid"] is True
+    assert (told["edits"], told["allowed"], told["job"]["status"]) == (3, 3, "succeeded")
+    assert list(told["board"]["done"]) == list(told["sessions"])
+    assert "Two tests fail" in told["memory"]["item"]["content"]
 
 
 def test_every_commands_help_says_its_exit_codes(run: Run) -> None:
