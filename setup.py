@@ -12,6 +12,12 @@ setup(
             ["palyra_actors/domain/_swift.c"],
             extra_compile_args=["-O2"],
             optional=True,
-        )
+        ),
+        Extension(
+            "palyra_actors.actors._swift_door",
+            ["palyra_actors/actors/_swift_door.c"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        ),
     ]
 )

@@ -20,13 +20,12 @@ import socket as sockets
 import sys
 import termios
 from collections import OrderedDict, deque
-from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, Final
 
 import zmq
-from zmq.backend import Socket as BackendSocket
 
+from palyra_actors.actors import router
 from palyra_actors.actors.authenticator import (
     BEGIN,
     KNOCK,
@@ -75,14 +74,6 @@ MADE_IDENTITY_BYTES: Final = 5
 
 HEARTBEAT_MS: Final = 5_000
 HEARTBEAT_TIMEOUT_MS: Final = 20_000
-
-_send: Final = BackendSocket.send
-_receive: Final[Callable[..., Any]] = BackendSocket.recv
-_DONTWAIT: Final = int(zmq.DONTWAIT)
-_MORE: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
-# pyzmq's own methods wrap these two in checks for options that a ROUTER does not have: two sends
-# take 8.3 µs with and 2.4 µs without, and asking for RCVMORE takes 2.3 µs, which the flag of a
-# received part saves (bench/bench_codec.py).
 
 
 class DoorPeer:
@@ -310,31 +301,20 @@ class Door:
             if not gate.open:
                 return
         arrivals: list[tuple[DoorPeer, bytes]] = []
-        left, frames_max = ROUND_BYTES_MAX, self._desk.frames_wanted
         began = self._loop.clock.monotonic()
         arrived, self._empty_at = self._empty_at, began
-        while left > 0 and len(arrivals) < frames_max:
-            try:
-                identity = _receive(door, _DONTWAIT)
-            except zmq.Again:
-                break
-            part = _receive(door, _DONTWAIT, False)
-            payload, delimited = part.bytes, False
-            if part.more and not payload:
-                delimited = True
-                part = _receive(door, _DONTWAIT, False)
-                payload = part.bytes
-            peer = peers.get((identity, delimited)) or self._meet(identity, delimited, part)
-            if gate is not None and peer.key != _key_of(part):
+        came = router.receive(
+            door, self._desk.frames_wanted, ROUND_BYTES_MAX, keys=gate is not None
+        )
+        for identity, delimited, frame, junk, origin in came:
+            peer = peers.get((identity, delimited)) or self._meet(identity, delimited, origin)
+            if gate is not None and peer.key != router.key(origin):
                 self._forget(peer)  # that was another connection
-                peer = self._meet(identity, delimited, part)
-            left -= len(payload) + 1
-            if part.more:
-                while _receive(door, _DONTWAIT, False).more:
-                    pass
+                peer = self._meet(identity, delimited, origin)
+            if junk:
                 self._answer_junk(peer)
             elif not (peer.cut or peer.refused):
-                arrivals.append((peer, payload))
+                arrivals.append((peer, frame))
         if arrivals:
             self._received += len(arrivals)
             self._desk.serve(arrivals, arrived)
@@ -343,12 +323,12 @@ class Door:
         error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")
         self._desk.refuse(peer, error)
 
-    def _meet(self, identity: bytes, delimited: bool, part: zmq.Frame) -> DoorPeer:
+    def _meet(self, identity: bytes, delimited: bool, origin: "int | zmq.Frame") -> DoorPeer:
         peer = DoorPeer(self, identity, delimited)
         with suppress(zmq.ZMQError, OSError, ValueError):
-            descriptor = int(part.get(zmq.SRCFD))
+            descriptor = router.descriptor(origin)
             peer.connection = (descriptor, os.fstat(descriptor).st_ino)
-        if self._gate is not None and not self._knows(self._gate, peer, part):
+        if self._gate is not None and not self._knows(self._gate, peer, origin):
             return peer
         if len(self._peers) < self._peers_max or self._forget_an_idle_one():
             self._peers[identity, delimited] = peer
@@ -364,9 +344,9 @@ class Door:
             peer.refused = True
         return peer
 
-    def _knows(self, gate: Authenticator, peer: DoorPeer, part: zmq.Frame) -> bool:
+    def _knows(self, gate: Authenticator, peer: DoorPeer, origin: "int | zmq.Frame") -> bool:
         """Who it is, by the key of its handshake. One that may not stay is cut."""
-        peer.key = _key_of(part)
+        peer.key = router.key(origin)
         who = gate.who(peer.key)
         if who is None:
             peer.refused = True
@@ -414,12 +394,34 @@ class Door:
         self._round += 1
         if self._behind:
             self._catch_up()
-        for _ in range(len(outbox)):
+        left = len(outbox)
+        while left:
+            left -= self._send_many(left)
+            if left:  # the next one is no usual one, or was not taken
+                left -= 1
+                peer, frame = outbox.popleft()
+                if not peer.cut and (peer.backlog or not self._send(peer, frame)):
+                    self._put_aside(peer, frame)
+
+    def _send_many(self, most: int) -> int:
+        """Send replies from the head of the outbox, up to so many, as far as they are small and
+        their peers not behind; how many were taken."""
+        outbox = self._outbox
+        taken: list[tuple[DoorPeer, bytes]] = []
+        while len(taken) < most:
             peer, frame = outbox.popleft()
-            if peer.cut:
-                continue
-            if peer.backlog or not self._send(peer, frame):
-                self._put_aside(peer, frame)
+            if peer.cut or peer.backlog or len(frame) >= LARGE_BYTES:
+                outbox.appendleft((peer, frame))
+                break
+            taken.append((peer, frame))
+        if not taken:
+            return 0
+        sent = router.send(
+            self._socket, [(peer.identity, peer.delimited, frame) for peer, frame in taken]
+        )
+        outbox.extendleft(reversed(taken[sent:]))
+        self._sent += sent
+        return sent
 
     def _send(self, peer: DoorPeer, frame: bytes) -> bool:
         """False: the peer's pipe is full. A peer that is gone is forgotten."""
@@ -427,10 +429,7 @@ class Door:
         if len(frame) >= LARGE_BYTES and not self._may_send_large(peer):
             return False
         try:
-            _send(door, peer.identity, _MORE)
-            if peer.delimited:
-                _send(door, b"", _MORE)
-            _send(door, frame, _DONTWAIT)
+            router.send_plainly(door, peer.identity, peer.delimited, frame)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:
@@ -526,14 +525,6 @@ class Door:
 def _chosen(identity: bytes) -> bool:
     """Whether a client chose this routing id, and not libzmq."""
     return len(identity) != MADE_IDENTITY_BYTES or identity[0] != 0
-
-
-def _key_of(part: zmq.Frame) -> str | None:
-    """The key that opened the connection of a received part: the handshake's User-Id."""
-    try:
-        return str(part.get("User-Id"))
-    except zmq.ZMQError:
-        return None
 
 
 def _host_of(endpoint: str) -> str | None:

@@ -9,6 +9,7 @@ from functools import cache
 from importlib.resources import files
 
 _MARK = re.compile(r"^-- name: ([a-z_.]+)\n", re.MULTILINE)
+_VALUES = re.compile(r"(.*\bVALUES )(\([?, ]+\))(.*)", re.DOTALL)
 _NOT_QUERIES = re.compile(r"schema\.sql|\d{4}_.*")
 
 
@@ -29,3 +30,11 @@ def _statements() -> dict[str, str]:
 def sql(name: str) -> str:
     """The statement of that name. Raises KeyError: there is none."""
     return _statements()[name]
+
+
+@cache
+def sql_of_rows(name: str, rows: int) -> str:
+    """The statement of that name, an INSERT of one row, as one of so many rows. One step of SQLite
+    inserts them all, in two thirds of the time of a step for each."""
+    before, values, after = _VALUES.fullmatch(sql(name)).groups()  # type: ignore[union-attr]
+    return f"{before}{', '.join([values] * rows)}{after}"

@@ -1,0 +1,144 @@
+"""A round of a ROUTER's messages, compiled and part by part: the same."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import zmq
+
+from palyra_actors.actors import router
+
+DEADLINE_MS = 10_000
+
+
+@pytest.fixture(params=["compiled", "plain"])
+def way(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "plain":
+        monkeypatch.setattr(router, "compiled", None)
+    elif router.compiled is None:
+        pytest.skip("no compiler when it was installed")
+    return str(request.param)
+
+
+@pytest.fixture
+def sockets() -> Iterator[Any]:
+    """Makes sockets of one context; the first is a ROUTER that is bound."""
+    with zmq.Context() as context:
+        made: list[zmq.Socket[bytes]] = [context.socket(zmq.ROUTER)]
+        made[0].setsockopt(zmq.ROUTER_MANDATORY, 1)
+        made[0].setsockopt(zmq.SNDHWM, 16)
+        port = made[0].bind_to_random_port("tcp://127.0.0.1")
+
+        def connect(kind: int = zmq.DEALER) -> "zmq.Socket[bytes]":
+            socket = context.socket(kind)
+            socket.setsockopt(zmq.LINGER, 0)
+            socket.setsockopt(zmq.RCVHWM, 16)
+            socket.connect(f"tcp://127.0.0.1:{port}")
+            made.append(socket)
+            return socket
+
+        yield made[0], connect
+        for socket in made:
+            socket.close(0)
+
+
+def _all(
+    socket: "zmq.Socket[bytes]", count: int, frames_max: int = 100, bytes_max: int = 1 << 20
+) -> list[Any]:
+    """So many messages, whatever the rounds; and none is left."""
+    came: list[Any] = []
+    while len(came) < count:
+        assert socket.poll(DEADLINE_MS), f"only {len(came)} of {count} came"
+        came += router.receive(socket, frames_max, bytes_max, keys=False)
+    return came
+
+
+@pytest.mark.usefixtures("way")
+def test_a_round_holds_what_was_sent_with_or_without_a_delimiter(sockets: Any) -> None:
+    door, connect = sockets
+    dealer, asker = connect(), connect(zmq.REQ)
+    for frame in (b"one", b"", b"x" * 100_000):
+        dealer.send(frame)
+    dealer.send_multipart((b"", b"behind an empty one"))
+    dealer.send_multipart((b"two", b"frames"))
+    dealer.send_multipart((b"", b"three", b"and", b"more"))
+    dealer.send_multipart((b"", b""))
+    asker.send(b"asked")
+    came = _all(door, 8)
+    mine = [one for one in came if one[2] != b"asked"]
+    assert [(one[1], one[2], one[3]) for one in mine] == [
+        (False, b"one", False),
+        (False, b"", False),
+        (False, b"x" * 100_000, False),
+        (True, b"behind an empty one", False),
+        (False, b"two", True),
+        (True, b"three", True),
+        (True, b"", False),
+    ]
+    assert len({one[0] for one in mine}) == 1
+    (asked,) = (one for one in came if one[2] == b"asked")
+    assert asked[1:4] == (True, b"asked", False)
+    assert asked[0] != mine[0][0]
+    assert all(router.descriptor(one[4]) >= 0 for one in came)
+    assert router.descriptor(asked[4]) != router.descriptor(mine[0][4])
+    assert router.receive(door, 100, 1 << 20, keys=False) == []
+
+
+@pytest.mark.usefixtures("way")
+def test_a_round_ends_at_its_frames_or_its_bytes(sockets: Any) -> None:
+    door, connect = sockets
+    dealer = connect()
+    for _ in range(6):
+        dealer.send(b"x" * 99)
+    assert door.poll(DEADLINE_MS)
+    sizes = []
+    left = 6
+    while left:
+        assert door.poll(DEADLINE_MS)
+        sizes.append(len(router.receive(door, 2, 1 << 20, keys=False)))
+        left -= sizes[-1]
+    assert max(sizes) <= 2
+    for _ in range(6):
+        dealer.send(b"x" * 99)
+    left = 6
+    while left:
+        assert door.poll(DEADLINE_MS)
+        came = router.receive(door, 100, 150, keys=False)
+        assert 1 <= len(came) <= 2
+        left -= len(came)
+    assert router.receive(door, 0, 1 << 20, keys=False) == []
+
+
+@pytest.mark.usefixtures("way")
+def test_replies_are_taken_from_the_first_on_until_one_is_not(sockets: Any) -> None:
+    door, connect = sockets
+    dealer, asker = connect(), connect(zmq.REQ)
+    dealer.send(b"here")
+    asker.send(b"there")
+    who = {one[2]: one[0] for one in _all(door, 2)}
+    replies = [(who[b"here"], False, b"hello"), (who[b"there"], True, b"hello, too")]
+    assert router.send(door, []) == 0
+    assert router.send(door, replies) == 2
+    assert dealer.poll(DEADLINE_MS)
+    assert dealer.recv() == b"hello"
+    assert asker.poll(DEADLINE_MS)
+    assert asker.recv() == b"hello, too"
+    stranger = (b"nobody", False, b"lost")
+    assert router.send(door, [replies[0], stranger, replies[0]]) == 1
+    with pytest.raises(zmq.ZMQError) as gone:
+        router.send_plainly(door, *stranger)
+    assert gone.value.errno == zmq.EHOSTUNREACH
+    large = (who[b"here"], False, b"x" * 1_000_000)
+    taken = router.send(door, [large] * 200)
+    assert taken < 200  # its pipe is full
+    with pytest.raises(zmq.Again):
+        router.send_plainly(door, *large)
+
+
+@pytest.mark.parametrize("wrong", [[(b"a", False)], [(1, False, b"")], [("a", False, b"")], [None]])
+def test_what_is_no_reply_raises_and_sends_nothing(sockets: Any, wrong: list[Any]) -> None:
+    if router.compiled is None:
+        pytest.skip("no compiler when it was installed")
+    door, _ = sockets
+    with pytest.raises(TypeError):
+        router.compiled.send(door.underlying, wrong)
