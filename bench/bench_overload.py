@@ -1,0 +1,191 @@
+"""What becomes of writes when more come than can be served?
+
+Steps of a share of the measured capacity, open loop: a request is sent when it is due, whatever
+became of those before it. At last the load falls from ten times the capacity to half of it, and it
+is measured how long it takes until that is served in time. One line a step, one for the recovery,
+one that sums up:
+
+    goodput         acknowledged and within the budget, a second
+    accepted_…_ms   from the frame's arrival to the end of its commit, as the engine says
+    client_p99_ms   from the moment when it was due to the answer, as the client sees it
+    refusal_…_ms    the same of those that were refused
+    unsent          not sent, because the connection had not taken what was sent before
+    commit_p99_ms   of a bare SQLite commit of one row beside it, twenty a second
+
+    python bench/bench_overload.py [--seconds 4] [--shape singles|batches] [--plot overload.png]
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from load import emit, engine, workspace
+from openloop import OK, OpenLoop, Outcome, at, be_nice, capacity, normal_after_s
+
+STEPS = (0.25, 0.5, 0.8, 1.0, 1.5, 3.0, 10.0)
+SHAPES = {"singles": (1, 256), "batches": (64, 8)}  # events of a request, requests in flight
+AFTER = 0.5
+BUCKET_S = 0.05
+COMMIT_EVERY_S = 0.05
+
+
+class Commits:
+    """Bare commits in a process of their own, while the block runs: `p99_ms`."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.p50_ms: float | None = None
+        self.p99_ms: float | None = None
+
+    def __enter__(self) -> "Commits":
+        self._process = subprocess.Popen(
+            [sys.executable, __file__, "--as-commits", str(self._folder / "bare.db")],
+            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        assert self._process.stdout is not None
+        self._process.stdout.readline()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        out, _ = self._process.communicate("stop\n", 30)
+        took = sorted(json.loads(out))
+        self.p50_ms, self.p99_ms = at(took, 0.5), at(took, 0.99)
+
+
+def bare_commits(path: str) -> None:
+    """The other side of `Commits`."""
+    import select
+
+    import apsw
+
+    connection = apsw.Connection(path)
+    connection.execute("PRAGMA journal_mode=wal; PRAGMA synchronous=full")
+    connection.execute("CREATE TABLE IF NOT EXISTS t (a INTEGER PRIMARY KEY, b BLOB)")
+    took: list[float] = []
+    print("ready", flush=True)
+    while not select.select([sys.stdin], [], [], COMMIT_EVERY_S)[0]:
+        began = time.perf_counter()
+        connection.execute("INSERT INTO t (b) VALUES (zeroblob(400))")
+        took.append((time.perf_counter() - began) * 1000)
+    print(json.dumps(took))
+
+
+def curve(outcome: Outcome) -> dict[str, Any]:
+    """Rates and latencies by the tenth of a second or so, for the plot."""
+    edges = np.arange(0, outcome.seconds + BUCKET_S, BUCKET_S)
+    good = (outcome.code == OK) & outcome.within
+    rate = np.histogram(outcome.answered[good], edges)[0] / BUCKET_S
+    offered = np.histogram(outcome.due, edges)[0] / BUCKET_S
+    p99 = []
+    for start in edges[:-1]:
+        mine = (outcome.due >= start) & (outcome.due < start + BUCKET_S) & (outcome.code == OK)
+        p99.append(at(np.sort(outcome.total_ms[mine]), 0.99))
+    return {"seconds": edges[:-1], "good": rate, "offered": offered, "p99_ms": p99}
+
+
+def measure(folder: Path, shape: str, seconds: float, plot: str | None) -> None:
+    events, window = SHAPES[shape]
+    found: list[dict[str, Any]] = []
+    with engine(folder) as (endpoint, _):
+        be_nice()
+        load = OpenLoop(endpoint, events=events)
+        capacity(load, window, 1.0)  # wakes all sessions
+        most = capacity(load, window, seconds)
+        load.run(most * AFTER, 1.0)
+        for share in STEPS:
+            with Commits(folder) as commits:
+                outcome = load.run(most * share, seconds)
+            found.append({"share": share, **outcome.summary()})
+            emit(
+                "overload", shape=shape, **found[-1],
+                commit_p50_ms=commits.p50_ms, commit_p99_ms=commits.p99_ms, seconds=seconds,
+            )  # fmt: skip
+            load.run(most * AFTER, 0.5)
+        story = load.steps([(most * AFTER, 2.0), (most * STEPS[-1], 2.0), (most * AFTER, 4.0)])
+        recovered = normal_after_s(story, 4.0)
+        emit("overload", shape=shape, part="recovery", back_to_normal_s=recovered)
+        load.close()
+    sum_up(shape, events, most, found, recovered)
+    if plot:
+        draw(plot, shape, most, found, curve(story))
+
+
+def sum_up(
+    shape: str, events: int, most: float, found: list[dict[str, Any]], recovered: float | None
+) -> None:
+    peak = max(step["goodput_per_second"] for step in found)
+    by_share = {step["share"]: step for step in found}
+    acked = sum(step["acked_per_second"] for step in found)
+    late = sum(step["over_budget"] * step["acked_per_second"] for step in found)
+    emit(
+        "overload",
+        shape=shape,
+        part="summary",
+        capacity_per_second=round(most),
+        capacity_events_per_second=round(most * events),
+        peak_goodput_per_second=peak,
+        goodput_at_300=round(by_share[3.0]["goodput_per_second"] / peak, 3),
+        goodput_at_1000=round(by_share[10.0]["goodput_per_second"] / peak, 3),
+        accepted_p99_ms_worst=max(step["accepted_p99_ms"] or 0 for step in found),
+        refusal_p99_ms_to_150=max(
+            by_share[share]["refusal_p99_ms"] or 0 for share in STEPS if share <= 1.5
+        ),
+        refusal_p99_ms_worst=max(step["refusal_p99_ms"] or 0 for step in found),
+        over_budget=round(late / max(1, acked), 5),
+        back_to_normal_s=recovered,
+        hung=sum(step["hung"] for step in found),
+        python=sys.version.split()[0],
+    )
+
+
+def draw(
+    path: str, shape: str, most: float, found: list[dict[str, Any]], story: dict[str, Any]
+) -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, (goodput, times, over_time) = pyplot.subplots(3, 1, figsize=(9, 10))
+    shares = [step["share"] * 100 for step in found]
+    goodput.plot(shares, [step["goodput_per_second"] for step in found], "o-", label="goodput")
+    goodput.plot(shares, [step["refused_per_second"] for step in found], "o-", label="refused")
+    goodput.axhline(most, linestyle=":", color="grey", label="capacity")
+    goodput.set(xscale="log", ylabel="requests a second", title=f"{shape}: per cent of capacity")
+    for key in ("accepted_p99_ms", "client_p99_ms", "refusal_p99_ms"):
+        times.plot(shares, [step[key] for step in found], "o-", label=key)
+    times.axhline(25, linestyle=":", color="grey")
+    times.set(xscale="log", yscale="log", ylabel="ms")
+    over_time.plot(story["seconds"], story["offered"], label="offered")
+    over_time.plot(story["seconds"], story["good"], label="goodput")
+    over_time.set(yscale="log", xlabel="s", ylabel="requests a second")
+    for each in (goodput, times, over_time):
+        each.legend()
+    figure.tight_layout()
+    figure.savefig(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=4.0, help="of each step")
+    parser.add_argument("--shape", choices=[*SHAPES], default="singles")
+    parser.add_argument("--plot", metavar="FILE", help="needs matplotlib")
+    parser.add_argument("--dir", help="on the disk to measure; default: here")
+    parser.add_argument("--as-commits", metavar="DB", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.as_commits:
+        bare_commits(options.as_commits)
+        return
+    with workspace(options.dir) as folder:
+        measure(folder, options.shape, options.seconds, options.plot)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,192 @@
+"""Does upkeep cost writes their budget?
+
+An open load of appends at a share of the measured capacity, while one thing after the other goes on
+beside it; between them the same load alone. A line each:
+
+    alone       nothing else
+    reader      a foreign process holds one snapshot of the file open the whole time
+    pages       a client reads long sessions page after page
+    verify      a client has the chain recomputed again and again
+    backup      online backups, one after the other
+    erase       sessions are erased, one after the other
+    all         all of it at once
+
+Checkpoints run all the time. `wal_mib_max` is the largest the write-ahead log was meanwhile, and
+`wal_mib_cap` the size at which writes would be refused.
+
+    python bench/bench_upkeep.py [--seconds 5] [--share 1.0]
+"""
+
+import argparse
+import os
+import sqlite3
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from load import emit, engine, workspace
+from openloop import OpenLoop, be_nice, capacity
+
+from palyra_actors.api.events import Event, new_id
+from palyra_actors.client import Client
+from palyra_actors.errors import PalyraError
+
+ERASED_EVENTS = 64
+FILL_S = 4.0
+PARTS = ("alone", "reader", "pages", "verify", "backup", "erase", "all")
+
+
+class Upkeep:
+    """What goes on beside the load. `done` counts the pieces of work that came to an end."""
+
+    def __init__(self, folder: Path, endpoint: str) -> None:
+        self.folder, self.endpoint = folder, endpoint
+        self.done = 0
+        self.failed = ""
+
+    @contextmanager
+    def going(self, part: str) -> Iterator[None]:
+        self.done, self.failed = 0, ""
+        names = [name for name in PARTS[1:-1] if part in (name, "all")]
+        with ExitStack() as stack:
+            for name in names:
+                if name == "reader":
+                    stack.enter_context(self._reader())
+                else:
+                    stack.enter_context(self._again(getattr(self, f"_{name}")))
+            yield
+
+    @contextmanager
+    def _reader(self) -> Iterator[None]:
+        connection = sqlite3.connect(f"file:{self.folder}/bench.db?mode=ro", uri=True)
+        connection.execute("BEGIN")
+        connection.execute("SELECT count(*) FROM stream").fetchone()
+        try:
+            yield
+        finally:
+            connection.close()
+
+    @contextmanager
+    def _again(self, work: Callable[[Client], None]) -> Iterator[None]:
+        leave = threading.Event()
+
+        def run() -> None:
+            with Client(self.endpoint, timeout_s=20) as client:
+                while not leave.is_set():
+                    try:
+                        work(client)
+                        self.done += 1
+                    except (PalyraError, sqlite3.Error) as error:
+                        self.failed = f"{type(error).__name__}: {error}"[:120]
+                        time.sleep(0.1)
+
+        thread = threading.Thread(target=run)
+        thread.start()
+        try:
+            yield
+        finally:
+            leave.set()
+            thread.join()
+
+    def _pages(self, client: Client) -> None:
+        page = client.read(limit=500, after_seq=self.done * 500 % 50_000)
+        assert page.events
+
+    def _verify(self, client: Client) -> None:
+        head = client.head().seq
+        assert client.verify(from_seq=max(1, head - 20_000), to_seq=head).valid
+
+    def _backup(self, client: Client) -> None:
+        target = self.folder / "backup.db"
+        with suppress(OSError):
+            os.unlink(target)
+        client.call("engine.backup", {"path": str(target)})
+
+    def _erase(self, client: Client) -> None:
+        session = new_id()
+        client.append(
+            [Event(session, "x.bench", {"text": "x" * 200}) for _ in range(ERASED_EVENTS)]
+        )
+        client.call("session.erase", {"session_id": session})
+
+
+def measure(folder: Path, share: float, seconds: float) -> None:
+    with engine(folder) as (endpoint, _):
+        be_nice()
+        load = OpenLoop(endpoint)
+        capacity(load, 256, FILL_S)
+        most = capacity(load, 256, 2.0)
+        upkeep = Upkeep(folder, endpoint)
+        with Client(endpoint) as client:
+            cap = client.stats().number("wal_bytes_max")
+        for part in PARTS:
+            if part == "backup" and not can_back_up(endpoint):
+                emit("upkeep", part=part, skipped="this engine has no engine.backup")
+                continue
+            sizes: list[int] = []
+            with upkeep.going(part), wal_watched(folder, sizes):
+                outcome = load.run(most * share, seconds)
+            result: dict[str, Any] = outcome.summary()
+            emit(
+                "upkeep",
+                part=part,
+                share=share,
+                **result,
+                done=upkeep.done,
+                failed=upkeep.failed,
+                wal_mib_max=round(max(sizes) / (1 << 20), 1),
+                wal_mib_cap=round(cap / (1 << 20)),
+                seconds=seconds,
+                python=sys.version.split()[0],
+            )
+            load.run(most * 0.3, 1.0)
+        load.close()
+
+
+def can_back_up(endpoint: str) -> bool:
+    with Client(endpoint) as client:
+        try:
+            client.call("engine.backup", {"path": ""})
+        except PalyraError as error:
+            return error.code != "unknown_op"
+    return True
+
+
+@contextmanager
+def wal_watched(folder: Path, sizes: list[int]) -> Iterator[None]:
+    leave = threading.Event()
+
+    def look() -> None:
+        while True:
+            with suppress(OSError):
+                sizes.append(os.stat(folder / "bench.db-wal").st_size)
+            if leave.wait(0.02):
+                return
+
+    thread = threading.Thread(target=look)
+    thread.start()
+    try:
+        yield
+    finally:
+        leave.set()
+        thread.join()
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each part")
+    parser.add_argument("--share", type=float, default=1.0, help="of the measured capacity")
+    parser.add_argument("--dir", help="on the disk to measure; default: here")
+    options = parser.parse_args()
+    with workspace(options.dir) as folder:
+        measure(folder, options.share, options.seconds)
+
+
+if __name__ == "__main__":
+    main()
