@@ -19,7 +19,9 @@ Checkpoints run all the time. `wal_mib_max` is the largest the write-ahead log w
 
 import argparse
 import os
+import shutil
 import sqlite3
+import subprocess
 import sys
 import threading
 import time
@@ -80,7 +82,7 @@ class Upkeep:
                     try:
                         work(client)
                         self.done += 1
-                    except (PalyraError, sqlite3.Error) as error:
+                    except (PalyraError, sqlite3.Error, subprocess.SubprocessError) as error:
                         self.failed = f"{type(error).__name__}: {error}"[:120]
                         time.sleep(0.1)
 
@@ -101,10 +103,14 @@ class Upkeep:
         assert client.verify(from_seq=max(1, head - 20_000), to_seq=head).valid
 
     def _backup(self, client: Client) -> None:
-        target = self.folder / "backup.db"
-        with suppress(OSError):
-            os.unlink(target)
-        client.call("engine.backup", {"path": str(target)})
+        del client
+        target = self.folder / "copy" / "bench.db"
+        target.parent.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "palyra_actors.cli", "backup", "--to", str(target)]
+        subprocess.run(
+            [*command, "--db", str(self.folder / "bench.db")], check=True, capture_output=True
+        )
+        shutil.rmtree(target.parent)
 
     def _erase(self, client: Client) -> None:
         session = new_id()
@@ -124,9 +130,6 @@ def measure(folder: Path, share: float, seconds: float) -> None:
         with Client(endpoint) as client:
             cap = client.stats().number("wal_bytes_max")
         for part in PARTS:
-            if part == "backup" and not can_back_up(endpoint):
-                emit("upkeep", part=part, skipped="this engine has no engine.backup")
-                continue
             sizes: list[int] = []
             with upkeep.going(part), wal_watched(folder, sizes):
                 outcome = load.run(most * share, seconds)
@@ -145,15 +148,6 @@ def measure(folder: Path, share: float, seconds: float) -> None:
             )
             load.run(most * 0.3, 1.0)
         load.close()
-
-
-def can_back_up(endpoint: str) -> bool:
-    with Client(endpoint) as client:
-        try:
-            client.call("engine.backup", {"path": ""})
-        except PalyraError as error:
-            return error.code != "unknown_op"
-    return True
 
 
 @contextmanager

@@ -168,6 +168,10 @@ class Template:
         self._next = 0
         self.frame_bytes = len(row)
 
+    def use(self, sessions: list[bytes]) -> None:
+        """Append to these from now on, by their ids as text."""
+        self._names = np.array([list(name) for name in sessions], np.uint8)
+
     def make(self, first_id: int, count: int) -> bytes:
         """`count` frames with ids from `first_id` on, over the sessions in turn."""
         rows = np.tile(self._row, (count, 1))
@@ -373,9 +377,10 @@ def capacity(load: OpenLoop, window: int, seconds: float) -> float:
     for descriptor in sockets:
         poller.register(descriptor, select.POLLIN)
     made, done = load.template, 0
-    share = max(1, window // len(load.connections))
+    busy = load.connections[:window]
+    share = window // len(busy)
     gc.disable()
-    for one in load.connections:
+    for one in busy:
         one.send(made.make(load._next_id, share))
         load._next_id += share
         one.flush()
