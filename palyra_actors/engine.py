@@ -267,6 +267,7 @@ class Works:
         self.checkpoints = Checkpoints(
             self._open_checkpointer, self._checkpointed, lambda: plan.checkpoints
         )
+        self.desk.counter.urge_checkpoint = self.checkpoints.urge
         self.door: Any = None
         self.metrics: Any = None
         self.keys: Any = None

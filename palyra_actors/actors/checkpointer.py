@@ -29,7 +29,7 @@ class Report(Protocol):
 class Steps(Protocol):
     """`storage.upkeep.Checkpointer`, as far as it is used here."""
 
-    def step(self) -> Report | None: ...
+    def step(self, *, force: bool = False) -> Report | None: ...
     def close(self) -> None: ...
 
 
@@ -51,6 +51,7 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._run, name="palyra-checkpoints", daemon=True)
         self._steps: Steps | None = None
         self._put_off_s = 0.0
+        self._urged = False
         self.over_limit = False
         self.failure: str | None = None
 
@@ -63,6 +64,11 @@ class Checkpoints:
         if self._thread.ident is not None:
             self._thread.join(wait_s_max)
         return not self._thread.is_alive()
+
+    def urge(self) -> None:
+        """Step at the next look, however little there is to move: the WAL is to be emptied, and
+        what is moved now is not moved between two groups then. Any thread."""
+        self._urged = True
 
     def _run(self) -> None:
         pause_s = LOOK_S
@@ -79,7 +85,8 @@ class Checkpoints:
         try:
             if self._steps is None:
                 self._steps = self._open()
-            report = self._steps.step()
+            urged, self._urged = self._urged, False
+            report = self._steps.step(force=urged)
         except Exception as error:  # noqa: BLE001 - the WAL still holds everything
             log.warning("a checkpoint failed: %s", error)
             self.failure = str(error)

@@ -197,7 +197,8 @@ def _rank(block: Block, hunt: Hunt) -> list[Ranked]:
     by_words = _lexical_scores(block, hunt.lexical)
     by_meaning: NDArray[np.float32] | None = None
     if question.vector is not None and question.mode != "lexical":
-        by_meaning = block.vectors @ question.vector
+        # not `@`: BLAS shares it among threads, ten times as slow where others work, too
+        by_meaning = np.einsum("ij,j->i", block.vectors, question.vector)
         np.maximum(by_meaning, 0.0, out=by_meaning)
     rate = log(2) / (weights.half_life_days * _DAY_MS)
     if question.mode == "lexical":
@@ -251,23 +252,16 @@ def _filter(block: Block, hunt: Hunt) -> NDArray[np.bool_]:
 
 
 def _best(
-    total: NDArray[Any], mask: NDArray[np.bool_], wanted: int, min_score: float
+    total: NDArray[np.float32], mask: NDArray[np.bool_], wanted: int, min_score: float
 ) -> NDArray[np.int64]:
-    """Where the best are; of equal ones the newest."""
-    total = np.where(mask, total, np.float32(-1.0))
-    floor = _floor(total, wanted) if len(total) > 64 * wanted else 0.0
-    at = np.nonzero(total >= max(floor, min_score, 0.0))[0]
+    """Where the best are; of equal ones the newest. `total` is used up."""
+    np.copyto(total, -1.0, where=~mask)
+    floor = max(min_score, 0.0)
+    if len(total) > wanted:
+        floor = max(floor, float(np.partition(total, -wanted)[-wanted]))
+    at = np.nonzero(total >= floor)[0]
     order = np.lexsort((-at, -total[at]))
     return at[order[:wanted]]
-
-
-def _floor(total: NDArray[Any], wanted: int) -> float:
-    """A score that at least `wanted` reach: the wanted-th best of the best of each stretch. A
-    fiftieth of the time of a partition of all."""
-    stretch = max(1, len(total) // (16 * wanted))
-    whole = len(total) - len(total) % stretch
-    heads = total[:whole].reshape(-1, stretch).max(axis=1)
-    return float(np.partition(heads, -wanted)[-wanted])
 
 
 def _lexical_scores(block: Block, lexical: Lexical) -> NDArray[np.float32]:
@@ -342,24 +336,34 @@ def _having(reader: ReadSide, stream: int, one: str, idf: float, among: str) -> 
     pages = []
     for often in (False, True):
         match = f'"{scoped(stream, one, often)}"{among}'
-        rows = reader.rows("memory.matching", (match, ROWS_MAX))
-        pages.append(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
+        # one text of numbers: a row each would take five times as long
+        found = reader.rows("memory.matching", (match, ROWS_MAX))[0][0]
+        numbers = np.fromstring(found or "", dtype=np.int64, sep=",")
+        pages.append(numbers[::-1])
     return Having(pages[0], pages[1], idf)
 
 
 def _united(one: Having, other: Having) -> Having:
-    return Having(np.union1d(one.seqs, other.seqs), np.union1d(one.often, other.often), one.idf)
+    return Having(_sorted(one.seqs, other.seqs), _sorted(one.often, other.often), one.idf)
+
+
+def _sorted(*parts: NDArray[np.int64]) -> NDArray[np.int64]:
+    """All of them in order, each once; twenty times as fast as `np.unique`."""
+    every = np.concatenate(parts)
+    every.sort()
+    return every[np.concatenate([[True], every[1:] != every[:-1]])] if len(every) else every
 
 
 def _summed(parts: Sequence[Having], most: float) -> Lexical:
-    seqs = np.unique(np.concatenate([part.seqs for part in parts]))
+    seqs = _sorted(*(part.seqs for part in parts), *(part.often for part in parts))
     once, often = np.zeros(len(seqs)), np.zeros(len(seqs))
     for part in parts:
-        once[np.searchsorted(seqs, part.seqs)] += part.idf
-        at = np.searchsorted(seqs, part.often[np.isin(part.often, part.seqs)])
-        once[at] -= part.idf
-        often[at] += part.idf
-    return Lexical(seqs, once, often, most)
+        at = np.searchsorted(seqs, part.seqs)
+        once[at] += part.idf
+        twice = np.searchsorted(seqs, part.often)
+        once[twice] -= part.idf
+        often[twice] += part.idf
+    return Lexical(seqs, np.maximum(once, 0.0), often, most)
 
 
 def _read(reader: ReadSide, ranked: Sequence[Ranked], question: Question) -> list[dict[str, Any]]:

@@ -138,6 +138,7 @@ class Writer(PooledActor):
         self._tidy_wanted: float | None = None
         self._tidying = False
         self._chores: deque[Chore] = deque()
+        self._chored = False
         self._groups = self._events = self._events_max = self._late = 0
         self._names = storage.names()
         self._head = storage.head()
@@ -248,9 +249,11 @@ class Writer(PooledActor):
     def _start_groups(self) -> None:
         """Stage what waits, until a COMMIT is under way or nothing is left."""
         while (self._queue or self._chores) and self._group is None and not self._tidying:
-            if self._chores and self._failing is None:
+            if self._chores and self._failing is None and not (self._chored and self._queue):
+                self._chored = True
                 self._do_chore()
                 return
+            self._chored = False  # after a chore those who wait have their turn
             if self._failing is None and self._may_tidy():
                 self._tidy_wanted, self._tidying = None, True
                 self._plan.committing_since = self._loop.clock.monotonic()

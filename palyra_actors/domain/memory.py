@@ -22,6 +22,11 @@ from palyra_actors.ids import format_ulid, parse_ulid
 KEY_BYTES: Final = 16
 """Of a SHA-256: what equal content is found by."""
 
+DELETED: Final = 0
+SELECTED: Final = 1
+UNHURRIED: Final = 2
+"""What a row of `memory_work` asks for: see the schema."""
+
 REMOVALS: Final = frozenset(("memory.deleted", "memory.expired", "memory.evicted"))
 
 
@@ -51,11 +56,18 @@ class Item(NamedTuple):
         return self.expires_ms is not None and self.expires_ms <= now_ms
 
 
+class Said(dict[str, Any]):
+    """A payload that remembers the item it tells of, so that it is not read back from it."""
+
+    item: Item
+
+
 class Ingest(NamedTuple):
-    """`item`: as it is to be, its id chosen."""
+    """`item`: as it is to be, its id chosen; `fresh`: by the engine, so that nobody has it."""
 
     item: Item
     redacted: bool
+    fresh: bool = False
 
 
 class Update(NamedTuple):
@@ -150,7 +162,7 @@ def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
     if same is not None and not same.over(now_ms):
         answer = {"item": view(same, owner), "duplicate": True}
         return Decision((), lambda _: answer)
-    if known.by_id(item.memory_id) is not None:
+    if not command.fresh and known.by_id(item.memory_id) is not None:
         raise IdReused("another memory has this id", field="memory_id", hint="take a new id")
     events = [] if same is None else [removed("memory.expired", [same.memory_id])]
     events.append(ingested(item, command.redacted))
@@ -200,18 +212,19 @@ def content_key(channel: str | None, session_id: bytes | None, content: str) -> 
 
 def ingested(item: Item, redacted: bool) -> New:
     """The event of a new item."""
-    said = {
-        "v": 1,
-        "memory_id": format_ulid(item.memory_id),
-        "source": item.source,
-        "content": item.content,
-        "tags": list(item.tags),
-        "confidence": item.confidence,
-        "channel": item.channel,
-        "session_id": _text(item.session_id),
-        "from_event_id": _text(item.from_event_id),
-        "expires_ms": item.expires_ms,
-    }
+    said = Said(
+        v=1,
+        memory_id=format_ulid(item.memory_id),
+        source=item.source,
+        content=item.content,
+        tags=list(item.tags),
+        confidence=item.confidence,
+        channel=item.channel,
+        session_id=_text(item.session_id),
+        from_event_id=_text(item.from_event_id),
+        expires_ms=item.expires_ms,
+    )
+    said.item = item
     return New("memory.ingested", said, session_id=item.session_id, redacted=redacted)
 
 
@@ -231,6 +244,8 @@ def purged(command: Purge) -> New:
 
 def from_payload(said: Mapping[str, Any], ts_ms: int) -> Item:
     """The item that an event of `memory.ingested` tells."""
+    if isinstance(said, Said):
+        return said.item
     return Item(
         parse_ulid(said["memory_id"]), said["source"], said["content"], tuple(said["tags"]),
         said["confidence"], said["channel"], _id(said["session_id"]), _id(said["from_event_id"]),
@@ -258,10 +273,11 @@ def fold(scope: None, fact: Fact, stream: int) -> tuple[None, Sequence[Change]]:
         ]
     elif fact.kind in REMOVALS:
         rows += [("memory.mark", (fact.seq, stream, parse_ulid(one))) for one in said["memory_ids"]]
-        rows.append(("memory.work", (fact.seq, stream, 0, None, None)))
+        haste = DELETED if fact.kind == "memory.deleted" else UNHURRIED
+        rows.append(("memory.work", (fact.seq, stream, haste, None, None)))
     else:
         session_id, channel = _id(said["session_id"]), said["channel"]
-        rows.append(("memory.work", (fact.seq, stream, 1, session_id, channel)))
+        rows.append(("memory.work", (fact.seq, stream, SELECTED, session_id, channel)))
     return None, rows
 
 

@@ -82,7 +82,7 @@ def scoped(scope: int, named: str, often: bool = False) -> str:
 def index_line(scope: int, text: str) -> tuple[str, int]:
     """A text as it goes into the index of its scope, and how many words it has."""
     found = words(text)
-    terms = Counter([term(word) for word in found])
-    once = [scoped(scope, one) for one in terms]
-    often = [scoped(scope, one, often=True) for one, count in terms.items() if count > 1]
-    return " ".join(once + often), len(found)
+    terms, prefix = Counter(map(term, found)), f"{scope:x}g"
+    line = [prefix + one for one in terms]
+    line += [f"{prefix}{one}r" for one, count in terms.items() if count > 1]
+    return " ".join(line), len(found)

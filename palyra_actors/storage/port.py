@@ -7,7 +7,7 @@ database clock, sequence or row order is relied on.
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple, Protocol, TypeAlias
+from typing import Any, Final, NamedTuple, Protocol, TypeAlias
 
 from palyra_actors.domain.chain import Stored
 from palyra_actors.domain.run import Run
@@ -36,6 +36,11 @@ Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
 """Of a statement: by place, or by name."""
 
 
+ADDING: Final = frozenset({"memory.insert", "memory.index", "memory.tag", "answer.insert"})
+"""Statements that add a row and look at no other: in which order they come does not matter, and a
+group of them is written in a third of the calls."""
+
+
 @dataclass(slots=True)
 class Batch:
     """One transaction: everything that a group of requests changes. Rows are in table order."""
@@ -49,9 +54,20 @@ class Batch:
     run_ends: list[tuple[Any, ...]] = field(default_factory=list)
     changes: list[tuple[str, list[tuple[Any, ...]]]] = field(default_factory=list)
     """The families' rows: statements by name with their parameters, applied in this order."""
+    gathering: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    """Of the last statements that only add rows: where further ones go."""
 
     def change(self, statement: str, row: tuple[Any, ...]) -> None:
-        """Add a row of a family; those of one statement that follow each other go together."""
+        """Add a row of a family; those of one statement that follow each other go together, and
+        so do those that only add rows, as long as no other statement comes between them."""
+        if statement in ADDING:
+            rows = self.gathering.get(statement)
+            if rows is None:
+                rows = self.gathering[statement] = []
+                self.changes.append((statement, rows))
+            rows.append(row)
+            return
+        self.gathering = {}
         if self.changes and self.changes[-1][0] == statement:
             self.changes[-1][1].append(row)
         else:

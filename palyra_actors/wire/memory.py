@@ -1,6 +1,6 @@
 """Bodies of `memory.*`."""
 
-from typing import Annotated, Final, Literal, TypeAlias
+from typing import Annotated, ClassVar, Final, Literal, TypeAlias
 
 from msgspec import Meta
 
@@ -10,7 +10,7 @@ from palyra_actors.limits import (
     MEMORY_TOP_K_MAX,
     MEMORY_UPKEEP_MAX,
 )
-from palyra_actors.wire.messages import Body, TimeMs, WriteBody
+from palyra_actors.wire.messages import WRITERS, Body, NoBody, TimeMs, WriteBody
 from palyra_actors.wire.session import ListLimit
 
 Source: TypeAlias = Literal["tape_user_message", "tape_tool_result", "summary", "manual", "import"]
@@ -72,11 +72,9 @@ class SearchBody(Body):
     as_of_ms: TimeMs | None = None
 
 
-class MemoryStatsBody(Body):
-    pass
-
-
 class MaintainBody(Body):
+    roles: ClassVar[frozenset[str]] = WRITERS
+
     limit: UpkeepLimit | None = None
 
 
@@ -88,7 +86,7 @@ BODIES: Final[dict[str, type[Body]]] = {
     "memory.delete": DeleteMemoryBody,
     "memory.purge": PurgeMemoriesBody,
     "memory.search": SearchBody,
-    "memory.stats": MemoryStatsBody,
+    "memory.stats": NoBody,
     "memory.maintain": MaintainBody,
     "memory.backfill": MaintainBody,
 }

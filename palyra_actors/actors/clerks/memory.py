@@ -38,11 +38,11 @@ from palyra_actors.wire.memory import (
     ListMemoriesBody,
     MaintainBody,
     MemoryBody,
-    MemoryStatsBody,
     PurgeMemoriesBody,
     SearchBody,
     UpdateMemoryBody,
 )
+from palyra_actors.wire.messages import NoBody
 
 TAG: Final = re.compile(rf"[a-z0-9:_.-]{{1,{MEMORY_TAG_BYTES_MAX}}}\Z", re.ASCII)
 PAGE_ROWS: Final = 500
@@ -101,7 +101,7 @@ class MemoryClerk:
         )
         if session_id is not None:
             check_session(counter.reader, session_id, request)
-        command = domain.Ingest(item, redacted)
+        command = domain.Ingest(item, redacted, fresh=body.memory_id is None)
         own = scope_id(request.principal)
         counter.command(request, MEMORY, own, command, op="memory.ingest", body=body)
 
@@ -281,7 +281,7 @@ class MemoryClerk:
 
         works.queries.embed([body.query], come, query=True)
 
-    def _stats(self, request: Request, body: MemoryStatsBody) -> None:
+    def _stats(self, request: Request, body: NoBody) -> None:
         del body
         principal, works = sees(request), self._works
         self._counter.look(request, lambda reader: _statistics(reader, works, principal))

@@ -129,8 +129,7 @@ class Upkeep:
         done: Callable[[dict[str, int] | PalyraError], None],
     ) -> None:
         if place == len(drops):
-            # what went is destroyed before more goes: the file does not grow by what is forgotten
-            self._forgetter.when_done(lambda _: go_on())
+            go_on()
             return
         drop = drops[place]
         command = Drop(drop.kind, drop.memory_ids)

@@ -66,7 +66,7 @@ CREATE TABLE memory_vectors (
 CREATE INDEX memory_vectors_by_model ON memory_vectors (model, stream);
 
 -- What is still to be destroyed since event seq: all that is dead in the stream, and if selects is 1, all
--- before it of the session, of the channel, or (both NULL) whatever there is.
+-- before it of the session, of the channel, or (both NULL) whatever there is. 2: nobody waits for it.
 CREATE TABLE memory_work (
     seq        INTEGER PRIMARY KEY,
     stream     INTEGER NOT NULL,

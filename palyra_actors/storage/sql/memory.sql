@@ -145,7 +145,9 @@ SELECT seq FROM memory_tags WHERE stream = ? AND tag = ?
 SELECT doc FROM memory_terms WHERE term = ?
 
 -- name: memory.matching
-SELECT rowid FROM memory_texts WHERE memory_texts MATCH ? ORDER BY rowid DESC LIMIT ?
+SELECT group_concat(rowid) FROM (
+    SELECT rowid FROM memory_texts WHERE memory_texts MATCH ? ORDER BY rowid DESC LIMIT ?
+)
 
 -- name: memory.without_vector
 SELECT i.seq, i.stream, v.seq FROM memory_items i LEFT JOIN memory_vectors v ON v.seq = i.seq AND v.model = ?
