@@ -49,18 +49,19 @@ class HashMemoryEmbeddingProvider:
         made = np.empty((len(texts), self.model.dimensions), dtype=np.float32)
         for place, text in enumerate(texts):
             counts = Counter(words(text)) or Counter([text])
-            if len(self._rows) + len(counts) > self._rows_max:
+            new = [word for word in counts if word not in self._rows]
+            if new and len(self._rows) + len(new) > self._rows_max:
                 self._forget()
-            rows = [self._row(word) for word in counts]
-            weights = np.fromiter(
-                (
-                    (1.0 + log(count)) * (COMMON_WEIGHT if word in COMMON else 1.0)
-                    for word, count in counts.items()
-                ),
-                np.float32,
-                len(counts),
-            )
-            made[place] = weights @ self._vectors[rows]
+                new = list(counts)
+            if new:
+                self._learn(new)
+            rows = [self._rows[word] for word in counts]
+            weights = [
+                (1.0 + log(count) if count > 1 else 1.0)
+                * (COMMON_WEIGHT if word in COMMON else 1.0)
+                for word, count in counts.items()
+            ]
+            made[place] = np.array(weights, np.float32) @ self._vectors[rows]
         lengths = np.linalg.norm(made, axis=1, keepdims=True)
         made /= np.maximum(lengths, 1e-12)
         return made
@@ -72,25 +73,29 @@ class HashMemoryEmbeddingProvider:
         self._rows: dict[str, int] = {}
         self._vectors: Matrix = np.zeros((256, self.model.dimensions), dtype=np.float32)
 
-    def _row(self, word: str) -> int:
-        row = self._rows.get(word)
-        if row is None:
-            row = self._rows[word] = len(self._rows)
-            if row == len(self._vectors):
-                self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)])
-            self._fill(self._vectors[row], word)
-        return row
+    def _learn(self, new: Sequence[str]) -> None:
+        """Vectors for words that have none yet."""
+        first = len(self._rows)
+        while first + len(new) > len(self._vectors):
+            self._vectors = np.concatenate([self._vectors, np.zeros_like(self._vectors)])
+        digests: list[bytes] = []
+        rows: list[int] = []
+        weights: list[float] = []
+        for row, word in enumerate(new, first):
+            self._rows[word] = row
+            edged = f"^{word}$"
+            runs = [edged[at : at + size] for size in RUNS for at in range(len(edged) - size + 1)]
+            share = RUNS_SHARE / sqrt(max(1, len(runs)))
+            for feature in ("=" + stem(word), *runs):
+                digests.append(_digest(feature))
+            rows += [row] * (len(runs) + 1)
+            weights += [STEM_SHARE] + [share] * len(runs)
+        numbers = np.frombuffer(b"".join(digests), "<u8").reshape(-1, PLACES)
+        signs = np.where(numbers & 1, 1.0, -1.0) / sqrt(PLACES)
+        places = (numbers >> 1) % self.model.dimensions
+        added = (signs * np.array(weights)[:, None]).astype(np.float32)
+        np.add.at(self._vectors, (np.array(rows)[:, None], places), added)
 
-    def _fill(self, vector: Matrix, word: str) -> None:
-        self._add(vector, "=" + stem(word), STEM_SHARE)
-        edged = f"^{word}$"
-        runs = [edged[at : at + size] for size in RUNS for at in range(len(edged) - size + 1)]
-        for run in runs:
-            self._add(vector, run, RUNS_SHARE / sqrt(len(runs)))
 
-    def _add(self, vector: Matrix, feature: str, weight: float) -> None:
-        digest = blake2b(feature.encode("utf-8", "surrogatepass"), digest_size=PLACES * 8).digest()
-        for at in range(0, PLACES * 8, 8):
-            number = int.from_bytes(digest[at : at + 8], "little")
-            sign = 1.0 if number & 1 else -1.0
-            vector[(number >> 1) % len(vector)] += sign * weight / sqrt(PLACES)
+def _digest(feature: str) -> bytes:
+    return blake2b(feature.encode("utf-8", "surrogatepass"), digest_size=PLACES * 8).digest()

@@ -57,7 +57,8 @@ def embed_checked(
         ProviderFault: none of them is.
     """
     try:
-        made = np.asarray(provider.embed(texts, query=query), dtype=np.float32)
+        with np.errstate(all="ignore"):
+            made = np.asarray(provider.embed(texts, query=query), dtype=np.float32)
     except ProviderFault:
         raise
     except Exception as error:

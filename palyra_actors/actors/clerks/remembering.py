@@ -52,7 +52,8 @@ class Retention(NamedTuple):
 @dataclass(slots=True)
 class Remembering:
     """Made by the engine. `queries`: a thread for the vectors of queries, None where that takes
-    no time. `failure`: what the provider did last, if that was no vector."""
+    no time. `failure`: what the provider did last, if that was no vector; `refused`: the items that
+    it would make none for since the last look at all of them."""
 
     provider: MemoryEmbeddingProvider
     shelves: Shelves
@@ -63,6 +64,7 @@ class Remembering:
     maintenance_ms: int
     backfill_ms: int
     failure: str | None = None
+    refused: set[int] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=lambda: {"embedded": 0, "faults": 0})
 
     def start(self) -> None:
@@ -85,9 +87,11 @@ class Remembering:
 
     def trouble(self) -> str | None:
         """For `engine.health`."""
-        if self.failure is None:
-            return None
-        return f"the embedding provider fails, what has no vector waits: {self.failure}"
+        if self.failure is not None:
+            return f"the embedding provider fails, what has no vector waits: {self.failure}"
+        if self.refused:
+            return f"the embedding provider makes no vector for {len(self.refused)} memories"
+        return None
 
 
 class Wanting(NamedTuple):
@@ -125,6 +129,8 @@ class Backfill:
     def run(self, stream: int | None, limit: int, done: Callable[[int], None]) -> None:
         """Make the vectors that are missing, of one scope or of all, at most `limit`; `done` gets
         how many that were. It ends early where the provider fails."""
+        if stream is None:
+            self._works.refused.clear()
         self._look(stream, 0, limit, 0, done)
 
     def _gathered(self) -> None:
@@ -183,15 +189,15 @@ class Backfill:
         def come(result: Embedded | ProviderFault) -> None:
             if isinstance(result, Embedded):
                 self._works.failure = None
-                if not result.good.all():
-                    count = int((~result.good).sum())
-                    self._works.failed(ProviderFault(f"{count} texts got no usable vector"))
+                for one, is_good in zip(batch, result.good, strict=True):
+                    (self._works.refused.discard if is_good else self._works.refused.add)(one.seq)
                 self._write(batch, result, written)
             elif result.lasting and len(batch) > 1:  # one of them may be at fault
                 middle = len(batch) // 2
                 self._embed(batch[:middle], lambda one: self._rest(batch[middle:], one, written))
             elif result.lasting:
-                self._works.failed(result)
+                self._works.counts["faults"] += 1
+                self._works.refused.update(one.seq for one in batch)
                 written(0)
             else:
                 log.warning("the embedding provider failed: %s", result)

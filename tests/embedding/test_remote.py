@@ -1,0 +1,122 @@
+"""An endpoint as OpenAI's, as good and as bad as endpoints are."""
+
+import json
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from palyra_actors.embedding.provider import ProviderFault, embed_checked
+from palyra_actors.embedding.remote import HttpEmbeddingProvider
+
+KEY = "sk-test-0123456789abcdef"
+
+
+def provider(answer: Callable[[httpx.Request], httpx.Response]) -> HttpEmbeddingProvider:
+    return HttpEmbeddingProvider(
+        url="http://endpoint.test/v1/", name="small", dimensions=3, key_env="A_KEY",
+        timeout_s=1.0, texts_max=2, transport=httpx.MockTransport(answer),
+    )  # fmt: skip
+
+
+def vectors(request: httpx.Request) -> list[dict[str, Any]]:
+    texts = json.loads(request.content)["input"]
+    return [{"index": n, "embedding": [len(text), 1, 0]} for n, text in enumerate(texts)]
+
+
+def test_texts_go_in_batches_with_the_key_and_come_back_in_their_order(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    seen: list[httpx.Request] = []
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        seen.append(request)
+        return httpx.Response(200, json={"data": vectors(request)[::-1]})
+
+    caplog.set_level(logging.DEBUG)
+    made = provider(answer).embed(["a", "bb", "ccc"])
+    assert made.tolist() == [[1, 1, 0], [2, 1, 0], [3, 1, 0]]
+    assert [str(request.url) for request in seen] == ["http://endpoint.test/v1/embeddings"] * 2
+    assert {request.headers["authorization"] for request in seen} == {f"Bearer {KEY}"}
+    assert json.loads(seen[0].content)["model"] == "small"
+    assert KEY not in caplog.text
+
+
+def test_without_a_key_none_is_sent(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("A_KEY", raising=False)
+
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert "authorization" not in request.headers
+        return httpx.Response(200, json={"data": vectors(request)})
+
+    assert len(provider(answer).embed(["a"])) == 1
+
+
+def times_out(request: httpx.Request) -> httpx.Response:
+    raise httpx.ReadTimeout(f"with {KEY}", request=request)
+
+
+def refuses_to_connect(request: httpx.Request) -> httpx.Response:
+    raise httpx.ConnectError(f"with {KEY}", request=request)
+
+
+@pytest.mark.parametrize(
+    ("answer", "lasting"),
+    [
+        (times_out, False),
+        (refuses_to_connect, False),
+        (lambda _: httpx.Response(500, text=KEY), False),
+        (lambda _: httpx.Response(429), False),
+        (lambda _: httpx.Response(401, text=KEY), False),
+        (lambda _: httpx.Response(400), True),
+        (lambda _: httpx.Response(200, text="<html>"), False),
+        (lambda _: httpx.Response(200, content=b"\xff\xfe"), False),
+        (lambda _: httpx.Response(200, json=[]), False),
+        (lambda _: httpx.Response(200, json={"data": [{"index": 0}]}), False),
+        (lambda _: httpx.Response(200, json={"data": []}), False),
+        (lambda _: httpx.Response(200, json={"data": [{"index": 0, "embedding": "x"}]}), False),
+        (lambda _: httpx.Response(200, json={"data": [{"index": 0, "embedding": [1, 2]}]}), False),
+        (
+            lambda _: httpx.Response(
+                200, text='{"data": [{"index": 0, "embedding": [NaN, 1, 2]}]}'
+            ),
+            True,
+        ),
+        (
+            lambda _: httpx.Response(200, json={"data": [{"index": 0, "embedding": [0, 0, 0]}]}),
+            True,
+        ),
+        (
+            lambda _: httpx.Response(
+                200, text='{"data": [{"index": 0, "embedding": [1e39, 1, 2]}]}'
+            ),
+            True,
+        ),
+    ],
+)
+def test_whatever_an_endpoint_does_is_one_fault_that_tells_no_secret(
+    monkeypatch: pytest.MonkeyPatch,
+    answer: Callable[[httpx.Request], httpx.Response],
+    lasting: bool,
+) -> None:
+    monkeypatch.setenv("A_KEY", KEY)
+    with pytest.raises(ProviderFault) as caught:
+        embed_checked(provider(answer), ["a"])
+    assert caught.value.lasting is lasting
+    assert KEY not in str(caught.value)
+    assert caught.value.__cause__ is None or KEY not in str(caught.value.__cause__)
+
+
+def test_one_bad_vector_leaves_the_good_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        data = vectors(request)
+        data[0]["embedding"] = [0, 0, 0]
+        return httpx.Response(200, json={"data": data})
+
+    made, good = embed_checked(provider(answer), ["a", "bb"])
+    assert good.tolist() == [False, True]
+    assert np.linalg.norm(made[1]) == pytest.approx(1.0)

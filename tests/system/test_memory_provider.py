@@ -1,0 +1,167 @@
+"""A provider that fails: nothing is lost, health says so, the backfill heals it."""
+
+import threading
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
+from palyra_actors.embedding.provider import Matrix, Model, ProviderFault
+from palyra_actors.engine import Engine
+from palyra_actors.errors import StorageUnavailable
+from tests.system.harness import NO_BUDGET
+
+Behaviour = Callable[[Sequence[str], Matrix], Any]
+
+
+class Moody:
+    """A provider far away that does what `behaves` makes of the right answer."""
+
+    near = False
+
+    def __init__(self, behaves: Behaviour, version: int = 1) -> None:
+        self._inner = HashMemoryEmbeddingProvider(16)
+        self.model = Model("moody", "test", 16, version)
+        self.behaves = behaves
+        self.asked = threading.Semaphore(0)
+        self.closed = False
+
+    def embed(self, texts: Sequence[str], *, query: bool = False) -> Matrix:
+        del query
+        self.asked.release()
+        return self.behaves(texts, self._inner.embed(texts))  # type: ignore[no-any-return]
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def well(texts: Sequence[str], made: Matrix) -> Matrix:
+    del texts
+    return made
+
+
+def times_out(texts: Sequence[str], made: Matrix) -> Matrix:
+    raise ProviderFault("the endpoint failed: ReadTimeout")
+
+
+def breaks(texts: Sequence[str], made: Matrix) -> Matrix:
+    raise RuntimeError("broken")
+
+
+def of_wrong_dimensions(texts: Sequence[str], made: Matrix) -> Matrix:
+    return made[:, :7]
+
+
+def too_few(texts: Sequence[str], made: Matrix) -> Matrix:
+    return made[1:]
+
+
+def no_numbers(texts: Sequence[str], made: Matrix) -> Matrix:
+    return np.full_like(made, np.nan)
+
+
+def zeros(texts: Sequence[str], made: Matrix) -> Matrix:
+    return np.zeros_like(made)
+
+
+def garbage(texts: Sequence[str], made: Matrix) -> Any:
+    return ["garbage"] * len(texts)
+
+
+TEXTS = ["the build takes four minutes", "Alice likes green tea", "timedelta loses precision"]
+
+
+def reasons(engine: Engine) -> str:
+    return " ".join(engine.health().reasons)
+
+
+@pytest.mark.parametrize(
+    "mood",
+    [times_out, breaks, of_wrong_dimensions, too_few, no_numbers, zeros, garbage],
+)
+def test_a_failing_provider_loses_nothing_and_the_backfill_heals_it(
+    tmp_path: Path, mood: Behaviour
+) -> None:
+    moody = Moody(mood)
+    with Engine.open(tmp_path / "m.db", NO_BUDGET, embedding_provider=moody) as engine:
+        memories = engine.memories
+        for text in TEXTS:
+            memories.add(text)
+        assert memories.backfill() | {"timing": None} == {
+            "embedded": 0, "pending": 3, "timing": None,
+        }  # fmt: skip
+        assert "embedding provider" in reasons(engine)
+        assert engine.health().status == "degraded"
+        assert memories.search("build minutes")[0].item.content == TEXTS[0], "found by its words"
+        assert memories.search("build minutes", mode="lexical")[0].item.content == TEXTS[0]
+        if mood in (times_out, breaks, of_wrong_dimensions, garbage):
+            with pytest.raises(StorageUnavailable):
+                memories.search("build minutes", mode="vector", timeout_s=0.2)
+        moody.behaves = well
+        assert memories.backfill()["embedded"] == 3
+        assert memories.stats()["pending_embeddings"] == 0
+        assert engine.health().status == "ready"
+        hit = memories.search("build minutes", mode="vector")[0]
+        assert hit.item.content == TEXTS[0]
+        assert hit.vector > 0.5
+    assert moody.closed
+
+
+def test_one_text_that_a_provider_cannot_take_keeps_no_other_from_its_vector(
+    tmp_path: Path,
+) -> None:
+    def picky(texts: Sequence[str], made: Matrix) -> Matrix:
+        if any("tea" in text for text in texts):
+            raise ProviderFault("the endpoint answered 400", lasting=True)
+        return made
+
+    with Engine.open(tmp_path / "m.db", NO_BUDGET, embedding_provider=Moody(picky)) as engine:
+        for text in TEXTS:
+            engine.memories.add(text)
+        engine.memories.backfill()
+        assert engine.memories.stats()["pending_embeddings"] == 1
+        assert "no vector for 1 memories" in reasons(engine)
+
+
+def test_an_ingest_does_not_wait_for_the_provider(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def slow(texts: Sequence[str], made: Matrix) -> Matrix:
+        go_on.wait(30)
+        return made
+
+    moody = Moody(slow)
+    with Engine.open(tmp_path / "m.db", NO_BUDGET, embedding_provider=moody) as engine:
+        engine.memories.add(TEXTS[0])
+        assert moody.asked.acquire(timeout=30), "it is asked once some have gathered"
+        for text in TEXTS[1:]:
+            engine.memories.add(text)
+        assert engine.memories.stats()["pending_embeddings"] == 3
+        assert len(engine.memories.search("tea", mode="lexical")) == 1
+        go_on.set()
+        engine.memories.backfill()
+        assert engine.memories.stats()["pending_embeddings"] == 0
+
+
+def test_another_model_is_backfilled_while_searches_go_on(tmp_path: Path) -> None:
+    database = tmp_path / "m.db"
+    with Engine.open(database, NO_BUDGET) as engine:
+        for text in TEXTS:
+            engine.memories.add(text)
+        engine.memories.backfill()
+        assert engine.memories.stats()["pending_embeddings"] == 0
+    with Engine.open(database, NO_BUDGET, embedding_provider=Moody(well, 2)) as engine:
+        stats = engine.memories.stats()
+        assert (stats["provider"], stats["dimensions"], stats["version"]) == ("moody", 16, 2)
+        assert stats["pending_embeddings"] == 3
+        found = engine.memories.search("green tea")
+        assert found[0].item.content == TEXTS[1]
+        assert found[0].vector == 0.0
+        assert engine.memories.backfill(limit=2)["embedded"] == 2
+        assert engine.memories.backfill() | {"timing": None} == {
+            "embedded": 1, "pending": 0, "timing": None,
+        }  # fmt: skip
+        assert engine.memories.search("green tea")[0].vector > 0.5

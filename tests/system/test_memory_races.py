@@ -1,0 +1,163 @@
+"""Memories under load: retention beside reads, crashes half way, scopes too large for memory."""
+
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from palyra_actors.actors.clerks import forgetting
+from palyra_actors.client import Client
+from palyra_actors.engine import Engine
+from palyra_actors.errors import NoReply, NotFound, PalyraError
+from palyra_actors.storage.rebuild import Rebuild
+from tests.system.harness import NO_BUDGET, served
+from tests.system.test_memory import assert_rebuilt_is_live, raw_bytes
+
+
+def test_retention_beside_reads_never_shows_half_an_item(tmp_path: Path) -> None:
+    config = NO_BUDGET.replaced("memory", retention={"max_entries": 40})
+    stop, faults = threading.Event(), list[BaseException]()
+    with Engine.open(tmp_path / "m.db", config) as engine:
+
+        def look() -> None:
+            try:
+                while not stop.is_set():
+                    for hit in engine.memories.search("number of the harbour", top_k=20):
+                        assert hit.item.content.startswith("number ")
+                        assert hit.snippet in hit.item.content
+                    for item in engine.memories.all():
+                        assert item.content.endswith("harbour")
+            except BaseException as error:  # noqa: BLE001 - told to the test
+                faults.append(error)
+
+        lookers = [threading.Thread(target=look) for _ in range(2)]
+        for looker in lookers:
+            looker.start()
+        try:
+            for n in range(200):
+                engine.memories.add(f"number {n} of the harbour", tags=[f"t{n % 5}"])
+                if n % 25 == 24:
+                    engine.memories.maintain()
+        finally:
+            stop.set()
+            for looker in lookers:
+                looker.join()
+        assert faults == []
+        engine.memories.maintain()
+        left = [item.content for item in engine.memories.all()]
+        assert left == [f"number {n} of the harbour" for n in range(160, 200)]
+        assert len(engine.memories.search("harbour", top_k=64)) == 40
+    assert_rebuilt_is_live(tmp_path / "m.db")
+
+
+def test_a_search_that_begins_after_an_ack_sees_what_was_written(tmp_path: Path) -> None:
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        memories = engine.memories
+        memories.search("warm")
+        for n in range(100):
+            memory = memories.add(f"the {n}th entry about cormorants")
+            for mode in ("hybrid", "vector", "lexical"):
+                hits = memories.search(f"{n}th entry cormorants", mode=mode, top_k=1)
+                assert hits[0].item == memory
+            if n % 3 == 0:
+                memories.delete(memory.memory_id)
+                found = memories.search(f"{n}th entry cormorants", top_k=64)
+                assert memory not in [hit.item for hit in found]
+
+
+def test_a_scope_that_does_not_fit_into_memory_is_searched_in_the_file(tmp_path: Path) -> None:
+    def filled(config: Any, name: str) -> list[Any]:
+        with Engine.open(tmp_path / name, config) as engine:
+            memories = engine.memories
+            for n in range(120):
+                memories.add(
+                    f"note {n} {'even' if n % 2 == 0 else 'odd'}", channel=f"c{n % 3}",
+                    tags=[f"t{n % 4}"], memory_id=f"01M3250V0000000000000{n:05}",
+                )  # fmt: skip
+            memories.backfill()
+            memories.delete("01M3250V000000000000000012")
+            memories.purge(channel="c1")
+            asked: list[dict[str, Any]] = [
+                {}, {"mode": "vector"}, {"mode": "lexical"}, {"channel": "c2"}, {"tags": ["t2"]},
+            ]  # fmt: skip
+            found = [memories.search("odd note 12", top_k=20, **one) for one in asked]
+            return [[(hit.item.memory_id, round(hit.score, 4)) for hit in hits] for hits in found]
+
+    resident = filled(NO_BUDGET, "resident.db")
+    read = filled(NO_BUDGET.replaced("memory", resident_bytes_max=0), "read.db")
+    assert read == resident
+    assert all(len(hits) == 20 for hits in read[:3])
+
+
+def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "journal.db"
+    with Engine.open(database, NO_BUDGET) as engine:
+        for n in range(30):
+            engine.memories.add(f"Zanzibar {n}", channel="c")
+        engine.memories.add("stays")
+        # as a crash would: the event is durable, one slice is done, nothing more comes
+        monkeypatch.setattr(forgetting.Forgetter, "_go_on", _one_slice_and_no_more)
+        with pytest.raises(NoReply):
+            engine.memories.purge(channel="c", timeout_s=0.5)
+        assert [item.content for item in engine.memories.all()] == ["stays"]
+        assert [hit.item.content for hit in engine.memories.search("Zanzibar")] == ["stays"]
+        again = engine.memories.add("Zanzibar 3", channel="c")
+        engine.close(wait_s_max=0.5)
+    monkeypatch.undo()
+    assert b"Zanzibar 7" in raw_bytes(tmp_path)
+    rebuild = Rebuild(database)
+    for _ in rebuild.run():
+        pass
+    assert rebuild.compare().differences == []
+    rebuild.close()
+    with Engine.open(database, NO_BUDGET) as engine:
+        assert engine.memories.get(again.memory_id).content == "Zanzibar 3"
+        engine.memories.delete(again.memory_id)  # it is answered when all is destroyed
+        assert engine.verify().erased == 31
+    assert b"Zanzibar" not in raw_bytes(tmp_path)
+    assert_rebuilt_is_live(database)
+
+
+_go_on = forgetting.Forgetter._go_on
+_slices = {"left": 1}
+
+
+def _one_slice_and_no_more(self: Any, works: Any, place: int) -> None:
+    self._slice = 7
+    if _slices["left"]:
+        _slices["left"] -= 1
+        _go_on(self, works, place)
+
+
+def test_a_kill_between_two_slices_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
+    with served(tmp_path) as (endpoint, process):
+        with Client(endpoint) as client:
+            kept = client.memories.add("kept for good", session_id=None)
+            for n in range(60):
+                client.memories.add(f"to go {n}", channel="c")
+            call = threading.Thread(target=_purge_and_be_killed, args=(endpoint,))
+            call.start()
+        process.kill()
+        process.wait()
+        call.join()
+    with Engine.open(tmp_path / "journal.db", NO_BUDGET) as engine:
+        assert engine.memories.get(kept.memory_id) == kept
+        left = list(engine.memories.all(channel="c"))
+        assert len(left) in (0, 60), "all or nothing"
+        engine.memories.purge(channel="c")
+        assert b"to go" not in raw_bytes(tmp_path)
+        with pytest.raises(NotFound):
+            engine.memories.get(left[0].memory_id if left else "01M3250V000000000000000099")
+        assert engine.verify().valid
+    assert_rebuilt_is_live(tmp_path / "journal.db")
+
+
+def _purge_and_be_killed(endpoint: str) -> None:
+    with Client(endpoint, timeout_s=2) as client:
+        try:
+            client.memories.purge(channel="c")
+        except PalyraError:
+            return
