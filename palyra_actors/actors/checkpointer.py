@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
 
@@ -51,7 +52,7 @@ class Checkpoints:
         self._thread = threading.Thread(target=self._run, name="palyra-checkpoints", daemon=True)
         self._steps: Steps | None = None
         self._put_off_s = 0.0
-        self._urged = False
+        self._urged: deque[Callable[[], None]] = deque()
         self.over_limit = False
         self.failure: str | None = None
 
@@ -65,10 +66,11 @@ class Checkpoints:
             self._thread.join(wait_s_max)
         return not self._thread.is_alive()
 
-    def urge(self) -> None:
+    def urge(self, done: Callable[[], None]) -> None:
         """Step at the next look, however little there is to move: the WAL is to be emptied, and
-        what is moved now is not moved between two groups then. Any thread."""
-        self._urged = True
+        what is moved now is not moved between two groups then. `done` is called in this thread,
+        come what may. Any thread."""
+        self._urged.append(done)
 
     def _run(self) -> None:
         pause_s = LOOK_S
@@ -82,16 +84,19 @@ class Checkpoints:
             self._put_off_s += waited_s
             return waited_s
         self._put_off_s = 0.0
+        urged = [self._urged.popleft() for _ in range(len(self._urged))]
         try:
             if self._steps is None:
                 self._steps = self._open()
-            urged, self._urged = self._urged, False
-            report = self._steps.step(force=urged)
+            report = self._steps.step(force=bool(urged))
         except Exception as error:  # noqa: BLE001 - the WAL still holds everything
             log.warning("a checkpoint failed: %s", error)
             self.failure = str(error)
             self.drop()
             return AFTER_FAILURE_S
+        finally:
+            for done in urged:
+                done()
         self.failure = None
         if report is not None:
             self.over_limit = report.over_limit

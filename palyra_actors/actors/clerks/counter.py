@@ -53,8 +53,9 @@ class Counter:
         """What the memory clerk works with: `clerks.remembering.Remembering`."""
         self.erasing: Callable[[], None] = lambda: None
         """Payloads are to be destroyed: rows of `erasures` were written."""
-        self.urge_checkpoint: Callable[[], None] = lambda: None
-        """Have the WAL moved into the database, beside the writer, before it is to be emptied."""
+        self.urge_checkpoint: Callable[[Callable[[], None]], None] = lambda done: done()
+        """Have the WAL moved into the database, beside the writer, before it is to be emptied; the
+        argument is called afterwards, on any thread."""
         self.heirlooms: list[Callable[[bytes, Callable[[], None]], None]] = []
         """Called with a session's id while it is erased: destroy what came from it, and call back
         when all of that is durable. It may be asked again for the same session, after a crash."""

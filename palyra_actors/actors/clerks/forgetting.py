@@ -37,8 +37,7 @@ MERGE_PAGES: Final = 16
 MERGES_MAX: Final = 100_000
 SHRINK_PAGES: Final = 128
 AGAIN_S: Final = 0.05
-"""How long a checkpoint is given to move the WAL beside the writer, and how often it is looked
-whether readers have let go of it."""
+"""How often it is looked whether readers have let go of the WAL."""
 
 AFTER_FAILURE_S: Final = 1.0
 
@@ -198,8 +197,8 @@ class Forgetter:
             elif left:
                 self._shrink(works)
             elif _urgent(works):
-                self._counter.urge_checkpoint()
-                self._counter.call_later(AGAIN_S, lambda: self._finish(works))
+                loop = self._counter.loop
+                self._counter.urge_checkpoint(lambda: loop.call_soon(lambda: self._finish(works)))
             else:
                 self._finish(works)
 
