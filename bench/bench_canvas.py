@@ -1,37 +1,47 @@
-"""What does a canvas cost: file, patch, load?
+"""What does a canvas cost: file, patch, load, start; and what does a large one cost the others?
 
-    python bench/bench_canvas.py [--patches N] [--state-bytes N] [--canvases N]
+growth    a state of 45 KB and 1,000 patches of 60 bytes: how much the file grows, beside what
+          a copy of every state would take; the mean time of a patch through an embedded engine
+          with each `synchronous`, and of applying and hashing alone beside jsonpatch's own way
+          with a copy
+load      each version read from that file
+recovery  10,000 canvases (fewer: --canvases): an engine's start, and the first read of each
+          thousandth, the 1,001st among them
+beside    a canvas of 1 MB that is patched without a pause beside one of 1 KB that is patched
+          50 times a second, through one door, with the default budget
+work      the dearest patches that are let through, and what was taken out of the loop's way
 
-Prints a JSON line per result: how much the file grows by N patches of about 60 bytes on a state of
-45 KB (and how much a plain copy of every state would take); the mean time of a patch through an
-embedded engine, without waiting for the disk (synchronous=OFF), beside jsonpatch's own way with a
-copy; the time to load a canvas from the file; and how long an engine with many of them takes to
-open and to read one.
+python bench/bench_canvas.py [--part NAME] [--canvases N] [--seconds S] [--dir FOLDER]
 """
 
 import argparse
-import json
+import random
 import statistics
-import tempfile
+import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jsonpatch
 import orjson
+import rfc8785
+from load import emit, engine, workspace
 
 from palyra_actors.actors.canvas import load
+from palyra_actors.api.canvases import Canvas
 from palyra_actors.api.events import new_id
+from palyra_actors.client import Client
 from palyra_actors.config import Config, StorageConfig
 from palyra_actors.domain.canonical import state_hash
 from palyra_actors.domain.catalog import CANVAS
-from palyra_actors.domain.document import apply_patch_document
+from palyra_actors.domain.document import apply_patch_document, smaller_patch
 from palyra_actors.engine import Engine
+from palyra_actors.errors import PalyraError
 from palyra_actors.ids import parse_ulid
 
-
-def emit(**result: Any) -> None:
-    print(json.dumps(result), flush=True)
+PATCHES = 1_000
+STATE_BYTES = 45_000
 
 
 def a_state(size: int) -> dict[str, Any]:
@@ -41,86 +51,205 @@ def a_state(size: int) -> dict[str, Any]:
     return {"rows": [{**row, "id": n} for n in range(count)], "title": "table", "cursor": 0}
 
 
-def a_patch(n: int) -> list[dict[str, Any]]:
-    return [{"op": "replace", "path": f"/rows/{n % 100}/title", "value": f"row number {n:06d}"}]
+def a_patch(n: int, rows: int = 100) -> list[dict[str, Any]]:
+    """About 60 bytes."""
+    return [{"op": "replace", "path": f"/rows/{n % rows}/title", "value": f"row number {n:06d}"}]
 
 
-def mean_us(times: list[float]) -> float:
+def timed(call: Callable[[], object]) -> float:
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def us(times: list[float]) -> float:
     return round(statistics.fmean(times) * 1e6, 1)
 
 
-def size_of(path: Path) -> int:
-    """The database with its WAL moved into it."""
-    return path.stat().st_size
+def percentile_ms(times: list[float], share: float) -> float:
+    return round(sorted(times)[min(len(times) - 1, int(len(times) * share))] * 1e3, 2)
+
+
+def patched(canvas: Canvas, count: int) -> list[float]:
+    """What each patch took, in seconds."""
+    return [timed(lambda n=n: canvas.patch(n + 1, a_patch(n))) for n in range(count)]
+
+
+def growth(folder: Path, options: argparse.Namespace) -> None:
+    state = a_state(STATE_BYTES)
+    size = len(orjson.dumps(state))
+    for synchronous in ("off", "normal", "full"):
+        path = folder / f"{synchronous}.db"
+        config = Config(storage=StorageConfig(synchronous=synchronous))
+        with Engine.open(path, config) as opened:
+            canvas = opened.canvases.create(new_id(), state)
+        before = path.stat().st_size  # whoever closes has moved the WAL into it
+        with Engine.open(path, config) as opened:
+            handle = opened.canvases.open(canvas)
+            times = patched(handle, PATCHES)
+        emit(
+            "canvas", what="growth", synchronous=synchronous, patches=PATCHES, state_bytes=size,
+            patch_bytes=len(orjson.dumps(a_patch(1))), grew_bytes=path.stat().st_size - before,
+            copies_would_take_bytes=PATCHES * size, patch_mean_us=us(times),
+            patch_p99_us=round(percentile_ms(times, 0.99) * 1e3),
+        )  # fmt: skip
+    own, document = [], state
+    for n in range(PATCHES):
+        began = time.perf_counter()
+        document = apply_patch_document(document, a_patch(n))
+        state_hash(document, plain=True)
+        own.append(time.perf_counter() - began)
+    copied = [timed(lambda n=n: jsonpatch.apply_patch(state, a_patch(n))) for n in range(200)]
+    emit(
+        "canvas", what="apply", apply_and_hash_mean_us=us(own),
+        jsonpatch_with_a_copy_mean_us=us(copied),
+        ratio=round(statistics.fmean(own) / statistics.fmean(copied), 3),
+    )  # fmt: skip
+    with Engine.open(folder / "full.db") as opened:
+        reading = opened._works.reading
+        row = reading.stream(CANVAS, parse_ulid(str(canvas := opened.canvases.open(canvas))))
+        if row is None:  # `canvas` is that of the last file
+            raise AssertionError
+        loads = [timed(lambda v=v: load(reading, row.stream, v)) for v in range(PATCHES + 1, 0, -7)]
+        get = [timed(canvas.get) for _ in range(100)]
+    emit(
+        "canvas", what="load", mean_ms=round(statistics.fmean(loads) * 1e3, 3),
+        max_ms=percentile_ms(loads, 1.0), get_through_the_engine_p50_ms=percentile_ms(get, 0.5),
+    )  # fmt: skip
+
+
+def recovery(folder: Path, options: argparse.Namespace) -> None:
+    path = folder / "many.db"
+    names = []
+    with Engine.open(path, Config(storage=StorageConfig(synchronous="off"))) as opened:
+        session = new_id()
+        for n in range(options.canvases):
+            canvas = opened.canvases.create(session, {"title": f"canvas {n}", "rows": [1, 2, 3]})
+            canvas.patch(1, [{"op": "add", "path": "/rows/-", "value": n}])
+            names.append(str(canvas))
+    began = time.perf_counter()
+    with Engine.open(path) as opened:
+        start_s = time.perf_counter() - began
+        first = [
+            timed(opened.canvases.open(names[n]).get)
+            for n in [0, 1_000, *range(1_999, len(names), 1_000)] if n < len(names)
+        ]  # fmt: skip
+        began = time.perf_counter()
+        for n, name in enumerate(names):
+            found = opened.canvases.open(name).get()
+            if found.version != 2 or found.state["rows"][-1] != n:
+                raise AssertionError(name)
+        all_s = time.perf_counter() - began
+    emit(
+        "canvas", what="recovery", canvases=len(names), start_ms=round(start_s * 1e3, 1),
+        first_read_max_ms=percentile_ms(first, 1.0), every_one_read_seconds=round(all_s, 2),
+    )  # fmt: skip
+
+
+def beside(folder: Path, options: argparse.Namespace) -> None:
+    floats = {"points": [{"x": n / 7, "y": 10.0, "label": f"point {n}"} for n in range(22_000)]}
+    large: dict[str, tuple[dict[str, Any] | None, Callable[[int], Any]]] = {
+        "nothing": (None, lambda n: None),
+        "rows": (a_state(1_000_000), lambda n: a_patch(n, 9_000)),
+        "fractions": (floats, lambda n: [
+            {"op": "replace", "path": f"/points/{n % 20_000}/x", "value": n / 3},
+        ]),
+    }  # fmt: skip
+    with engine(folder) as (endpoint, _):
+        for name, (state, patch) in large.items():
+            with Client(endpoint) as mine, Client(endpoint) as other:
+                small = mine.canvases.create(new_id(), {"text": "x" * 1_000, "n": 0}, budget_ms=0)
+                over = threading.Event()
+                done = [0, 0]
+
+                def flood(
+                    client: Client = other, state: Any = state, patch: Any = patch,
+                    done: list[int] = done, over: threading.Event = over,
+                ) -> None:  # fmt: skip
+                    canvas = client.canvases.create(new_id(), state, budget_ms=0)
+                    while not over.is_set():
+                        try:
+                            canvas.patch(done[0] + 1, patch(done[0]))
+                            done[0] += 1
+                        except PalyraError:
+                            done[1] += 1
+
+                thread = threading.Thread(target=flood)
+                if state is not None:
+                    thread.start()
+                    time.sleep(0.5)
+                times, refused, version = [], 0, 1
+                ends = time.perf_counter() + options.seconds
+                while time.perf_counter() < ends:
+                    began = time.perf_counter()
+                    try:
+                        version = small.patch(
+                            version, [{"op": "add", "path": "/n", "value": version}]
+                        )
+                        times.append(time.perf_counter() - began)
+                    except PalyraError:
+                        refused += 1
+                    time.sleep(max(0.0, 0.02 - (time.perf_counter() - began)))
+                over.set()
+                if state is not None:
+                    thread.join()
+                emit(
+                    "canvas", what="beside", large=name,
+                    large_bytes=0 if state is None else len(orjson.dumps(state)),
+                    large_patches_per_second=round(done[0] / options.seconds),
+                    large_refused=done[1], small_patches=len(times), small_refused=refused,
+                    small_p50_ms=percentile_ms(times, 0.5), small_p99_ms=percentile_ms(times, 0.99),
+                    small_max_ms=percentile_ms(times, 1.0),
+                )  # fmt: skip
+
+
+def work(folder: Path, options: argparse.Namespace) -> None:
+    some = random.Random(1)
+    before, after = ({"list": [some.randrange(3) for _ in range(100_000)]} for _ in range(2))
+    rows = {"a": {"rows": a_state(600_000)["rows"]}, "b": {}}
+    deeper = [{"op": "move", "from": "/a/rows", "path": "/b/rows"},
+              {"op": "move", "from": "/b/rows", "path": "/a/rows"}]  # fmt: skip
+    points = {"points": [{"x": n / 7, "y": 10.0, "label": f"point {n}"} for n in range(22_000)]}
+    cases: dict[str, Callable[[], object]] = {
+        "smaller_patch_of_100000_small_integers": lambda: smaller_patch(before, after),
+        "move_to_and_fro_1000_times": lambda: apply_patch_document(rows, deeper * 500),
+        "copy_of_25000_values": lambda: apply_patch_document(
+            {"a": [1] * 25_000}, [{"op": "copy", "from": "/a", "path": "/b"}]
+        ),
+        "insert_at_the_front_of_500000": lambda: apply_patch_document(
+            {"a": [1] * 500_000}, [{"op": "add", "path": "/a/0", "value": 1}] * 10
+        ),
+        "hash_of_a_megabyte_with_fractions": lambda: state_hash(points),
+        "hash_of_the_same_by_rfc8785": lambda: rfc8785.dumps(points),
+        "hash_of_a_megabyte_of_rows": lambda: state_hash(rows, plain=True),
+    }
+    for name, case in cases.items():
+        emit(
+            "canvas", what="work", case=name, ms=round(min(timed(case) for _ in range(3)) * 1e3, 2)
+        )
+
+
+PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
+    "growth": growth,
+    "recovery": recovery,
+    "beside": beside,
+    "work": work,
+}
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--patches", type=int, default=1_000)
-    parser.add_argument("--state-bytes", type=int, default=45_000)
-    parser.add_argument("--canvases", type=int, default=1_001)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--part", choices=[*PARTS, "all"], default="all")
+    parser.add_argument("--canvases", type=int, default=10_000)
+    parser.add_argument("--seconds", type=float, default=10.0)
+    parser.add_argument("--dir", help="on the disk to measure; default: here")
     options = parser.parse_args()
-    state = a_state(options.state_bytes)
-    config = Config(storage=StorageConfig(synchronous="off"))
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "canvas.db"
-        with Engine.open(path, config) as engine:
-            canvas = engine.canvases.create(new_id(), state)
-        before = size_of(path)
-        times = []
-        with Engine.open(path, config) as engine:
-            handle = engine.canvases.open(canvas)
-            for n in range(options.patches):
-                began = time.perf_counter()
-                handle.patch(n + 1, a_patch(n))
-                times.append(time.perf_counter() - began)
-        emit(
-            bench="canvas_growth", patches=options.patches,
-            state_bytes=len(orjson.dumps(state)), file_growth_bytes=size_of(path) - before,
-            copies_would_take_bytes=options.patches * len(orjson.dumps(state)),
-        )  # fmt: skip
-        document, own = state, []
-        for n in range(options.patches):
-            began = time.perf_counter()
-            document = apply_patch_document(document, a_patch(n))
-            state_hash(document, plain=True)
-            own.append(time.perf_counter() - began)
-        copied = []
-        for n in range(min(200, options.patches)):
-            began = time.perf_counter()
-            jsonpatch.apply_patch(state, a_patch(n))
-            copied.append(time.perf_counter() - began)
-        emit(
-            bench="canvas_patch", request_mean_us=mean_us(times),
-            request_p99_us=round(sorted(times)[int(len(times) * 0.99)] * 1e6, 1),
-            apply_and_hash_mean_us=mean_us(own), jsonpatch_with_a_copy_mean_us=mean_us(copied),
-            ratio_to_copy=round(statistics.fmean(own) / statistics.fmean(copied), 4),
-        )  # fmt: skip
-        with Engine.open(path, config) as engine:
-            reader = engine._works.reading
-            row = reader.stream(CANVAS, parse_ulid(str(canvas)))
-            assert row is not None
-            loads = []
-            for version in range(options.patches + 1, 0, -max(1, options.patches // 50)):
-                began = time.perf_counter()
-                load(reader, row.stream, version)
-                loads.append(time.perf_counter() - began)
-        emit(
-            bench="canvas_load", mean_us=mean_us(loads), max_us=round(max(loads) * 1e6, 1)
-        )  # fmt: skip
-        path = Path(folder) / "many.db"
-        with Engine.open(path, config) as engine:
-            for _ in range(options.canvases):
-                last = engine.canvases.create(new_id(), {"title": "small"})
-        began = time.perf_counter()
-        with Engine.open(path, config) as engine:
-            opened = time.perf_counter()
-            engine.canvases.open(last).get()
-            read = time.perf_counter()
-        emit(
-            bench="canvas_recovery", canvases=options.canvases,
-            open_ms=round((opened - began) * 1e3, 1), first_read_ms=round((read - opened) * 1e3, 1),
-        )  # fmt: skip
+    for name, part in PARTS.items():
+        if options.part in (name, "all"):
+            with workspace(options.dir) as folder:
+                part(folder, options)
 
 
 if __name__ == "__main__":
