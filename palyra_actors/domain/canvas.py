@@ -24,6 +24,7 @@ from palyra_actors.domain.document import (
     smaller_patch,
 )
 from palyra_actors.domain.fact import Change, Decision, Fact, New
+from palyra_actors.domain.redact import redact
 from palyra_actors.errors import Conflict, Gone, InvalidTransition, NotFound
 from palyra_actors.ids import format_ulid
 
@@ -85,19 +86,24 @@ class Create(NamedTuple):
     schema_version: int
     expires_ms: int | None
     redacted: bool
+    plain: bool
     source: tuple[bytes, int] | None = None
 
 
 class Patch(NamedTuple):
+    """`moved`: it moves or copies something to where texts are secrets."""
+
     expected_version: int
     operations: Sequence[Mapping[str, Any]]
     redacted: bool
+    moved: bool = False
 
 
 class Replace(NamedTuple):
     expected_version: int
     document: dict[str, Any]
     redacted: bool
+    plain: bool
 
 
 class Close(NamedTuple):
@@ -128,6 +134,7 @@ class Said(dict[str, Any]):
     what deciding has done."""
 
     made: dict[str, Any] | None = None
+    plain: bool | None = None
 
 
 class Who(NamedTuple):
@@ -187,8 +194,9 @@ def _create(canvas: Canvas | None, command: Create, who: Who) -> Decision:
         state=command.document,
         schema_version=command.schema_version,
         expires_ms=command.expires_ms,
-        sha256=state_hash(command.document),
+        sha256=state_hash(command.document, plain=command.plain),
     )
+    said.plain = command.plain
     if command.source is not None:
         said["fork"] = {"canvas_id": format_ulid(command.source[0]), "version": command.source[1]}
     new = New("canvas.created", said, session_id=command.session_id, redacted=command.redacted)
@@ -216,22 +224,27 @@ def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
             detail={"actual": canvas.version},
         )
     assert canvas.document is not None
+    redacted = command.redacted
     if isinstance(command, Patch):
         operations: Sequence[Mapping[str, Any]] = command.operations
         made = apply_patch_document(canvas.document, operations)
-        plain = canvas.plain and is_plain([one.get("value") for one in operations])
-        plain = plain and all(one["path"].isascii() for one in operations)
+        plain = canvas.plain and _still_plain(operations)
+        if command.moved:
+            clean, found = redact(made, kind="")
+            if found:  # the patch as it came would move it there again
+                assert isinstance(clean, dict)
+                made, redacted, plain = clean, True, is_plain(clean)
+                operations = smaller_patch(canvas.document, made)
     else:
-        made = command.document
-        plain = is_plain(made)
+        made, plain = command.document, command.plain
         operations = smaller_patch(canvas.document, made)
     text = canonical(made, plain=plain)
     check_size(made, "patch" if isinstance(command, Patch) else "state", len(text))
     digest = sha256(text).digest()
     version = canvas.version + 1
     said = Said(v=1, version=version, patch=list(operations), sha256=digest)
-    said.made = made
-    events = [New("canvas.patched", said, session_id=canvas.session_id, redacted=command.redacted)]
+    said.made, said.plain = made, plain
+    events = [New("canvas.patched", said, session_id=canvas.session_id, redacted=redacted)]
     size = encoded_size(said["patch"])
     if canvas.since + 1 >= SNAPSHOT_PATCHES or canvas.since_bytes + size >= max(
         SNAPSHOT_BYTES, len(text)
@@ -299,7 +312,7 @@ def fold(canvas: Canvas | None, fact: Fact, stream: int) -> tuple[Canvas, Sequen
             1,
             document,
             said.get("sha256", b""),
-            document is None or is_plain(document),
+            document is None or _plain_of(said, document),
             fact.session_id,
             said.get("schema_version", 1),
             fact.ts_ms,
@@ -348,12 +361,11 @@ def _fold_patch(
     document = said.made if isinstance(said, Said) else None
     if document is None and canvas.document is not None and said:
         document = apply_patch_document(canvas.document, said["patch"])
-    plain = canvas.plain and (not said or _still_plain(said["patch"]))
     after = canvas._replace(
         version=canvas.version + 1,
         document=document,
         sha256=said.get("sha256", b""),
-        plain=plain if document is None or plain else is_plain(document),
+        plain=document is None or _plain_of(said, document, canvas),
         updated_ms=fact.ts_ms,
         since=canvas.since + 1,
         since_bytes=canvas.since_bytes + size,
@@ -361,6 +373,16 @@ def _fold_patch(
     )
     row = (after.version, after.sha256, fact.ts_ms, after.history_bytes, stream)
     return after, [("canvas.step", row)]
+
+
+def _plain_of(
+    said: Mapping[str, Any], document: Mapping[str, Any], before: Canvas | None = None
+) -> bool:
+    if isinstance(said, Said) and said.plain is not None:
+        return said.plain
+    if before is not None and before.plain and before.document is not None:
+        return _still_plain(said["patch"]) or is_plain(document)
+    return is_plain(document)
 
 
 def _still_plain(operations: Sequence[Mapping[str, Any]]) -> bool:

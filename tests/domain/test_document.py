@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import msgspec
+import orjson
 import pytest
 import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palyra_actors.domain.canonical import canonical, is_plain, state_hash
+from palyra_actors.domain.canonical import _mended, canonical, is_plain, state_hash
 from palyra_actors.domain.document import (
     apply_patch_document,
     build_replace_root_patch,
@@ -224,6 +225,40 @@ def test_numbers_and_keys_are_written_as_ecmascript_does(
     doubles = [float(one) if isinstance(one, int) and abs(one) > 2**53 else one for one in numbers]
     expected = rfc8785.dumps({"numbers": doubles, "keys": [keys]})
     assert canonical({"numbers": numbers, "keys": [keys]}) == expected
+
+
+_TEXTS = st.text(st.sampled_from('aé€\ue000😀"\\\n,:[]{}-.0159e'), max_size=12)
+
+
+@given(
+    st.lists(
+        st.dictionaries(
+            _TEXTS,
+            _TEXTS
+            | st.floats(allow_nan=False, allow_infinity=False)
+            | st.integers(-(2**63), 2**64 - 1)
+            | st.integers(-20, 20).map(float)
+            | st.sampled_from([1e21, 9.1e15, -0.0, 0.0, 1e-7, 1234567890123456.5, 2.0**53, 100.0])
+            | st.lists(st.floats(0, 9).map(lambda one: round(one, 1)) | st.booleans()),
+            max_size=4,
+        ),
+        max_size=5,
+    )
+)
+@settings(max_examples=examples(5_000), deadline=None)
+def test_a_text_that_is_mended_as_a_whole_is_the_canonical_one(rows: list[Any]) -> None:
+    text = orjson.dumps({"rows": rows}, option=orjson.OPT_SORT_KEYS)
+    made = _mended(text)
+    expected = canonical({"rows": rows}, plain=False)
+    assert made in (None, expected)
+
+
+def test_a_large_state_with_fractions_is_mended_and_not_walked() -> None:
+    rows: list[Any] = [
+        {"x": n / 7, "y": float(n), "text": f'a "{n}.0", \\ 😀 1e5'} for n in range(2_000)
+    ]
+    text = orjson.dumps({"rows": rows}, option=orjson.OPT_SORT_KEYS)
+    assert _mended(text) == rfc8785.dumps({"rows": rows}) == canonical({"rows": rows})
 
 
 @pytest.mark.parametrize(

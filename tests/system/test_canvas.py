@@ -125,6 +125,38 @@ def test_secrets_are_redacted_in_states_and_in_patches(wire: Wire) -> None:
     assert "k-1" not in str(events)
 
 
+@pytest.mark.parametrize(
+    ("operations", "state"),
+    [
+        ([{"op": "add", "path": "/password", "value": {"a": ["k-1", 5]}}],
+         {"note": "k-1", "password": {"a": ["<redacted>", 5]}}),
+        ([{"op": "move", "from": "/note", "path": "/password"}], {"password": "<redacted>"}),
+        ([{"op": "copy", "from": "/note", "path": "/api_key"}],
+         {"note": "k-1", "api_key": "<redacted>"}),
+        ([{"op": "add", "path": "/secrets", "value": []},
+          {"op": "copy", "from": "/note", "path": "/secrets/-"},
+          {"op": "add", "path": "/secrets/0", "value": "k-2"}],
+         {"note": "k-1", "secrets": ["<redacted>", "<redacted>"]}),
+        ([{"op": "move", "from": "/note", "path": "/remark"},
+          {"op": "copy", "from": "/remark", "path": "/pass~0word"}],
+         {"remark": "k-1", "pass~word": "k-1"}),
+    ],
+)  # fmt: skip
+def test_no_operation_puts_text_below_a_secrets_name(
+    wire: Wire, operations: list[dict[str, Any]], state: dict[str, Any]
+) -> None:
+    canvas = create(wire, {"note": "k-1"})
+    told = patch(wire, canvas, 1, *operations)
+    assert get(wire, canvas)["state"] == state
+    assert told["state_sha256"] == hashlib.sha256(rfc8785.dumps(state)).digest()
+    stored = wire.read_all(kinds=["canvas.patched"])[-1]
+    assert stored["redacted"] is ("<redacted>" in str(state))
+    (history,) = wire.ok("canvas.history", {"canvas_id": canvas})["patches"]
+    assert "k-2" not in str(history)
+    patch(wire, canvas, 2, {"op": "add", "path": "/x", "value": 1})
+    assert get(wire, canvas, 2)["state"] == state
+
+
 def test_anothers_canvas_is_answered_like_one_that_is_not_there(wire: Wire) -> None:
     canvas = create(wire)
     for op, body in (

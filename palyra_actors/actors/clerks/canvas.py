@@ -73,9 +73,11 @@ class CanvasClerk:
         counter = self._counter
         canvas_id = counter.ulid(body.canvas_id, "canvas_id")
         session_id = counter.ulid(body.session_id, "session_id")
-        state, redacted = self._state(body.state)
+        state, redacted, plain = self._state(body.state)
         check_session(counter.reader, session_id, request)
-        command = domain.Create(state, session_id, body.schema_version, body.expires_ms, redacted)
+        command = domain.Create(
+            state, session_id, body.schema_version, body.expires_ms, redacted, plain
+        )
         counter.command(request, CANVAS, canvas_id, command, op="canvas.create", body=body)
 
     def _patch(self, request: Request, body: PatchCanvasBody) -> None:
@@ -87,15 +89,19 @@ class CanvasClerk:
         if not all(isinstance(one, dict) for one in operations):
             raise Invalid("an operation is a map", field="patch", hint="RFC 6902")
         is_plain(operations)
-        hidden = [_hide(operation) for operation in operations]
-        redacted = redacted or any(found for _, found in hidden)
-        command = domain.Patch(body.expected_version, [one for one, _ in hidden], redacted)
+        moved = False
+        if counter.suspicious(bytes(body.patch)):
+            hidden = [_hide(operation) for operation in operations]
+            redacted = redacted or any(found for _, found in hidden)
+            operations = [operation for operation, _ in hidden]
+            moved = any(_moves_below_a_secret(operation) for operation in operations)
+        command = domain.Patch(body.expected_version, operations, redacted, moved)
         counter.command(request, CANVAS, canvas_id, command, op="canvas.patch", body=body)
 
     def _replace(self, request: Request, body: ReplaceCanvasBody) -> None:
         canvas_id = self._counter.ulid(body.canvas_id, "canvas_id")
-        state, redacted = self._state(body.state)
-        command = domain.Replace(body.expected_version, state, redacted)
+        state, redacted, plain = self._state(body.state)
+        command = domain.Replace(body.expected_version, state, redacted, plain)
         self._counter.command(request, CANVAS, canvas_id, command, op="canvas.replace", body=body)
 
     def _fork(self, request: Request, body: ForkCanvasBody) -> None:
@@ -116,7 +122,7 @@ class CanvasClerk:
             assert canvas.session_id is not None
             command = domain.Create(
                 canvas.document, canvas.session_id, canvas.schema_version, None, False,
-                (source, canvas.version),
+                canvas.plain, (source, canvas.version),
             )  # fmt: skip
             counter.command(request, CANVAS, target, command, op="canvas.fork", body=body)
 
@@ -213,16 +219,16 @@ class CanvasClerk:
 
     # -- own --------------------------------------------------------------------------------------
 
-    def _state(self, raw: msgspec.Raw) -> tuple[dict[str, Any], bool]:
+    def _state(self, raw: msgspec.Raw) -> tuple[dict[str, Any], bool, bool]:
+        """A client's state, whether it was redacted, and whether it is plain."""
         state, redacted = self._counter.clean_value(raw, "state", CANVAS_STATE_BYTES_MAX)
         if not isinstance(state, dict):
             raise Invalid("a state is a map", field="state")
         try:
-            is_plain(state)
+            return state, redacted, is_plain(state)
         except Invalid as refusal:
             refusal.field = "state"
             raise
-        return state, redacted
 
     def _written(self, portion: Portion) -> None:
         self._feed.written(portion)
@@ -231,15 +237,28 @@ class CanvasClerk:
 
 
 def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
-    """A value that a patch puts under a secret's name is a secret like one in a state."""
+    """A value that a patch puts below a secret's name is a secret like one in a state."""
     path = operation.get("path")
     if "value" not in operation or not isinstance(path, str):
         return operation, False
-    name = path.rsplit("/", 1)[-1]
-    value, found = redact({name: operation["value"]}, kind="")
-    if not found or not isinstance(value, dict):
+    names = path.split("/")[1:]
+    value = operation["value"]
+    for name in reversed(names):
+        value = {name.replace("~1", "/").replace("~0", "~"): value}
+    value, found = redact(value, kind="")
+    if not found:
         return operation, False
-    return {**operation, "value": next(iter(value.values()))}, True
+    for _ in names:
+        assert isinstance(value, dict)
+        (value,) = value.values()
+    return {**operation, "value": value}, True
+
+
+def _moves_below_a_secret(operation: dict[str, Any]) -> bool:
+    """Whether it puts what is there already where a text would be a secret."""
+    if operation.get("op") not in ("move", "copy"):
+        return False
+    return _hide({"path": operation.get("path"), "value": "a text"})[1]
 
 
 def _find(reader: ReadSide, canvas_id: bytes, principal: str | None) -> StreamRow:
