@@ -62,7 +62,7 @@ from palyra_actors.runtime.dispatcher import Loop, Pool
 from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.storage import anchor
 from palyra_actors.storage.backup import BackedUp, back_up
-from palyra_actors.storage.connection import open_checkpointer, open_reader, open_writer
+from palyra_actors.storage.connection import drop, open_checkpointer, open_reader, open_writer
 from palyra_actors.storage.journal import JournalReader, JournalWriter
 from palyra_actors.storage.lock import DatabaseLock
 from palyra_actors.storage.migrations import migrate
@@ -177,7 +177,7 @@ class Works:
         try:
             migrate(connection, self.file)
         except BaseException:
-            connection.close()
+            drop(connection)
             raise
         return connection
 

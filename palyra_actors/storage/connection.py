@@ -363,13 +363,18 @@ def _configure(connection: apsw.Connection, option: int, value: int) -> None:
         )
 
 
+def drop(connection: apsw.Connection) -> None:
+    """Close it, whatever it still wanted to do; the cause that led here is not hidden by that."""
+    with contextlib.suppress(apsw.Error):
+        connection.close(True)
+
+
 @contextlib.contextmanager
 def _closed_on_failure(connection: apsw.Connection) -> Iterator[None]:
     try:
         yield
     except BaseException:
-        with contextlib.suppress(apsw.Error):
-            connection.close(True)
+        drop(connection)
         raise
 
 

@@ -17,7 +17,7 @@ from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, KIND_NUMBERS, 
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
 from palyra_actors.domain.run import Run
 from palyra_actors.errors import StorageUnavailable
-from palyra_actors.storage.connection import try_room
+from palyra_actors.storage.connection import drop, try_room
 from palyra_actors.storage.port import (
     Batch,
     Clash,
@@ -318,8 +318,7 @@ class JournalWriter(_Side):
         Raises:
             StorageUnavailable: it cannot be opened now.
         """
-        with suppress(apsw.Error):
-            self._connection.close()
+        drop(self._connection)
         try:
             self._connection = self._connect()
             return self.head()
