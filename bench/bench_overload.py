@@ -35,26 +35,26 @@ COMMIT_EVERY_S = 0.05
 
 
 class Commits:
-    """Bare commits in a process of their own, while the block runs: `p99_ms`."""
+    """Bare commits in a process of their own, from before this one makes way for the engine."""
 
     def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self.p50_ms: float | None = None
-        self.p99_ms: float | None = None
-
-    def __enter__(self) -> "Commits":
         self._process = subprocess.Popen(
-            [sys.executable, __file__, "--as-commits", str(self._folder / "bare.db")],
+            [sys.executable, __file__, "--as-commits", str(folder / "bare.db")],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
         )  # fmt: skip
-        assert self._process.stdout is not None
-        self._process.stdout.readline()
-        return self
+        self.since()
 
-    def __exit__(self, *_: object) -> None:
-        out, _ = self._process.communicate("stop\n", 30)
-        took = sorted(json.loads(out))
-        self.p50_ms, self.p99_ms = at(took, 0.5), at(took, 0.99)
+    def since(self) -> list[float]:
+        """How long each took since this was called last, in milliseconds, sorted."""
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._process.stdin.write("tell\n")
+        self._process.stdin.flush()
+        took: list[float] = json.loads(self._process.stdout.readline())
+        return sorted(took)
+
+    def close(self) -> None:
+        self._process.communicate()
 
 
 def bare_commits(path: str) -> None:
@@ -67,12 +67,15 @@ def bare_commits(path: str) -> None:
     connection.execute("PRAGMA journal_mode=wal; PRAGMA synchronous=full")
     connection.execute("CREATE TABLE IF NOT EXISTS t (a INTEGER PRIMARY KEY, b BLOB)")
     took: list[float] = []
-    print("ready", flush=True)
-    while not select.select([sys.stdin], [], [], COMMIT_EVERY_S)[0]:
+    while True:
+        if select.select([sys.stdin], [], [], COMMIT_EVERY_S)[0]:
+            if not sys.stdin.readline():
+                return
+            print(json.dumps(took), flush=True)
+            took.clear()
         began = time.perf_counter()
         connection.execute("INSERT INTO t (b) VALUES (zeroblob(400))")
         took.append((time.perf_counter() - began) * 1000)
-    print(json.dumps(took))
 
 
 def curve(outcome: Outcome) -> dict[str, Any]:
@@ -92,24 +95,27 @@ def measure(folder: Path, shape: str, seconds: float, plot: str | None) -> None:
     events, window = SHAPES[shape]
     found: list[dict[str, Any]] = []
     with engine(folder) as (endpoint, _):
+        commits = Commits(folder)
         be_nice()
         load = OpenLoop(endpoint, events=events)
         capacity(load, window, 1.0)  # wakes all sessions
         most = capacity(load, window, seconds)
         load.run(most * AFTER, 1.0)
         for share in STEPS:
-            with Commits(folder) as commits:
-                outcome = load.run(most * share, seconds)
+            commits.since()
+            outcome = load.run(most * share, seconds)
+            bare = commits.since()
             found.append({"share": share, **outcome.summary()})
             emit(
                 "overload", shape=shape, **found[-1],
-                commit_p50_ms=commits.p50_ms, commit_p99_ms=commits.p99_ms, seconds=seconds,
+                commit_p50_ms=at(bare, 0.5), commit_p99_ms=at(bare, 0.99), seconds=seconds,
             )  # fmt: skip
             load.run(most * AFTER, 0.5)
         story = load.steps([(most * AFTER, 2.0), (most * STEPS[-1], 2.0), (most * AFTER, 4.0)])
         recovered = normal_after_s(story, 4.0)
         emit("overload", shape=shape, part="recovery", back_to_normal_s=recovered)
         load.close()
+        commits.close()
     sum_up(shape, events, most, found, recovered)
     if plot:
         draw(plot, shape, most, found, curve(story))
