@@ -44,14 +44,14 @@ from palyra_actors.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-SLICE_LOAD_MAX: Final = 500
-"""Load served in one round (about three milliseconds); the rest waits in the lobby for the next
+SLICE_LOAD_MAX: Final = 350
+"""Load served in one round (two or three milliseconds); the rest waits in the lobby for the next
 one. What is refused has to be refused within five, and is only looked at between two slices."""
 
 ROUND_FRAMES_MAX: Final = 512
 """Taken from the sockets in one round: about two milliseconds."""
 
-REFUSED_FRAMES_MAX: Final = 192
+REFUSED_FRAMES_MAX: Final = 64
 """More frames than were served in the round before are taken while writes are refused: what a
 refusal takes, a fifth of the loop at most, is taken from those that are let in. The rest waits in
 its sockets (`bench/bench_overload.py`)."""

@@ -53,7 +53,7 @@ SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
 """Above this libzmq closes the connection; between the contract's limit and this one the peer
 gets its `too_large`."""
 
-RECEIVE_FRAMES: Final = 256  # per peer, in libzmq; beyond it the peer waits
+RECEIVE_FRAMES: Final = 128  # per peer, in libzmq; beyond it the peer waits
 SEND_FRAMES: Final = 512  # per peer, in libzmq; beyond it replies go to the backlog
 LARGE_BYTES: Final = 32 * 1024
 """libzmq counts a peer's frames and not their bytes. A reply of this size is given to it only when
