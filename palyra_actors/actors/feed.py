@@ -82,12 +82,17 @@ class Subscription:
     mode: Mode = Mode.BEHIND
     ended: bool = False
 
-    def wants(self, event: Stored) -> bool:
-        return (
-            (self.session_id is None or event.session_id == self.session_id)
-            and (self.kinds is None or event.kind in self.kinds)
-            and (self.request.admin or event.principal == self.request.principal)
-        )
+    def wants(self, event: Stored, owner: str) -> bool:
+        """Whether a page of the file would have it: `owner` is that of the event's stream. Who
+        owns a session hears all of it, whoever wrote there."""
+        if self.kinds is not None and event.kind not in self.kinds:
+            return False
+        principal = event.principal
+        if self.session_id is not None:
+            if event.stream_id != self.session_id or event.stream != "session":
+                return False
+            principal = owner
+        return self.request.admin or principal == self.request.principal
 
 
 class Busy(NamedTuple):
@@ -140,7 +145,7 @@ class Feed:
             self._window_after = oldest.after.seq
         live = [s for s in self._subscriptions.values() if s.mode is Mode.LIVE]
         if live:
-            events = stored_events(group)
+            events = _owned(group)
             encoded: dict[int, msgspec.Raw] = {}
             for subscription in live:
                 if not self._send(subscription, events, encoded):
@@ -282,7 +287,7 @@ class Feed:
             subscription.mode = Mode.LIVE
             for group in list(self._window):
                 if group.after.seq > subscription.position and not self._send(
-                    subscription, stored_events(group), {}
+                    subscription, _owned(group), {}
                 ):
                     self._wait(subscription)
                     return
@@ -311,7 +316,8 @@ class Feed:
             self._forget(subscription)
             subscription.request.fail(page)
             return
-        if self._send(subscription, page.events, {}):
+        selected = [(event, subscription.request.principal) for event in page.events]
+        if self._send(subscription, selected, {}):
             subscription.position = max(subscription.position, page.next_after_seq)
         self._advance(subscription)
 
@@ -327,7 +333,7 @@ class Feed:
     def _send(
         self,
         subscription: Subscription,
-        events: Iterable[Stored],
+        events: Iterable[tuple[Stored, str]],
         encoded: dict[int, msgspec.Raw],
     ) -> bool:
         """False: it has to stop before one of them, without credit or for its peer's sake.
@@ -351,14 +357,14 @@ class Feed:
     def _send_each(
         self,
         subscription: Subscription,
-        events: Iterable[Stored],
+        events: Iterable[tuple[Stored, str]],
         encoded: dict[int, msgspec.Raw],
     ) -> bool:
         peer = subscription.request.peer
-        for event in events:
+        for event, owner in events:
             if event.seq <= subscription.position:
                 continue
-            if subscription.wants(event):
+            if subscription.wants(event, owner):
                 if subscription.credit == 0:
                     subscription.mode = Mode.PAUSED
                     return False
@@ -378,3 +384,9 @@ class Feed:
         item: dict[str, Any] = {"head": head_view(self._head)}
         for subscription in self._subscriptions.values():
             subscription.request.item(item)
+
+
+def _owned(group: Group) -> list[tuple[Stored, str]]:
+    """The group's events, each with the owner of its stream."""
+    owners = (tail.principal for tail, _ in group.owners)
+    return list(zip(stored_events(group), owners, strict=True))
