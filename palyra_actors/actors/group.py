@@ -103,8 +103,11 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
             _keep_answer(batch, unit, unit.key)
     batch.events, prev_hash = chain_rows(stretches, first_seq, prev_hash, recorded_ms)
     at_row: dict[bytes, int] = {}
+    mixed = any(portion.facts for portion in changing)
     for portion, seqs in changing.items():
-        if portion.runs:
+        if portion.runs and mixed:
+            _change_runs_in_turn(batch, portion, recorded_ms)
+        elif portion.runs:
             _change_runs(batch, portion, at_row, recorded_ms)
         for change in portion.changes:
             batch.change(*placed(change, seqs, recorded_ms))
@@ -174,6 +177,17 @@ def _change_runs(
         else:
             at_row[run_id] = len(batch.run_ends)
             batch.run_ends.append(row)
+
+
+def _change_runs_in_turn(batch: Batch, portion: Portion, recorded_ms: int) -> None:
+    """The same in a group that also has commands: what they change of a run comes before and after
+    what events do, and stays there."""
+    tail = portion.tail
+    assert tail is not None
+    for run_id, run, is_new in portion.runs:
+        statement = "run.insert" if is_new else "run.update"
+        row = run_insert(run_id, tail.stream, run) if is_new else run_update(run_id, run)
+        batch.change(*placed((statement, row), (), recorded_ms))
 
 
 def prepare_answers(group: Group) -> None:
