@@ -321,13 +321,15 @@ class Unit:
     """One request's atomic change. `events`: how many an append's request has; 0: it is none.
 
     `left` counts the portions that are not decided. `error`: it was refused, and is answered so
-    unless it turns out to be a retry of what is stored. `settled`: it was answered, its portions
+    unless it turns out to be a retry of what is stored. `clashes`: how often it could not be staged
+    for a row that was there already. `settled`: it was answered, its portions
     mean nothing any more. `echo` holds the answers of events that were stored before, by their
     place in the request; `repeats` maps the place of an event that stands twice in the request to
     its first place. `is_command`: it is no append; `key`: its client named it.
     """
 
     left = 0
+    clashes = 0
     error: PalyraError | None = None
     settled = False
     key: Key | None = None

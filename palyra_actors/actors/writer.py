@@ -13,6 +13,7 @@ after it, and the rest of the group is staged again at once.
 """
 
 import logging
+from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,7 @@ from palyra_actors.actors.group import Group, lay_out, prepare_answers
 from palyra_actors.actors.retry import Verdict, judge_command, judge_refused, sift
 from palyra_actors.actors.steering import Plan, Times
 from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
-from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
+from palyra_actors.errors import InternalFault, Invalid, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.storage.port import Clash, Head, WriteSide
@@ -65,6 +66,10 @@ larger one goes alone. A group's time is what those others wait for (`bench/benc
 
 COMPANY_GROUPS: Final = 64
 """Groups after which an entity that is still the only one writes groups as large as they come."""
+
+CLASHES_MAX: Final = 3
+"""How often a unit is decided anew because a row of it was there already. The first time what it
+clashed with may not be durable yet."""
 
 LATER_UNITS_MAX: Final = 4_096
 """Units that wait for a later group and are looked past: about a millisecond."""
@@ -248,7 +253,9 @@ class Writer(PooledActor):
 
     def _start_groups(self) -> None:
         """Stage what waits, until a COMMIT is under way or nothing is left."""
-        while (self._queue or self._chores) and self._group is None and not self._tidying:
+        while self._group is None and not self._tidying:
+            if not self._queue and (not self._chores or self._failing is not None):
+                return
             if self._chores and self._failing is None and not (self._chored and self._queue):
                 self._chored = True
                 self._do_chore()
@@ -292,7 +299,8 @@ class Writer(PooledActor):
             if in_company and not _fits(unit, shares):
                 later.append(unit)
                 continue
-            if unit.error is not None or (unit.is_command and not unit.size):
+            unwritten = unit.error is not None or (unit.is_command and not unit.size)
+            if unwritten and self._failing is None:  # else what it rests on may not be stored
                 if units:
                     queue.appendleft(unit)  # what it rests on is written first
                     break
@@ -521,9 +529,16 @@ class Writer(PooledActor):
                 verdict = judge_refused(self._storage, unit)
             else:
                 verdict = judge_command(self._storage, unit) or otherwise
-        except Exception as error:  # noqa: BLE001 - the refusal stands whatever the file says
+        except Exception as error:  # noqa: BLE001 - it may be stored, and is not refused then
             log.warning("a request could not be looked up: %s", error)
             verdict = otherwise
+            if unit.error is None or not unit.error.retryable:
+                unread = StorageUnavailable(
+                    f"it could not be looked up whether this is stored already: {error}",
+                    hint="send the same request with the same ids again",
+                    detail={"outcome": "unknown"},
+                )
+                verdict = Verdict(unread)
         self._pronounce(unit, verdict)
 
     def _without_clashes(self, group: Group, clash: Clash) -> list[Unit]:
@@ -540,18 +555,29 @@ class Writer(PooledActor):
             self._eject(group.units, dict.fromkeys(group.units, unread))
             return []
         if not verdicts:
-            log.error("a group clashed with the file and no id of it does: %s", clash)
-            fault = InternalFault("the request contradicts the file", detail={"outcome": "none"})
-            culprits = [unit for unit in group.units if self._clashes(unit)] or group.units
-            return self._eject(group.units, dict.fromkeys(culprits, fault))
+            return self._eject(group.units, self._without_first_clash(group.units, clash))
         return self._eject(group.units, verdicts)
 
-    def _clashes(self, unit: Unit) -> bool:
-        """Whether the unit alone cannot be written: a row of a family that is there already."""
-        alone = Group([unit], self._head, 0.0, self._loop.clock.wall_ms())
-        lay_out(alone, self._names)
+    def _without_first_clash(self, units: list[Unit], clash: Clash) -> dict[Unit, Any]:
+        """A row of a family is there already, in the file or from a unit of the same group: the
+        first unit that cannot follow those before it is decided anew, when the file says so.
+        """
+        sizes = range(1, len(units) + 1)
+        unit = units[
+            min(bisect_left(sizes, True, key=lambda n: self._clashes(units[:n])), len(units) - 1)
+        ]
+        unit.clashes += 1
+        if unit.clashes <= CLASHES_MAX:
+            return {unit: Verdict()}
+        log.error("a request clashes with the file whenever it is decided: %s", clash)
+        return {unit: InternalFault("the request contradicts the file", detail={"outcome": "none"})}
+
+    def _clashes(self, units: list[Unit]) -> bool:
+        """Whether these units cannot be written together."""
+        group = Group(units, self._head, 0.0, self._loop.clock.wall_ms())
+        lay_out(group, self._names)
         try:
-            self._storage.stage(alone.batch)
+            self._storage.stage(group.batch)
         except (Clash, StorageUnavailable):
             return True
         self._storage.rollback()
@@ -570,7 +596,7 @@ class Writer(PooledActor):
         for place, unit in enumerate([*units, *queue]):
             affected = unit in bad or any(p.entity in tainted for p in unit.portions)
             if affected and unit.error is not None and len(unit.portions) > 1:
-                self._fail(unit, unit.error)  # refused by one of several: it stays refused
+                self._fail(unit, _refusal_of_several(unit.error, bad.get(unit)))
                 continue
             if not affected:
                 if place < len(units):
@@ -703,7 +729,7 @@ class Writer(PooledActor):
                 self.refuse("after a failed COMMIT the file ended elsewhere than before it")
             gone = StorageUnavailable("lost", detail={"outcome": "unknown"})
             self._eject(group.units, dict.fromkeys(group.units, gone))
-        if self._queue and self._group is None:
+        if (self._queue or self._chores) and self._group is None:
             self._start_groups()
 
     def _obstacle(self) -> PalyraError | None:
@@ -722,6 +748,20 @@ class Writer(PooledActor):
                 retry_after_ms=int(REOPEN_S * 1000),
             )
         return None
+
+
+def _refusal_of_several(refusal: PalyraError, verdict: Any) -> PalyraError:
+    """What a request is told that one of several entities refused, when what was decided before it
+    is taken back: the refusal may have rested on that."""
+    if isinstance(verdict, PalyraError):
+        return verdict
+    if isinstance(refusal, Invalid):
+        return refusal
+    return Overloaded(
+        "what it was decided on could not be written",
+        hint="nothing was stored; send it again",
+        retry_after_ms=1,
+    )
 
 
 def _fits(unit: Unit, shares: dict[EntityCalls, int]) -> bool:
