@@ -47,6 +47,8 @@ class CanvasActor(CommandEntity):
         if row is None:
             raise NotFound(self.missing, field=self.id_field)
         found = load(self._house.reader, row.stream, recipe.get("version"))
+        if "version" in recipe:  # what it was answered then was open
+            found = found._replace(closed=False, close_reason=None)
         return {"canvas": domain.view(found, Who(self.stream_id, row.principal, 0))}
 
 

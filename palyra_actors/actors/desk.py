@@ -57,6 +57,7 @@ refusal takes, a fifth of the loop at most, is taken from those that are let in.
 its sockets (`bench/bench_overload.py`)."""
 
 LOBBY_LOOK_S: Final = 0.001
+_NAMES: Final = {kind: op for op, kind in codec.REQUEST_TYPES.items()}
 _APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
 
 
@@ -255,7 +256,11 @@ class Desk:
             else:
                 self._operations[type(message)](request, message.body)
         except PalyraError as refusal:
-            request.fail(refusal)
+            op = _NAMES.get(type(message))
+            if op is None:
+                request.fail(refusal)
+            else:
+                self.counter.refuse(request, op, message.body, refusal)
         except BaseException as error:
             log.exception(
                 "a request could not be served",

@@ -213,6 +213,9 @@ class Entity(PooledActor):
             stream = self._tail.stream if self._tail is not None else self._house.next_stream()
             tail = Tail(stream, self.kind, self.stream_id, portion.unit.request.principal)
         else:
+            request = portion.unit.request
+            if row.principal != request.principal and not request.admin:
+                raise NotFound(self.missing, field=self.id_field)  # whatever its state is
             state = ask(self._load_state, self._house.reader, row)
             tail = Tail(row.stream, self.kind, self.stream_id, row.principal)
             tail.created_ms = row.created_ms

@@ -4,19 +4,19 @@ An id that is stored with the same content is a retry and gets the first answer 
 content it is refused. Where only some of a request's events are stored, the rest is written.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from palyra_actors.actors.work import Portion, Unit
+from palyra_actors.actors.work import EntityCalls, Key, Portion, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, kind_name
 from palyra_actors.domain.chain import Stored, payload_digest
 from palyra_actors.domain.payload import same_content
 from palyra_actors.domain.session import Draft, append
 from palyra_actors.errors import Gone, IdReused, Invalid, PalyraError
 from palyra_actors.ids import format_ulid
-from palyra_actors.storage.port import WriteSide
+from palyra_actors.storage.port import ReadSide, WriteSide
 from palyra_actors.wire.messages import EventResult
 
 
@@ -47,21 +47,33 @@ def judge_command(storage: WriteSide, unit: Unit) -> Verdict | None:
     key = unit.key
     if key is None:
         return None
-    for digest, kept in storage.rows("answer.find", (key.event_id,)):
+    verdict = first_answer(storage, key, lambda kind, stream_id: unit.portions[0].entity)
+    if verdict is not None or not storage.known([key.event_id]):
+        return verdict
+    return _reused()
+
+
+def first_answer(
+    storage: WriteSide | ReadSide, key: Key, entity: Callable[[int, bytes], EntityCalls]
+) -> Verdict | None:
+    """What the command of that key was answered, if one was written; `entity` finds the one that
+    recalls it, by its kind and id."""
+    for digest, kept, kind, stream_id in storage.rows("answer.find", (key.event_id,)):
         if digest != key.digest:
-            break
+            return _reused()
         if kept is None:
             return Verdict(Gone("what this request was answered has been erased", field="event_id"))
         told = msgspec.msgpack.decode(kept)
         try:
             recipe = told.get("recall")
-            answer = told["answer"] if recipe is None else unit.portions[0].entity.recall(recipe)
+            answer = told["answer"] if recipe is None else entity(kind, stream_id).recall(recipe)
         except PalyraError as error:
             return Verdict(error)
         return Verdict(answer={**answer, "duplicate": True})
-    else:
-        if not storage.known([key.event_id]):
-            return None
+    return None
+
+
+def _reused() -> Verdict:
     return Verdict(
         IdReused(
             "this event id was used before with other content",

@@ -19,7 +19,7 @@ import heapq
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple
 
 from palyra_actors.errors import PalyraError
 from palyra_actors.runtime.actor import PooledActor
@@ -74,6 +74,8 @@ class Scheduler(PooledActor):
     """`ask` has a reader look something up and passes on what it found; `wake` has a job do what is
     due and passes on its answer, or the error. All of it in the loop's thread.
     """
+
+    listed: ClassVar[bool] = False
 
     def __init__(
         self,

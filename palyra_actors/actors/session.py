@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from palyra_actors.actors.entity import CommandEntity, ask
+from palyra_actors.actors.entity import ASLEEP, CommandEntity, ask
 from palyra_actors.actors.work import Portion
 from palyra_actors.domain import approval
 from palyra_actors.domain import session as domain
@@ -43,6 +43,33 @@ class SessionActor(CommandEntity):
     missing = "there is no such session"
     id_field = "session_id"
 
+    # -- calls of others, on the loop's thread ---------------------------------------------------
+
+    def has_key(self, owner: str, key: str) -> bool:
+        """Whether the session is that principal's and has that key, as far as it has decided."""
+        state, tail = self._state, self._tail
+        if state is ASLEEP or tail is None or state.about is None:
+            return False
+        return bool(state.about.key == key and tail.principal == owner)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether something waits that the state does not show yet."""
+        inbox = self.actor_inbox
+        return bool(len(inbox)) or inbox.held
+
+    def shows(self, principal: str | None) -> bool:
+        """Whether the principal may see it (None: all)."""
+        return self._tail is not None and principal in (None, self._tail.principal)
+
+    def has_run(self, run_id: bytes) -> bool:
+        """Whether it knows of that run, as far as it has decided."""
+        return self._state is not ASLEEP and run_id in self._state.runs
+
+    def has_approval(self, approval_id: bytes) -> bool:
+        """Whether it knows of that approval, as far as it has decided."""
+        return self._state is not ASLEEP and approval_id in self._state.approvals
+
     def _unborn(self) -> Session:
         return Session()
 
@@ -67,6 +94,8 @@ class SessionActor(CommandEntity):
         tail = self._tail
         assert tail is not None
         standing = None
+        if state.status is Status.ERASED:
+            raise domain.takes_no_more(state.status)
         if isinstance(command, approval.Request):
             if state.status is not Status.OPEN:
                 raise domain.takes_no_more(state.status)
@@ -124,7 +153,8 @@ class SessionActor(CommandEntity):
                 state = self._with_approval(state, approval_id)
             run_id = getattr(portion.command, "run_id", None)
             if run_id is not None and run_id not in state.runs:
-                state = self._with_runs(state, (run_id,), lambda _: "run_id")
+                moves = type(portion.command) is commands.MoveRun
+                state = self._with_runs(state, (run_id,), lambda _: "run_id", moves)
             decided: Session = super()._decide(state, portion)
             return decided
         tail = self._tail
@@ -156,9 +186,18 @@ class SessionActor(CommandEntity):
         return f"events[{index}].run_id"
 
     def _with_runs(
-        self, state: Session, run_ids: Collection[bytes], place: Callable[[bytes], str]
+        self,
+        state: Session,
+        run_ids: Collection[bytes],
+        place: Callable[[bytes], str],
+        moves: bool = False,
     ) -> Session:
-        """The state, knowing those of the runs that the file has; `place` names one's field."""
+        """The state, knowing those of the runs that the file has; `place` names one's field.
+
+        Raises:
+            NotFound: one is another principal's; or another session's, which `moves` is not told.
+            Invalid: one is another session's.
+        """
         tail = self._tail
         assert tail is not None
         known: Mapping[bytes, Run] = state.runs
@@ -169,7 +208,7 @@ class SessionActor(CommandEntity):
             row = ask(self._house.reader.run, run_id)
             if row is None:
                 continue
-            if row.principal != tail.principal:
+            if row.principal != tail.principal or (moves and row.stream != tail.stream):
                 raise NotFound("there is no such run", field=place(run_id))
             if row.stream != tail.stream:
                 raise Invalid(

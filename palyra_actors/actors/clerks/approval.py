@@ -7,6 +7,8 @@ from typing import Any, Final
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.session import clean_text, find_session, sees
+from palyra_actors.actors.entity import ask
+from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, view
 from palyra_actors.domain.approval import Request as RequestApproval
@@ -112,14 +114,32 @@ class ApprovalClerk:
         reason, redacted = None, False
         if body.reason is not None:
             reason, redacted = clean_text(counter, body.reason, "reason", REASON_BYTES_MAX)
-        session_id = self._requested.get((request.principal, approval_id))
-        if session_id is None:
-            session_id = _find(counter.reader, approval_id, sees(request))[16]
+        session_id = self._session_of(request, approval_id)
         command = Decide(
             approval_id, body.decision, body.scope, body.scope_ttl_ms, reason, redacted,
             request.principal,
         )  # fmt: skip
         counter.command(request, SESSION, session_id, command, op="approval.decide", body=body)
+
+    def _session_of(self, request: Request, approval_id: bytes) -> bytes:
+        """The session of an approval, also of one that was requested and is not written yet.
+
+        Raises:
+            NotFound, Gone: there is none, or it is another's.
+            StorageUnavailable: the file cannot be read.
+        """
+        counter = self._counter
+        try:
+            found: bytes = ask(_find, counter.reader, approval_id, sees(request))[16]
+        except NotFound:
+            requested = self._requested.get((request.principal, approval_id))
+            session = requested and counter.directory.resident(SESSION, requested)
+            if isinstance(session, SessionActor) and (
+                session.undecided or session.has_approval(approval_id)
+            ):
+                return session.stream_id
+            raise
+        return found
 
     def _sweep_on(self) -> None:
         self._sweep()

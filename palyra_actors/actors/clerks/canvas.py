@@ -11,6 +11,7 @@ from palyra_actors.actors.canvas import load
 from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch, patches_after
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.session import check_session, clean_text, sees
+from palyra_actors.actors.entity import ask
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import is_plain
@@ -52,6 +53,7 @@ class CanvasClerk:
         counter.house.listeners[CANVAS] = self._written
         counter.beside.append(self._feed)
         counter.heirlooms.append(self._erase_of)
+        counter.after_crash.append(self._erase_left_behind)
         counter.loop.call_soon(self._sweep_on)
 
     def operations(self) -> Mapping[str, Any]:
@@ -74,7 +76,7 @@ class CanvasClerk:
         canvas_id = counter.ulid(body.canvas_id, "canvas_id")
         session_id = counter.ulid(body.session_id, "session_id")
         state, redacted, plain = self._state(body.state)
-        check_session(counter.reader, session_id, request)
+        ask(check_session, counter.reader, session_id, request)
         command = domain.Create(
             state, session_id, body.schema_version, body.expires_ms, redacted, plain
         )
@@ -114,10 +116,10 @@ class CanvasClerk:
         def go_on(answer: Mapping[str, Any]) -> None:
             canvas: domain.Canvas = answer["canvas"]
             if body.at_version not in (None, canvas.version):
-                row = counter.reader.stream(CANVAS, source)
+                row = ask(counter.reader.stream, CANVAS, source)
                 if row is None:
                     raise NotFound("there is no such canvas", field="canvas_id")
-                canvas = load(counter.reader, row.stream, body.at_version)
+                canvas = ask(load, counter.reader, row.stream, body.at_version)
             assert canvas.document is not None
             assert canvas.session_id is not None
             command = domain.Create(
@@ -126,7 +128,7 @@ class CanvasClerk:
             )  # fmt: skip
             counter.command(request, CANVAS, target, command, op="canvas.fork", body=body)
 
-        counter.behalf(request, CANVAS, source, domain.Look(), go_on)
+        counter.behalf(request, CANVAS, source, domain.Look(), go_on, op="canvas.fork", body=body)
 
     def _close(self, request: Request, body: CloseCanvasBody) -> None:
         counter = self._counter
@@ -232,8 +234,35 @@ class CanvasClerk:
 
     def _written(self, portion: Portion) -> None:
         self._feed.written(portion)
-        if any(fact.kind in DESTROYING for fact in portion.facts):
-            self._counter.erasing()
+        for fact in portion.facts:
+            if fact.kind in DESTROYING:
+                self._counter.erasing()
+            elif fact.kind == "canvas.created":
+                self._erase_left_behind(fact.session_id)
+
+    def _erase_left_behind(self, session_id: bytes | None = None) -> None:
+        """A canvas that was on its way while its session was erased goes with it, too. Of that
+        session, or of any."""
+        counter = self._counter
+        again = partial(self._erase_left_behind, session_id)
+        try:
+            rows = (
+                counter.reader.rows("canvas.left_behind", (DUE_AT_ONCE,))
+                if session_id is None
+                else counter.reader.rows("canvas.left_behind_in", (session_id, DUE_AT_ONCE))
+            )
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("canvases of erased sessions could not be read: %s", error)
+            counter.call_later(SWEEP_S, again)
+            return
+
+        def done(answer: Mapping[str, Any] | PalyraError) -> None:
+            if isinstance(answer, PalyraError):
+                log.warning("a canvas could not be erased yet: %s", answer)
+                counter.call_later(SWEEP_S, again)
+
+        for canvas_id, owner in rows:
+            counter.internal(owner, CANVAS, canvas_id, domain.Erase(), done)
 
 
 def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:

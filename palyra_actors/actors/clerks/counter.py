@@ -7,9 +7,10 @@ from typing import Any, Final
 import msgspec
 
 from palyra_actors.actors.directory import Directory
-from palyra_actors.actors.entity import House
+from palyra_actors.actors.entity import House, ask
 from palyra_actors.actors.feed import Streams
 from palyra_actors.actors.reader import Ask, Look, Trickle
+from palyra_actors.actors.retry import first_answer
 from palyra_actors.actors.rota import Rota
 from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
 from palyra_actors.domain.payload import check_value
@@ -19,7 +20,7 @@ from palyra_actors.ids import parse_ulid
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.storage.port import ReadSide, WriteSide
-from palyra_actors.wire.messages import WriteBody
+from palyra_actors.wire.messages import Timing, WriteBody
 
 RETRY_AFTER_MS: Final = 25
 BACKLOG_BYTES_MAX: Final = 1024 * 1024
@@ -131,11 +132,25 @@ class Counter:
             InvalidId: the body's `event_id` is no ULID.
             Overloaded: the entity is behind.
         """
-        key = None
-        if body.event_id is not None:
-            event_id = parse_ulid(body.event_id, "event_id")
-            key = Key(event_id, self._digest(op, request.principal, body))
-        self._hand(request, kind, entity_id, command, key)
+        self._hand(request, kind, entity_id, command, self._key(request, op, body))
+
+    def refuse(self, request: Request, op: str, body: Any, refusal: PalyraError) -> None:
+        """Refuse a request before any entity was asked; unless it is a retry of one that is
+        written: then it is the first answer again, whatever stands against it by now."""
+        verdict = None
+        if isinstance(body, WriteBody) and body.event_id is not None:
+            try:
+                key = self._key(request, op, body)
+                assert key is not None
+                verdict = ask(first_answer, self.reader, key, self.directory.entity)
+            except PalyraError as error:
+                refusal = error
+        if verdict is None or verdict.answer is None:
+            request.fail(refusal if verdict is None or verdict.error is None else verdict.error)
+            return
+        total_ms = (self.house.loop.clock.monotonic() - request.arrived) * 1000
+        assert isinstance(verdict.answer, Mapping)
+        request.ok({**verdict.answer, "timing": Timing(total_ms, 0.0, total_ms, True)})
 
     def internal(
         self,
@@ -163,6 +178,9 @@ class Counter:
         entity_id: bytes,
         command: Any,
         done: Callable[[Mapping[str, Any]], None],
+        *,
+        op: str,
+        body: WriteBody,
     ) -> None:
         """A command on the way to answering the request, with its sender's rights: `done` gets the
         answer, on this thread, and goes on; the request gets the refusal.
@@ -174,7 +192,7 @@ class Counter:
                     raise answer
                 done(answer)
             except PalyraError as refusal:
-                request.fail(refusal)
+                self.refuse(request, op, body, refusal)
 
         errand = Errand(request.principal, request.arrived, came, admin=request.admin)
         self._hand(errand, kind, entity_id, command, None)
@@ -232,6 +250,13 @@ class Counter:
             raise Overloaded(
                 f"it is behind: {full}", hint="come back later", retry_after_ms=RETRY_AFTER_MS
             ) from full
+
+    def _key(self, request: Request, op: str, body: WriteBody) -> Key | None:
+        """Raises InvalidId: the body's `event_id` is no ULID."""
+        if body.event_id is None:
+            return None
+        event_id = parse_ulid(body.event_id, "event_id")
+        return Key(event_id, self._digest(op, request.principal, body))
 
     def _digest(self, op: str, principal: str, body: WriteBody) -> bytes:
         """Of what is asked for, by meaning: the order of keys and the form of numbers do not

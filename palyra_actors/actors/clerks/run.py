@@ -3,6 +3,7 @@
 import logging
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from itertools import chain, islice
 from typing import Any, Final
 
@@ -10,6 +11,8 @@ import msgspec
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.session import clean_text, find_session, sees
+from palyra_actors.actors.entity import ask
+from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.catalog import CLIENT_KINDS, RUN_CANCELLED, RUN_STATE_FAILED, SESSION
 from palyra_actors.domain.chain import Stored
@@ -34,6 +37,9 @@ STARTED_KEPT_MAX: Final = 4_096
 """Runs started lately, with their sessions: one that is moved before its start is acknowledged
 finds its way."""
 
+ORPHANS_AGAIN_S: Final = 1.0
+"""After a failing disk or an entity that is left alone for a while."""
+
 ORPHANS_AT_ONCE: Final = 64
 """Runs that are ended at a time at start-up, so that the first clients do not wait for all."""
 
@@ -44,6 +50,7 @@ class RunClerk:
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
         self._started: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+        self._fresh: set[bytes] | None = None  # started since, while there may be orphans
         counter.after_crash.append(self.end_orphans)
 
     def operations(self) -> Mapping[str, Any]:
@@ -65,8 +72,9 @@ class RunClerk:
         parent = None
         if body.parent_run_id is not None:
             parent = counter.ulid(body.parent_run_id, "parent_run_id")
-            if (request.principal, parent) not in self._started:
-                _find(counter.reader, parent, sees(request), "parent_run_id")
+            self._session_of(request, parent, "parent_run_id")
+        if self._fresh is not None and ask(counter.reader.run, run_id) is None:
+            self._fresh.add(run_id)
         self._started[request.principal, run_id] = session_id
         if len(self._started) > STARTED_KEPT_MAX:
             self._started.popitem(last=False)
@@ -92,30 +100,69 @@ class RunClerk:
         reason, redacted = None, False
         if body.reason is not None:
             reason, redacted = clean_text(counter, body.reason, "reason", REASON_BYTES_MAX)
-        session_id = self._started.get((request.principal, run_id))
-        if session_id is None:
-            session_id = _find(counter.reader, run_id, sees(request))[1]
+        session_id = self._session_of(request, run_id, "run_id")
         command = MoveRun(run_id, to, reason, redacted)
         counter.command(request, SESSION, session_id, command, op=op, body=body)
 
+    def _session_of(self, request: Request, run_id: bytes, field: str) -> bytes:
+        """The session of a run, also of one whose start, or first event, is under way.
+
+        Raises:
+            NotFound: there is no such run, or it is another's.
+            StorageUnavailable: the file cannot be read.
+        """
+        counter = self._counter
+        try:
+            found: bytes = ask(_find, counter.reader, run_id, sees(request), field)[1]
+        except NotFound:
+            started = self._started.get((request.principal, run_id))
+            for session in counter.directory.recent(SESSION):
+                if not isinstance(session, SessionActor):
+                    continue
+                awaited = session.stream_id == started and session.undecided
+                if awaited or (session.shows(sees(request)) and session.has_run(run_id)):
+                    return session.stream_id
+            raise
+        return found
+
     def end_orphans(self) -> None:
-        """After a crash: the runs that were managed here and did not end, end `failed`."""
+        """After a crash: the runs that were managed here and did not end, end `failed`. Those that
+        are started meanwhile are none of them."""
+        self._fresh = set()
         self._end_some(bytes(16))
 
     def _end_some(self, after: bytes) -> None:
         counter = self._counter
-        rows = counter.reader.rows("run.under_way", (after, ORPHANS_AT_ONCE))
-        left = len(rows)
+        again = partial(self._end_some, after)
+        try:
+            rows = counter.reader.rows("run.under_way", (after, ORPHANS_AT_ONCE))
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("runs without their process could not be read: %s", error)
+            counter.call_later(ORPHANS_AGAIN_S, again)
+            return
+        orphans = [row for row in rows if self._fresh is None or row[0] not in self._fresh]
+        left, failed = len(orphans), False
+
+        def go_on() -> None:
+            if failed:
+                counter.call_later(ORPHANS_AGAIN_S, again)
+            elif len(rows) == ORPHANS_AT_ONCE:
+                self._end_some(rows[-1][0])
+            else:
+                self._fresh = None
 
         def done(answer: Mapping[str, Any] | PalyraError) -> None:
-            nonlocal left
+            nonlocal left, failed
             left -= 1
             if isinstance(answer, PalyraError):
-                log.warning("a run without its process could not be ended: %s", answer)
-            if not left and len(rows) == ORPHANS_AT_ONCE:
-                self._end_some(rows[-1][0])
+                log.warning("a run without its process could not be ended yet: %s", answer)
+                failed = True
+            if not left:
+                go_on()
 
-        for run_id, session_id, principal in rows:
+        if not orphans:
+            go_on()
+        for run_id, session_id, principal in orphans:
             command = MoveRun(run_id, RUN_STATE_FAILED, ORPHANED, False, quietly=True)
             counter.internal(principal, SESSION, session_id, command, done)
 

@@ -1,12 +1,14 @@
 """Sessions at the desk: found by id or key, listed, renamed, branched, archived, erased."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.erasing import Eraser
-from palyra_actors.actors.session import STATUSES
+from palyra_actors.actors.entity import ask
+from palyra_actors.actors.session import STATUSES, SessionActor
 from palyra_actors.actors.views import event_view
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.catalog import SESSION
@@ -24,7 +26,7 @@ from palyra_actors.domain.session_commands import (
     owner_word,
     view,
 )
-from palyra_actors.errors import Conflict, Gone, Invalid, NotFound, TooLarge
+from palyra_actors.errors import Conflict, Gone, Invalid, NotFound, PalyraError, TooLarge
 from palyra_actors.ids import format_ulid
 from palyra_actors.limits import (
     BRANCH_DEPTH_MAX,
@@ -34,6 +36,7 @@ from palyra_actors.limits import (
     TITLE_BYTES_MAX,
 )
 from palyra_actors.storage.port import ReadSide
+from palyra_actors.wire.messages import WriteBody
 from palyra_actors.wire.session import (
     BranchBody,
     HistoryBody,
@@ -135,12 +138,9 @@ class SessionClerk:
             session_id = counter.ulid(body.session_id, "session_id")
             if key is not None and (other := self._holder(request, key)) not in (None, session_id):
                 assert other is not None
-                raise Conflict(
-                    "another session has this key",
-                    field="session_key",
-                    hint="leave out session_id to find that one",
-                    detail={"actual": format_ulid(other)},
-                )
+                again = partial(self._resolve, request, body)
+                self._is_taken(request, key, other, again, op="session.resolve", body=body)
+                return
         elif key is not None:
             holder = self._holder(request, key)
             if holder is None and not body.create:
@@ -180,23 +180,21 @@ class SessionClerk:
             else counter.ulid(body.new_session_id, "new_session_id")
         )
         key = self._key(body.session_key)
-        if key is not None:
-            holder = self._holder(request, key)
-            if holder not in (None, child_id):
-                assert holder is not None
-                raise Conflict(
-                    "another session has this key",
-                    field="session_key",
-                    detail={"actual": format_ulid(holder)},
-                )
-            self._remember(request.principal, key, child_id)
 
         def go_on(answer: Mapping[str, Any]) -> None:
             at, depth = branch_point(answer["state"], body.at_session_seq)
+            if key is not None:
+                holder = self._holder(request, key)
+                if holder not in (None, child_id):
+                    assert holder is not None
+                    again = partial(go_on, answer)
+                    self._is_taken(request, key, holder, again, op="session.branch", body=body)
+                    return
+                self._remember(request.principal, key, child_id)
             command = Branch(parent_id, at, depth, key)
             counter.command(request, SESSION, child_id, command, op="session.branch", body=body)
 
-        counter.behalf(request, SESSION, parent_id, Look(), go_on)
+        counter.behalf(request, SESSION, parent_id, Look(), go_on, op="session.branch", body=body)
 
     def _erase(self, request: Request, body: SessionWriteBody) -> None:
         session_id = self._counter.ulid(body.session_id, "session_id")
@@ -271,14 +269,57 @@ class SessionClerk:
     # -- own --------------------------------------------------------------------------------------
 
     def _holder(self, request: Request, key: str) -> bytes | None:
-        """The session that has the key, or is about to."""
+        """The session that has the key, or is about to.
+
+        One that was about to and was refused, or could not be written, has no claim any more.
+        """
         name = (request.principal, key)
         known = self._keys.get(name)
         if known is not None:
-            return known
-        for (session_id,) in self._counter.reader.rows("session.by_key", name):
+            session = self._counter.directory.resident(SESSION, known)
+            if isinstance(session, SessionActor) and (
+                session.undecided or session.has_key(request.principal, key)
+            ):
+                return known
+            del self._keys[name]
+        for (session_id,) in ask(self._counter.reader.rows, "session.by_key", name):
             return bytes(session_id)
         return None
+
+    def _is_taken(
+        self,
+        request: Request,
+        key: str,
+        holder: bytes,
+        again: Callable[[], None],
+        *,
+        op: str,
+        body: WriteBody,
+    ) -> None:
+        """Refuse a key that is another session's. Where that is not written yet, it may never be:
+        then it is asked again once that is known.
+
+        Raises:
+            Conflict: it is another session's.
+        """
+        counter = self._counter
+        if ask(counter.reader.rows, "session.by_key", (request.principal, key)):
+            raise Conflict(
+                "another session has this key",
+                field="session_key",
+                hint="leave out session_id to find that one",
+                detail={"actual": format_ulid(holder)},
+            )
+
+        def settled(answer: Mapping[str, Any] | PalyraError) -> None:
+            try:
+                if isinstance(answer, PalyraError) and answer.retryable:
+                    raise answer
+                again()
+            except PalyraError as refusal:
+                counter.refuse(request, op, body, refusal)
+
+        counter.internal(request.principal, SESSION, holder, Look(), settled)
 
     def _remember(self, principal: str, key: str, session_id: bytes) -> None:
         self._keys[principal, key] = session_id

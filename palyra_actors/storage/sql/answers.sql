@@ -2,5 +2,5 @@
 INSERT INTO answers (event_id, stream, digest, answer) VALUES (?, ?, ?, ?)
 
 -- name: answer.find
-SELECT digest, answer FROM answers WHERE event_id = ?
+SELECT a.digest, a.answer, s.kind, s.stream_id FROM answers a JOIN streams s USING (stream) WHERE a.event_id = ?
 
