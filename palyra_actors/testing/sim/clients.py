@@ -1,0 +1,304 @@
+"""What random clients ask for: few sessions, runs, approvals and canvases, so that they collide;
+old requests again, and old ids with other words.
+"""
+
+import random
+from collections.abc import Callable, Mapping
+from typing import Any, Final
+
+from palyra_actors.ids import ALPHABET
+from palyra_actors.testing.sim.model import Model
+from palyra_actors.testing.sim.peers import Order, Peer
+
+PRINCIPALS: Final = (("local", "admin"), ("ana", "writer"), ("ben", "writer"))
+KINDS: Final = (
+    "message_received", "model_token", "model_token", "tool_proposed", "tool_executed", "x.note",
+    "run_completed", "run_failed",
+)  # fmt: skip
+STATES: Final = ("in_progress", "in_progress", "done", "failed", "cancelled", "accepted", "pending")
+KEYS: Final = ("alpha", "beta", "gamma")
+NAMES: Final = ("title", "items", "count", "note")
+NEW_SHARE: Final = 0.35
+"""How often an entity that is not there yet is named, rather than one that is."""
+
+Body = dict[str, Any]
+
+
+class Author:
+    """Writes orders. `model` is asked for what there is; `wall_ms` for the time."""
+
+    def __init__(
+        self, chance: random.Random, model: Callable[[], Model], wall_ms: Callable[[], int]
+    ) -> None:
+        self._chance = chance
+        self._model = model
+        self._wall_ms = wall_ms
+        self._pools = {
+            family: [self.new_id() for _ in range(size)]
+            for family, size in (("session", 5), ("run", 8), ("approval", 6), ("canvas", 4))
+        }
+        self._writes: Mapping[str, tuple[Callable[[Peer], Body], int]] = {
+            "journal.append": (self._append, 30),
+            "session.resolve": (self._resolve, 8),
+            "session.update": (self._update, 4),
+            "session.archive": (self._session_body, 2),
+            "session.branch": (self._branch, 4),
+            "session.erase": (self._session_body, 2),
+            "run.start": (self._start, 6),
+            "run.transition": (self._move, 8),
+            "run.cancel": (self._cancel, 2),
+            "approval.request": (self._request, 7),
+            "approval.decide": (self._decide, 7),
+            "canvas.create": (self._create, 5),
+            "canvas.patch": (self._patch, 14),
+            "canvas.replace": (self._replace, 4),
+            "canvas.fork": (self._fork, 3),
+            "canvas.close": (self._close, 1),
+            "canvas.compact": (self._compact, 2),
+        }
+        self._reads: Mapping[str, tuple[Callable[[Peer], Body], int]] = {
+            "journal.head": (lambda peer: {}, 2),
+            "journal.read": (self._read, 5),
+            "journal.recent": (lambda peer: {"limit": 20}, 2),
+            "journal.verify": (lambda peer: {}, 1),
+            "session.get": (self._session_body, 3),
+            "run.get": (lambda peer: {"run_id": self._pick("run")}, 3),
+            "run.tape": (lambda peer: {"run_id": self._pick("run")}, 2),
+            "approval.get": (lambda peer: {"approval_id": self._pick("approval")}, 2),
+            "canvas.get": (lambda peer: {"canvas_id": self._pick("canvas")}, 3),
+        }
+
+    def new_id(self) -> str:
+        """A ULID that nobody used."""
+        return "01" + "".join(self._chance.choices(ALPHABET, k=24))
+
+    def write(self, peer: Peer) -> Order:
+        """A new request that changes something, or would."""
+        op, body = self._one_of(self._writes, peer)
+        return Order(op, body, peer.principal, peer.role == "admin")
+
+    def read(self, peer: Peer) -> Order:
+        """A question."""
+        op, body = self._one_of(self._reads, peer)
+        return Order(op, body, peer.principal, peer.role == "admin")
+
+    def subscription(self, peer: Peer) -> Order:
+        """From somewhere on, now and then of one session."""
+        body: Body = {"credit": self._chance.randint(1, 60)}
+        if self._chance.random() < 0.7:
+            body["after_seq"] = self._chance.randint(0, len(self._model().events))
+        if self._chance.random() < 0.3:
+            body["session_id"] = self._pick("session")
+        return Order("journal.subscribe", body, peer.principal, peer.role == "admin")
+
+    def forged(self, order: Order) -> Order:
+        """The ids of an order that was acknowledged, and other words."""
+        if order.op == "journal.append":
+            events = [{**one, "payload": {"forged": True}} for one in order.body["events"]]
+            body: Body = {**order.body, "events": events}
+            return Order(order.op, body, order.principal, order.admin)
+        body = {"event_id": order.body["event_id"], "session_key": "forged"}
+        return Order("session.resolve", body, order.principal, order.admin)
+
+    # -- own --------------------------------------------------------------------------------------
+
+    def _one_of(
+        self, makers: Mapping[str, tuple[Callable[[Peer], Body], int]], peer: Peer
+    ) -> tuple[str, Body]:
+        weights = [weight for _, weight in makers.values()]
+        (op,) = self._chance.choices(list(makers), weights)
+        return op, makers[op][0](peer)
+
+    def _pick(self, family: str) -> str:
+        known: Mapping[str, Any] = getattr(
+            self._model(), "canvases" if family == "canvas" else f"{family}s"
+        )
+        if known and self._chance.random() > NEW_SHARE:
+            return self._chance.choice(list(known))
+        name = self._chance.choice(self._pools[family])
+        if name in known and self._chance.random() < 0.5:
+            place = self._pools[family].index(name)
+            name = self._pools[family][place] = self.new_id()
+        return name
+
+    def _maybe(self, share: float, value: Callable[[], Any]) -> Any:
+        return value() if self._chance.random() < share else None
+
+    def _named(self, body: Body, share: float = 0.8) -> Body:
+        """With an id, mostly, and without what is None."""
+        if self._chance.random() < share:
+            body["event_id"] = self.new_id()
+        return {name: value for name, value in body.items() if value is not None}
+
+    def _soon_ms(self) -> int:
+        return self._wall_ms() + self._chance.choice((-5, 50, 2_000, 60_000))
+
+    # -- bodies -----------------------------------------------------------------------------------
+
+    def _append(self, peer: Peer) -> Body:
+        chance, sessions = self._chance, [self._pick("session")]
+        if chance.random() < 0.15:
+            sessions.append(self._pick("session"))
+        events = []
+        for _ in range(chance.choice((1, 1, 1, 2, 3, 6))):
+            kind = chance.choice(KINDS)
+            run_id = self._maybe(0.6, lambda: self._pick("run"))
+            payload: Body = (
+                {"token": "x"} if kind == "model_token" else {"n": chance.randrange(1000)}
+            )
+            if chance.random() < 0.05:
+                payload["long"] = "words " * chance.randrange(2_000)
+            events.append(
+                {
+                    "event_id": self.new_id(), "session_id": chance.choice(sessions),
+                    "run_id": run_id, "kind": kind, "actor": chance.choice(("user", "agent")),
+                    "ts_ms": self._wall_ms(), "payload": payload,
+                }
+            )  # fmt: skip
+        body: Body = {"events": events}
+        if len({event["session_id"] for event in events}) == 1 and chance.random() < 0.2:
+            session = self._model().sessions.get(events[0]["session_id"])
+            present = 0 if session is None else session.last_seq
+            body["expected_session_seq"] = max(0, present + chance.choice((0, 0, 0, 1, -1)))
+        return body
+
+    def _resolve(self, peer: Peer) -> Body:
+        chance = self._chance
+        return self._named(
+            {
+                "session_id": self._maybe(0.4, lambda: self._pick("session")),
+                "session_key": self._maybe(0.7, lambda: chance.choice(KEYS)),
+                "title": self._maybe(0.5, lambda: chance.choice(("one", "two words"))),
+                "create": self._maybe(0.2, lambda: False),
+            }
+        )
+
+    def _session_body(self, peer: Peer) -> Body:
+        return {"session_id": self._pick("session")}
+
+    def _update(self, peer: Peer) -> Body:
+        body = {"session_id": self._pick("session"), "title": f"t{self._chance.randrange(9)}"}
+        return self._named(body)
+
+    def _branch(self, peer: Peer) -> Body:
+        parent = self._pick("session")
+        known = self._model().sessions.get(parent)
+        last = 1 if known is None else known.last_seq
+        return self._named(
+            {
+                "session_id": parent,
+                "new_session_id": self._pick("session") if self._chance.random() < 0.3
+                else self.new_id(),
+                "at_session_seq": self._maybe(0.6, lambda: self._chance.randint(0, last + 1)),
+                "session_key": self._maybe(0.2, lambda: self._chance.choice(KEYS)),
+            }
+        )  # fmt: skip
+
+    def _start(self, peer: Peer) -> Body:
+        return self._named(
+            {
+                "run_id": self._pick("run"),
+                "session_id": self._pick("session"),
+                "parent_run_id": self._maybe(0.2, lambda: self._pick("run")),
+            }
+        )
+
+    def _move(self, peer: Peer) -> Body:
+        to = self._chance.choice(STATES)
+        reason = self._maybe(0.3, lambda: "because")
+        return self._named({"run_id": self._pick("run"), "to": to, "reason": reason})
+
+    def _cancel(self, peer: Peer) -> Body:
+        return self._named({"run_id": self._pick("run")})
+
+    def _request(self, peer: Peer) -> Body:
+        chance = self._chance
+        return self._named(
+            {
+                "approval_id": self._pick("approval"),
+                "session_id": self._pick("session"),
+                "run_id": self._maybe(0.3, lambda: self._pick("run")),
+                "subject_type": "tool",
+                "subject_id": chance.choice(("read", "write")),
+                "summary": "may it?",
+                "expires_ms": self._maybe(0.4, self._soon_ms),
+            }
+        )
+
+    def _decide(self, peer: Peer) -> Body:
+        scope = self._chance.choice(("once", "session", "timeboxed"))
+        return self._named(
+            {
+                "approval_id": self._pick("approval"),
+                "decision": self._chance.choice(("allow", "deny")),
+                "scope": scope,
+                "scope_ttl_ms": self._chance.choice((20, 5_000)) if scope == "timeboxed" else None,
+            }
+        )
+
+    def _create(self, peer: Peer) -> Body:
+        return self._named(
+            {
+                "canvas_id": self._pick("canvas"),
+                "session_id": self._pick("session"),
+                "state": self._state(),
+                "expires_ms": self._maybe(0.15, self._soon_ms),
+            },
+            1.0,
+        )
+
+    def _state(self) -> Body:
+        chance = self._chance
+        state: Body = {"title": f"t{chance.randrange(100)}", "items": [1, 2], "count": 0}
+        if chance.random() < 0.1:
+            state["note"] = "long " * chance.randrange(1_000)
+        return state
+
+    def _version(self, name: str) -> int:
+        canvas = self._model().canvases.get(name)
+        version = 1 if canvas is None else canvas.version
+        return max(1, version + self._chance.choice((0, 0, 0, 0, 0, 1, -1)))
+
+    def _patch(self, peer: Peer) -> Body:
+        chance, name = self._chance, self._pick("canvas")
+        patch: list[Body] = []
+        for _ in range(chance.choice((1, 1, 2, 4))):
+            field = chance.choice(NAMES)
+            op = chance.choice(("add", "add", "replace", "remove", "test"))
+            if op == "add" and field == "items" and chance.random() < 0.8:
+                patch.append({"op": "add", "path": "/items/-", "value": chance.randrange(10)})
+            elif op == "remove":
+                patch.append({"op": "remove", "path": f"/{field}"})
+            else:
+                value: Any = [3] if field == "items" else chance.randrange(10)
+                patch.append({"op": op, "path": f"/{field}", "value": value})
+        body = {"canvas_id": name, "expected_version": self._version(name), "patch": patch}
+        return self._named(body, 1.0)
+
+    def _replace(self, peer: Peer) -> Body:
+        name = self._pick("canvas")
+        body = {"canvas_id": name, "expected_version": self._version(name), "state": self._state()}
+        return self._named(body, 1.0)
+
+    def _fork(self, peer: Peer) -> Body:
+        name = self._pick("canvas")
+        return self._named(
+            {
+                "canvas_id": name,
+                "new_canvas_id": self.new_id(),
+                "at_version": self._maybe(0.4, lambda: self._version(name)),
+            },
+            1.0,
+        )
+
+    def _close(self, peer: Peer) -> Body:
+        return self._named({"canvas_id": self._pick("canvas")})
+
+    def _compact(self, peer: Peer) -> Body:
+        return self._named({"canvas_id": self._pick("canvas")})
+
+    def _read(self, peer: Peer) -> Body:
+        body: Body = {"after_seq": self._chance.randint(0, len(self._model().events))}
+        if self._chance.random() < 0.4:
+            body["session_id"] = self._pick("session")
+        return body
