@@ -16,10 +16,13 @@ import fcntl
 import ipaddress
 import logging
 import os
+import resource
 import socket as sockets
 import sys
 import termios
+import time
 from collections import OrderedDict, deque
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Final
 
@@ -36,6 +39,7 @@ from palyra_actors.actors.authenticator import (
 )
 from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.feed import Feed
+from palyra_actors.actors.guard import Guard, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
 from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
 from palyra_actors.limits import FRAME_BYTES_MAX
@@ -69,6 +73,14 @@ STUCK_S_MAX: Final = 30.0
 """A peer that takes nothing of its backlog for so long is cut, however little it is."""
 
 PROVE_POLL_MS: Final = 20
+PLAIN_FRAME_BYTES: Final = 2
+LOCKED_FRAME_BYTES: Final = 35
+SMALL_FRAME_BYTES: Final = 223
+"""What is around a frame on the wire: seven bytes more where it is not small."""
+
+OWN_DESCRIPTORS: Final = 256
+GUARD_TRIES_MAX: Final = 10
+GUARD_STOP_S: Final = 1.0
 MADE_IDENTITY_BYTES: Final = 5
 """A routing id that libzmq made: a zero byte and a number."""
 
@@ -79,13 +91,15 @@ HEARTBEAT_TIMEOUT_MS: Final = 20_000
 class DoorPeer:
     """One connection, by its routing id; `delimited` mirrors the empty frame that REQ sends.
 
+    `taken_bytes`: what was read of it, as it was on the wire; `met_at`: monotonic seconds.
     `key`: its public key, None where the door is not locked.
     `connection`: libzmq's descriptor of it and the inode behind that, or None.
     """
 
     __slots__ = (
         "backlog", "backlog_bytes", "connection", "cut", "delimited", "door", "identity",
-        "key", "large_in_round", "moved_at", "principal", "refused", "role", "under_way",
+        "key", "large_in_round", "met_at", "moved_at", "principal", "refused", "role",
+        "taken_bytes", "under_way",
     )  # fmt: skip
 
     def __init__(self, door: "Door", identity: bytes, delimited: bool) -> None:
@@ -96,6 +110,8 @@ class DoorPeer:
         self.role = "admin"
         self.key: str | None = None
         self.under_way = 0
+        self.taken_bytes = 0
+        self.met_at = time.monotonic()
         self.refused = False
         self.backlog: deque[bytes] = deque()
         self.backlog_bytes = 0
@@ -132,6 +148,8 @@ class Door:
         self._polled: Wakeup | None = None
         self._listens = False
         self._gate: Authenticator | None = None
+        self._guard: Guard | None = None
+        self._frame_bytes = PLAIN_FRAME_BYTES
         self._peers: OrderedDict[tuple[bytes, bool], DoorPeer] = OrderedDict()
         self._outbox: deque[tuple[DoorPeer, bytes]] = deque()
         self._behind: dict[DoorPeer, None] = {}
@@ -177,6 +195,7 @@ class Door:
             self.close()
             raise
         self._set_options()
+        self._frame_bytes = LOCKED_FRAME_BYTES
         self._socket.setsockopt(zmq.IPV6, int(host is not None and ":" in host))
         self._gate = gate = Authenticator.launch(
             self._loop,
@@ -233,10 +252,35 @@ class Door:
             self._ipc_path = endpoint.removeprefix("ipc://")
             if not self._ipc_path.startswith("@"):
                 os.chmod(self._ipc_path, 0o600)
-        return bound.rstrip(b"\0").decode()
+        name = bound.rstrip(b"\0").decode()
+        if name.startswith("tcp://"):
+            self._guard = Guard(
+                int(name.rpartition(":")[2]), self._by_connection, connections_max=self._room()
+            )
+            self._guard.start()
+        return name
+
+    def _room(self) -> int:
+        """Descriptors that connections may take: what the process may have, less what the engine
+        needs for itself."""
+        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        return max(OWN_DESCRIPTORS, min(2 * self._peers_max, most - OWN_DESCRIPTORS))
+
+    def _by_connection(self) -> Mapping[int, DoorPeer]:
+        """The peers by the inode of their connection. The guard's thread."""
+        for _ in range(GUARD_TRIES_MAX):
+            with suppress(RuntimeError):  # one came or went meanwhile
+                return {
+                    peer.connection[1]: peer
+                    for peer in self._peers.values()
+                    if peer.connection is not None
+                }
+        return {}
 
     def close(self) -> None:
         """After the loop let go of it. Frames that are queued get a second to leave."""
+        if self._guard is not None:
+            self._guard.stop(GUARD_STOP_S)
         if self._gate is not None:
             self._gate.close()
         self._socket.close()
@@ -247,8 +291,9 @@ class Door:
 
     def statistics(self) -> DoorStatistics:
         backlog_bytes = sum(peer.backlog_bytes for peer in self._behind)
+        cut = self._cut + (0 if self._guard is None else self._guard.cut)
         return DoorStatistics(
-            len(self._peers), self._received, self._sent, self._cut, self._gone, backlog_bytes
+            len(self._peers), self._received, self._sent, cut, self._gone, backlog_bytes
         )
 
     @property
@@ -295,7 +340,7 @@ class Door:
         waited in libzmq while a round was busy has waited. Where a round left some behind, those
         of the next count from its beginning.
         """
-        door, peers, gate = self._socket, self._peers, self._gate
+        door, peers, gate, around = self._socket, self._peers, self._gate, self._frame_bytes
         if gate is not None:
             gate.hand(KNOCK)
             if not gate.open:
@@ -311,7 +356,10 @@ class Door:
             if gate is not None and peer.key != router.key(origin):
                 self._forget(peer)  # that was another connection
                 peer = self._meet(identity, delimited, origin)
+            size = len(frame)
+            peer.taken_bytes += size + (around if size < SMALL_FRAME_BYTES else around + 7)
             if junk:
+                self._take_all(peer)
                 self._answer_junk(peer)
             elif not (peer.cut or peer.refused):
                 arrivals.append((peer, frame))
@@ -328,6 +376,7 @@ class Door:
         with suppress(zmq.ZMQError, OSError, ValueError):
             descriptor = router.descriptor(origin)
             peer.connection = (descriptor, os.fstat(descriptor).st_ino)
+            self._take_all(peer)
         if self._gate is not None and not self._knows(self._gate, peer, origin):
             return peer
         if len(self._peers) < self._peers_max or self._forget_an_idle_one():

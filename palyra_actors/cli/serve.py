@@ -1,7 +1,9 @@
 """An engine as a process: one line when it is ready, logs aside, a clean end on a signal."""
 
+import contextlib
 import gc
 import logging
+import resource
 import signal
 import sys
 import threading
@@ -18,6 +20,7 @@ SWITCH_S = 0.0005
 """After how long a thread that works lets another one in that waits for the interpreter. A commit
 waits for it twice, so with Python's own 5 ms it takes 10 ms more while the loop is busy
 (`bench/bench_overload.py`)."""
+DESCRIPTORS_BESIDE = 512
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +67,7 @@ def serve(wishes: Wishes) -> None:
     log_to_stderr(config.log.format, config.log.level)
     sys.setswitchinterval(SWITCH_S)
     log = logging.getLogger(__name__)
+    make_room_for(config.door.peers_max)
     path = config.engine.db if wishes.db is None else wishes.db
     with Engine.open(path, config) as engine:
         if config.metrics.listen:
@@ -75,6 +79,17 @@ def serve(wishes: Wishes) -> None:
         sys.stdout.flush()
         ended.wait()
     log.info("stopped")
+
+
+def make_room_for(peers_max: int) -> None:
+    """Raise what the process may have open as far as it may by itself: a connection is a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 2 * peers_max + DESCRIPTORS_BESIDE
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with contextlib.suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def spare_the_collector() -> None:
