@@ -39,10 +39,10 @@ from palyra_actors.actors.authenticator import (
 )
 from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.feed import Feed
-from palyra_actors.actors.guard import Guard, received_bytes
+from palyra_actors.actors.guard import Guard, Reading, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
 from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
-from palyra_actors.limits import FRAME_BYTES_MAX
+from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.runtime.wakeup import Wakeup
@@ -52,10 +52,6 @@ log = logging.getLogger(__name__)
 ROUND_BYTES_MAX: Final = 1024 * 1024
 """Received in one round, and as many frames as the desk wants: about two milliseconds. What is more
 than can be served waits in the lobby, where it is seen, as far as it can be refused in time."""
-
-SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
-"""Above this libzmq closes the connection; between the contract's limit and this one the peer
-gets its `too_large`."""
 
 RECEIVE_FRAMES: Final = 128  # per peer, in libzmq; beyond it the peer waits
 SEND_FRAMES: Final = 512  # per peer, in libzmq; beyond it replies go to the backlog
@@ -150,6 +146,8 @@ class Door:
         self._gate: Authenticator | None = None
         self._guard: Guard | None = None
         self._frame_bytes = PLAIN_FRAME_BYTES
+        self._emptied = self._taken_bytes = 0
+        self._waiting = False
         self._peers: OrderedDict[tuple[bytes, bool], DoorPeer] = OrderedDict()
         self._outbox: deque[tuple[DoorPeer, bytes]] = deque()
         self._behind: dict[DoorPeer, None] = {}
@@ -255,7 +253,10 @@ class Door:
         name = bound.rstrip(b"\0").decode()
         if name.startswith("tcp://"):
             self._guard = Guard(
-                int(name.rpartition(":")[2]), self._by_connection, connections_max=self._room()
+                int(name.rpartition(":")[2]),
+                lambda: Reading(self._emptied, self._waiting, self._taken_bytes),
+                self._by_connection,
+                connections_max=self._room(),
             )
             self._guard.start()
         return name
@@ -328,9 +329,11 @@ class Door:
                 self._poller.register(self._socket, zmq.POLLIN)
             else:
                 self._poller.unregister(self._socket)
+        self._waiting = True
         for ready, _ in self._poller.poll(wait_ms_max):
             if ready == wakeup.fileno():
                 wakeup.clear()
+        self._waiting = False
         self._empty_at = self._loop.clock.monotonic()  # what is there came while it was waited for
 
     def receive(self) -> None:
@@ -348,9 +351,8 @@ class Door:
         arrivals: list[tuple[DoorPeer, bytes]] = []
         began = self._loop.clock.monotonic()
         arrived, self._empty_at = self._empty_at, began
-        came = router.receive(
-            door, self._desk.frames_wanted, ROUND_BYTES_MAX, keys=gate is not None
-        )
+        wanted, size, taken = self._desk.frames_wanted, 0, 0
+        came = router.receive(door, wanted, ROUND_BYTES_MAX, keys=gate is not None)
         for identity, delimited, frame, junk, origin in came:
             peer = peers.get((identity, delimited)) or self._meet(identity, delimited, origin)
             if gate is not None and peer.key != router.key(origin):
@@ -358,11 +360,15 @@ class Door:
                 peer = self._meet(identity, delimited, origin)
             size = len(frame)
             peer.taken_bytes += size + (around if size < SMALL_FRAME_BYTES else around + 7)
+            taken += size
             if junk:
                 self._take_all(peer)
                 self._answer_junk(peer)
             elif not (peer.cut or peer.refused):
                 arrivals.append((peer, frame))
+        self._taken_bytes += taken
+        if len(came) < wanted and taken < ROUND_BYTES_MAX:
+            self._emptied += 1
         if arrivals:
             self._received += len(arrivals)
             self._desk.serve(arrivals, arrived)
@@ -392,6 +398,12 @@ class Door:
             )
             peer.refused = True
         return peer
+
+    def _take_all(self, peer: DoorPeer) -> None:
+        """Count all that its connection has received as read. What is not yet is counted twice."""
+        if self._guard is not None and peer.connection is not None:
+            with suppress(OSError), sockets.socket(fileno=os.dup(peer.connection[0])) as own:
+                peer.taken_bytes = received_bytes(own)
 
     def _knows(self, gate: Authenticator, peer: DoorPeer, origin: "int | zmq.Frame") -> bool:
         """Who it is, by the key of its handshake. One that may not stay is cut."""

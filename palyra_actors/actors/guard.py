@@ -5,7 +5,10 @@ frame that only half arrives, of a handshake that is no handshake the door hears
 option of libzmq bounds their sum. So the kernel is asked: what a connection has received, less what
 the door has taken from it, is what is held for it.
 
-    memory ──grows fast──▶ look ──who holds most──▶ shut its connection; libzmq lets go of the rest
+    memory ──grows fast──▶ look ──who holds too much──▶ shut its connection; libzmq drops the rest
+
+What is whole is served in its turn, so a client may be far ahead of a busy engine. What was there
+when the door had nothing left to read is not whole, and of that nobody needs more than a frame.
 
 Looking costs 15 µs a connection and is done while the process grows, not otherwise. Only TCP can
 be asked; who comes over a path is this machine's own user.
@@ -21,22 +24,31 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final, Protocol
+
+from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
+MIB: Final = 1024 * 1024
 LOOK_S: Final = 0.025
 WINDOW_LOOKS: Final = 40  # a second
-GROWTH_BYTES_MAX: Final = 24 * 1024 * 1024
+GROWTH_BYTES_MAX: Final = 24 * MIB
 """By which the process may grow within the window before it is asked who holds what."""
 
-HELD_BYTES_MAX: Final = 1024 * 1024
-"""Held for one peer while memory grows. A part of no bytes takes two on the wire and 64 here."""
+HELD_BYTES_MAX: Final = 40 * MIB
+"""Held for one connection at all: what a client may have in flight, and two frames."""
 
-STRANGER_BYTES_MAX: Final = 16 * 1024
-STRANGERS_BYTES_MAX: Final = 8 * 1024 * 1024
-"""Held for one connection that has not sent a message yet, and for all such together."""
+ALL_HELD_BYTES_MAX: Final = 256 * MIB
+
+STALE_BYTES_MAX: Final = SOCKET_FRAME_BYTES_MAX + MIB
+"""Held for one connection though the door has read all that was whole: a frame and no more."""
+
+ALL_STALE_BYTES_MAX: Final = 12 * MIB
+AMPLIFIED_BYTES_MIN: Final = 64 * 1024
+"""A part of no bytes takes two on the wire and 64 here: where the process has grown by more than
+came in, the one who holds most that is not whole is taken for the reason, from here on."""
 
 SLACK_BYTES: Final = 16 * 1024  # greeting and handshake
 PINGS_BYTES_A_SECOND: Final = 100
@@ -56,13 +68,28 @@ class Known(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class Reading:
+    """What the door has done so far: how often it had nothing left to read, whether it waits for
+    something to read now, and bytes read."""
+
+    emptied: int
+    waiting: bool
+    taken_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
 class Held:
-    """One connection: its descriptor in this process, and what is held for it."""
+    """One connection: its descriptor in this process, and what is held for it.
+
+    `stale_bytes`: of that, what was there already before the door had nothing left to read.
+    """
 
     descriptor: int
     inode: int
     held_bytes: int
+    taken_bytes: int
     known: Known | None
+    stale_bytes: int = 0
 
 
 class Guard:
@@ -70,18 +97,26 @@ class Guard:
 
     Args:
         port: the door's.
+        reading: what the door has done so far. Called in this thread.
         peers: those the door has met, by the inode of their connection. Called in this thread.
         connections_max: beyond these, who has not sent a message yet is cut.
     """
 
     def __init__(
-        self, port: int, peers: Callable[[], Mapping[int, Known]], *, connections_max: int
+        self,
+        port: int,
+        reading: Callable[[], Reading],
+        peers: Callable[[], Mapping[int, Known]],
+        *,
+        connections_max: int,
     ) -> None:
         self._port = port
+        self._reading = reading
         self._peers = peers
         self._connections_max = connections_max
-        self._sizes: deque[int] = deque(maxlen=WINDOW_LOOKS)
-        self._suspects: set[int] = set()
+        self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW_LOOKS)
+        self._before: dict[int, Held] = {}
+        self._emptied = 0
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run, name="palyra-guard", daemon=True)
         self.cut = 0
@@ -108,40 +143,52 @@ class Guard:
 
     def look(self, resident_bytes: int, *, count: bool) -> None:
         """One look: `resident_bytes` is the process's size now; `count`: count the connections."""
-        sizes = self._sizes
-        sizes.append(resident_bytes)
-        grown = resident_bytes - min(sizes)
+        reading = self._reading()
+        self._window.append((resident_bytes, reading.taken_bytes))
+        least, taken_then = min(self._window)
+        grown = resident_bytes - least
         crowded = count and len(os.listdir("/proc/self/fd")) > self._connections_max
         if grown <= GROWTH_BYTES_MAX and not crowded:
-            self._suspects.clear()
+            self._before.clear()
             return
-        connections = sorted(self._all(), key=lambda one: -one.held_bytes)
+        emptied = reading.waiting or reading.emptied != self._emptied
+        connections = [self._aged(one, emptied) for one in self._all()]
+        self._before = {one.inode: one for one in connections}
+        self._emptied = reading.emptied
         if grown > GROWTH_BYTES_MAX:
-            self._cut_who_holds_most(connections)
+            came_in = reading.taken_bytes - taken_then + sum(one.held_bytes for one in connections)
+            self._cut_who_holds_too_much(connections, grown - came_in > GROWTH_BYTES_MAX)
         if crowded:
             strangers = [one for one in connections if one.known is None]
             for one in strangers[: max(0, len(connections) - self._connections_max)]:
                 self._shut(one, "there are too many connections")
 
-    def _cut_who_holds_most(self, connections: list[Held]) -> None:
-        strangers = [
-            one for one in connections if one.known is None and one.held_bytes > STRANGER_BYTES_MAX
-        ]
-        together = sum(one.held_bytes for one in strangers)
-        for one in strangers:
-            if together <= STRANGERS_BYTES_MAX and one.held_bytes <= HELD_BYTES_MAX:
+    def _aged(self, one: Held, emptied: bool) -> Held:
+        before = self._before.get(one.inode)
+        if not emptied or before is None or before.known is not one.known:
+            return one
+        stale = before.held_bytes - (one.taken_bytes - before.taken_bytes)
+        return replace(one, stale_bytes=max(0, min(stale, one.held_bytes)))
+
+    def _cut_who_holds_too_much(self, connections: list[Held], amplified: bool) -> None:
+        rest: list[Held] = []
+        for one in connections:
+            if one.held_bytes > HELD_BYTES_MAX:
+                self._shut(one, f"{one.held_bytes >> 20} MiB of it are not read yet")
+            elif one.stale_bytes > STALE_BYTES_MAX:
+                self._shut(one, f"{one.stale_bytes >> 20} MiB of it are no whole message")
+            else:
+                rest.append(one)
+        rest.sort(key=lambda one: (-one.stale_bytes, -one.held_bytes))
+        stale = sum(one.stale_bytes for one in rest)
+        held = sum(one.held_bytes for one in rest)
+        amplified &= len(rest) == len(connections)
+        for one in rest:
+            too_much = stale > ALL_STALE_BYTES_MAX or held > ALL_HELD_BYTES_MAX
+            if not too_much and not (amplified and one.stale_bytes > AMPLIFIED_BYTES_MIN):
                 break
-            together -= one.held_bytes
-            self._shut(one, f"{one.held_bytes >> 10} KiB and no message")
-        suspects = {
-            one.inode: one
-            for one in connections
-            if one.known is not None and one.held_bytes > HELD_BYTES_MAX
-        }
-        still = [one for inode, one in suspects.items() if inode in self._suspects]
-        for one in still[:1]:
-            self._shut(one, f"{one.held_bytes >> 10} KiB are held for it")
-        self._suspects = set(suspects)
+            self._shut(one, f"{one.stale_bytes >> 10} KiB of it are no whole message")
+            stale, held, amplified = stale - one.stale_bytes, held - one.held_bytes, False
 
     def _all(self) -> Iterator[Held]:
         """Every connection of the door."""
@@ -155,11 +202,14 @@ class Guard:
                     if not self._is_ours(own):
                         continue
                     known = peers.get(found.st_ino)
-                    held = received_bytes(own) - SLACK_BYTES
+                    received = received_bytes(own)
+                    held, taken = received - SLACK_BYTES, 0
                     if known is not None:
+                        known.taken_bytes = min(known.taken_bytes, received)  # no credit
                         age_s = time.monotonic() - known.met_at
-                        held -= known.taken_bytes + int(age_s * PINGS_BYTES_A_SECOND)
-                    yield Held(int(name), found.st_ino, held, known)
+                        taken = known.taken_bytes
+                        held -= taken + int(age_s * PINGS_BYTES_A_SECOND)
+                    yield Held(int(name), found.st_ino, max(0, held), taken, known)
 
     def _is_ours(self, own: sockets.socket) -> bool:
         return (

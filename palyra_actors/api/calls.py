@@ -28,10 +28,10 @@ from palyra_actors.errors import (
     PalyraError,
     StorageUnavailable,
 )
+from palyra_actors.limits import IN_FLIGHT_BYTES_MAX
 from palyra_actors.wire import frames
 
 IN_FLIGHT_MAX: Final = 1024
-IN_FLIGHT_BYTES_MAX: Final = 64 * 1024 * 1024
 INTERNAL_ATTEMPTS_MAX: Final = 3  # a fault that comes back every time is for a person
 BACKOFF_S_FIRST: Final = 0.05
 BACKOFF_S_MAX: Final = 2.0

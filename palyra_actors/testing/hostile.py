@@ -1,0 +1,199 @@
+"""Attackers of a door over TCP, for tests and benches: strangers, and insiders gone wrong.
+
+Each attack is a context: it does its worst, then what it has opened stays open until the end.
+"""
+
+import contextlib
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any, Final
+
+import zmq
+from zmq.utils.monitor import recv_monitor_message
+
+KIB: Final = 1024
+MIB: Final = 1024 * KIB
+DEADLINE_S: Final = 30.0
+SOCKETS_A_CONTEXT: Final = 1000  # libzmq's own limit is 1023
+
+GREETING: Final = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(47)
+"""ZMTP 3.1, CURVE, a client."""
+
+_LONG_COMMAND: Final = 0x06
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """A door: where it is, and the socket options of somebody who may come in."""
+
+    endpoint: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def address(self) -> tuple[str, int]:
+        host, _, port = self.endpoint.removeprefix("tcp://").rpartition(":")
+        return host, int(port)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What became of an attack: connections that were opened, and those that were cut."""
+
+    opened: int = 0
+    cut: int = 0
+
+
+Attack = Callable[[Target, int], contextlib.AbstractContextManager[Outcome]]
+
+
+def _strangers(say: Callable[[int], bytes]) -> Attack:
+    @contextlib.contextmanager
+    def attack(target: Target, count: int) -> Iterator[Outcome]:
+        outcome = Outcome()
+        with contextlib.ExitStack() as stack:
+            for number in range(count):
+                try:
+                    own = stack.enter_context(socket.create_connection(target.address, DEADLINE_S))
+                    outcome.opened += 1
+                    own.sendall(say(number))
+                except OSError:
+                    outcome.cut += 1
+            yield outcome
+
+    return attack
+
+
+def _long_handshake(number: int) -> bytes:
+    del number
+    size = 8 * MIB - 1
+    return GREETING + bytes([_LONG_COMMAND]) + struct.pack(">Q", size) + bytes(size - KIB)
+
+
+def _insider(send: Callable[["zmq.Socket[bytes]", int], None]) -> Attack:
+    @contextlib.contextmanager
+    def attack(target: Target, count: int) -> Iterator[Outcome]:
+        outcome = Outcome(opened=1)
+        with contextlib.ExitStack() as stack:
+            own = stack.enter_context(_dealer(zmq.Context.instance(), target))
+            monitor = own.get_monitor_socket(zmq.EVENT_DISCONNECTED)
+            stack.callback(monitor.close)
+            stack.callback(own.disable_monitor)
+            send(own, count)
+            outcome.cut = int(_cut_or_answered(own, monitor))
+            yield outcome
+
+    return attack
+
+
+def _cut_or_answered(own: "zmq.Socket[bytes]", monitor: "zmq.Socket[bytes]") -> bool:
+    """Whether the connection was cut; no: the engine has answered what was sent last."""
+    poller = zmq.Poller()
+    poller.register(own, zmq.POLLIN)
+    poller.register(monitor, zmq.POLLIN)
+    deadline = time.monotonic() + DEADLINE_S
+    while time.monotonic() < deadline:
+        for ready, _ in poller.poll(100):
+            if ready is monitor:
+                recv_monitor_message(monitor)
+                return True
+            if LAST in own.recv():
+                return False
+    raise TimeoutError("neither cut nor answered")
+
+
+LAST: Final = b"the last one"
+
+
+def _last(own: "zmq.Socket[bytes]") -> None:
+    own.send(b"\x83\xa1v\x01\xa2id\xac" + LAST + b"\xa2op\xacjournal.head")
+
+
+def _parts(part: bytes) -> Callable[["zmq.Socket[bytes]", int], None]:
+    def send(own: "zmq.Socket[bytes]", count: int) -> None:
+        for _ in range(count):
+            own.send(part, zmq.SNDMORE)
+        own.send(part)  # at the end, and only there, the sender lets go of it
+        _last(own)
+
+    return send
+
+
+def _frames(frame: bytes) -> Callable[["zmq.Socket[bytes]", int], None]:
+    def send(own: "zmq.Socket[bytes]", count: int) -> None:
+        for _ in range(count):
+            own.send(frame, copy=False)
+        _last(own)
+
+    return send
+
+
+@contextlib.contextmanager
+def _crowd(target: Target, count: int) -> Iterator[Outcome]:
+    """Insiders who come in, say one word each and stay."""
+    outcome = Outcome()
+    with contextlib.ExitStack() as stack:
+        context: zmq.Context[zmq.Socket[bytes]] = zmq.Context.instance()
+        for number in range(count):
+            if number % SOCKETS_A_CONTEXT == 0:
+                context = stack.enter_context(zmq.Context())
+            own = stack.enter_context(_dealer(context, target))
+            _last(own)
+            if own.poll(int(DEADLINE_S * 1000)):
+                own.recv()
+                outcome.opened += 1
+            else:
+                outcome.cut += 1
+        yield outcome
+
+
+@contextlib.contextmanager
+def _dealer(
+    context: "zmq.Context[zmq.Socket[bytes]]", target: Target
+) -> Iterator["zmq.Socket[bytes]"]:
+    own = context.socket(zmq.DEALER)
+    own.linger = 0
+    own.set(zmq.SNDHWM, 0)
+    own.set(zmq.RECONNECT_IVL, -1)
+    for name, value in target.options.items():
+        own.setsockopt(getattr(zmq, name), value)
+    try:
+        own.connect(target.endpoint)
+        yield own
+    finally:
+        own.close()
+
+
+_NILS: Final = (
+    b"\x84\xa1v\x01\xa2id\x01\xa2op\xaejournal.append\xa4body\x81\xa6events\xdd"
+    + (4_190_000).to_bytes(4, "big")
+    + b"\xc0" * 4_190_000
+)
+
+STRANGERS: Final[Mapping[str, Attack]] = {
+    "silence": _strangers(lambda _: b""),
+    "half a greeting": _strangers(lambda _: GREETING[:20]),
+    "a greeting and silence": _strangers(lambda _: GREETING),
+    "junk": _strangers(lambda number: Random(number).randbytes(64 * KIB)),
+    "another protocol": _strangers(lambda _: b"GET / HTTP/1.1\r\nHost: x\r\n\r\n" * 100),
+}
+"""Who has no key and need not have one; by the connection."""
+
+FLOODS: Final[Mapping[str, Attack]] = {
+    "handshakes of 8 MiB": _strangers(_long_handshake),
+}
+"""By the connection, too; each costs 8 MiB on the way."""
+
+INSIDERS: Final[Mapping[str, tuple[Attack, int]]] = {
+    "parts of a KiB": (_insider(_parts(b"x" * KIB)), 200_000),
+    "parts of no bytes": (_insider(_parts(b"")), 2_000_000),
+    "frames of 4 MiB": (_insider(_frames(bytes(4 * MIB - 100))), 100),
+    "frames of 9 MiB": (_insider(_frames(bytes(9 * MIB))), 10),
+    "frames that take long to refuse": (_insider(_frames(_NILS)), 20),
+}
+"""Who has a key, or needs none; and how many of them make one attack."""
+
+CROWD: Final[Attack] = _crowd
