@@ -78,6 +78,12 @@ class Things:
         self._made("memory.ingest", {"memory_id": memory, **memory_body()})
         return memory
 
+    def channel(self) -> str:
+        """One with a memory in it."""
+        channel = f"channel-{new_id().lower()}"
+        self._made("memory.ingest", {"channel": channel, **memory_body()})
+        return channel
+
 
 JOB: Final = {"name": "a job", "schedule": {"every_ms": 86_400_000}}
 
@@ -145,7 +151,17 @@ class Followed:
     role: Role = "reader"
 
 
-Row = Named | Listed | Shared | Followed
+@dataclass(frozen=True)
+class Swept:
+    """An operation that takes away what one has there, and says how much that was: of another's,
+    as of what is not there, nothing. `count`: the answer's field."""
+
+    body: Callable[[Things], Body]
+    count: str
+    role: Role = "writer"
+
+
+Row = Named | Listed | Shared | Followed | Swept
 
 
 def _of(field: str, make: Callable[[Things], str], **more: Any) -> Callable[[Things], Body]:
@@ -280,13 +296,13 @@ ROWS: Final[Mapping[str, list[Row]]] = {
         )
     ],
     "memory.ingest": [
-        Named(lambda things: {"session_id": things.session(), **memory_body()}, "writer")
+        Named(lambda things: {"session_id": things.session(), **memory_body()}, "writer", "ok")
     ],
     "memory.get": [Named(_of("memory_id", Things.memory))],
-    "memory.list": [Listed(Things.memory, {"limit": 500}), Named(_of("after", Things.memory))],
+    "memory.list": [Listed(Things.memory, {"limit": 500})],
     "memory.update": [Named(_of("memory_id", Things.memory, content="a dog"), "writer")],
     "memory.delete": [Named(_of("memory_id", Things.memory), "writer")],
-    "memory.purge": [Named(_session(), "writer")],
+    "memory.purge": [Swept(_of("channel", Things.channel), "deleted")],
     "memory.search": [Listed(Things.memory, {"query": "the cat", "mode": "lexical", "top_k": 64})],
     "memory.stats": [Shared({})],
     "memory.maintain": [Shared({}, "writer")],

@@ -8,7 +8,7 @@ import pytest
 from palyra_actors.keys import KeyFolder
 from palyra_actors.wire.operations import BODIES
 from tests.system.harness import DEADLINE_S, House, Wire, house
-from tests.system.matrix import ROWS, Followed, Listed, Named, Row, Shared, Things
+from tests.system.matrix import ROWS, Followed, Listed, Named, Row, Shared, Swept, Things
 
 PRINCIPALS = {"reader": "reed", "writer": "walt", "admin": "ada"}
 OTHER = "olga"
@@ -63,6 +63,8 @@ def test_each_role_may_what_it_may_with_each_ones_things(
                 _shows_its_own(visit, admin, op, row, me)
             case Followed():
                 _follows_its_own(visit, admin, op, row, me)
+            case Swept():
+                _sweeps_its_own(visit, admin, op, row, me)
             case Shared(body=body, answer=answer):
                 assert _said(visit.ask(op, body)) == answer
 
@@ -114,7 +116,7 @@ def _said(reply: dict[str, Any]) -> str:
 
 def _is_denied(visit: Visit, admin: Wire, op: str, row: Row, me: str) -> None:
     """The role is not enough: the same answer whatever it is about, and nothing happens."""
-    if isinstance(row, Named | Followed):
+    if isinstance(row, Named | Followed | Swept):
         bodies = [row.body(Things(admin, owner)) for owner in (me, OTHER, None)]
     else:
         bodies = [row.body]
@@ -162,3 +164,9 @@ def _follows_its_own(visit: Visit, admin: Wire, op: str, row: Followed, me: str)
         one.touch()
     heard |= visit.events_until(subs[-1])
     assert heard == ({subs[0], subs[2]} if me == PRINCIPALS["admin"] else {subs[2]})
+
+
+def _sweeps_its_own(visit: Visit, admin: Wire, op: str, row: Swept, me: str) -> None:
+    bodies = [row.body(Things(admin, owner)) for owner in (OTHER, None, me)]
+    swept = [visit.ask(op, body)["ok"][row.count] for body in bodies]
+    assert swept == [0, 0, 1], "an admin sweeps before its own door, too"
