@@ -33,8 +33,9 @@ log = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
 LOOK_S: Final = 0.025
-WINDOW_LOOKS: Final = 40  # a second
-GROWTH_BYTES_MAX: Final = 24 * MIB
+LOOK_AGAIN_S: Final = 0.005  # while memory grows: a loopback brings in a MiB a millisecond
+WINDOW_LOOKS: Final = 40  # a second, while nothing grows
+GROWTH_BYTES_MAX: Final = 16 * MIB
 """By which the process may grow within the window before it is asked who holds what."""
 
 HELD_BYTES_MAX: Final = 40 * MIB
@@ -134,7 +135,7 @@ class Guard:
 
     def _run(self) -> None:
         looks = 0
-        while not self._leave.wait(LOOK_S):
+        while not self._leave.wait(LOOK_AGAIN_S if self._before else LOOK_S):
             looks += 1
             try:
                 self.look(_resident_bytes(), count=looks % COUNT_LOOKS == 0)
