@@ -10,7 +10,7 @@ import msgspec
 from palyra_actors.actors.work import Key, Portion, Tail, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, SESSION, STREAM_NAMES
 from palyra_actors.domain.chain import Stored, Stretch, chain_rows
-from palyra_actors.domain.fact import placed
+from palyra_actors.domain.fact import Place, placed
 from palyra_actors.domain.session import Draft
 from palyra_actors.domain.session_commands import run_insert, run_update
 from palyra_actors.storage.port import Batch, EventRow, Head
@@ -64,6 +64,7 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
     seq, prev_hash = group.before
     first_seq = seq
     stretches: list[Stretch] = []
+    stretch, new = stretches.append, tuple.__new__  # a named tuple's own takes three times as long
     ends: dict[Tail, int] = {}
     changing: dict[Portion, list[int]] = {}
     for unit in group.units:
@@ -86,12 +87,14 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
             if sessions is not None:
                 sessions = sessions[number - portion.first_seq :]
             if portion.runs or portion.changes or portion.facts:
-                changing.setdefault(portion, []).extend(range(seq + 1, seq + 1 + count))
-            stretches.append(
-                Stretch(
+                seqs = changing.setdefault(portion, [])
+                if portion.changes or portion.facts:
+                    seqs.extend(range(seq + 1, seq + 1 + count))
+            stretch(
+                new(Stretch, (
                     drafts, stream, STREAM_NAMES[tail.kind], tail.stream_id, number, last,
                     sessions, principal, principal_name, traceparent,
-                )
+                ))
             )  # fmt: skip
             group.owners += ((tail, principal_name),) * count
             for marked in range(-(-number // MARK_EVERY) * MARK_EVERY, number + count, MARK_EVERY):
@@ -170,7 +173,9 @@ def _change_runs(
             row = run_insert(run_id, tail.stream, run)
             batch.runs.append(placed(("", row), (), recorded_ms)[1])
             continue
-        row = placed(("", run_update(run_id, run)), (), recorded_ms)[1]
+        row = run_update(run_id, run)
+        if type(run.ended_ms) is Place:
+            row = placed(("", row), (), recorded_ms)[1]
         index = at_row.get(run_id)
         if index is not None and batch.run_ends[index][0] == row[0] and row[-2] is None:
             batch.run_ends[index] = row

@@ -81,7 +81,7 @@ class Decision(NamedTuple):
 def placed(change: Change, seqs: Sequence[int], recorded_ms: int) -> Change:
     """The change with the numbers that its `Place`s stand for."""
     statement, row = change
-    if not any(type(cell) is Place for cell in row):
+    if Place not in map(type, row):
         return change
     return statement, tuple(
         cell if type(cell) is not Place else seqs[cell.fact] if cell.what == SEQ else recorded_ms

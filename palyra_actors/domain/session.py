@@ -225,7 +225,7 @@ def _along(run: Run, drafts: Sequence[Draft], place: int) -> tuple[Run, int]:
         at = len(drafts)
     if entries == run.entries and is_open == run.open:
         return run, at
-    return run._replace(entries=entries, open=is_open), at
+    return Run(run.state, run.first, run.last, entries, is_open, *run[5:]), at  # as `_replace`
 
 
 def with_event(  # noqa: PLR0917 - the hot path
