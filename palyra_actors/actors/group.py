@@ -106,12 +106,13 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
             _keep_answer(batch, unit, unit.key)
     batch.events, prev_hash = chain_rows(stretches, first_seq, prev_hash, recorded_ms)
     at_row: dict[bytes, int] = {}
+    moves: dict[bytes, tuple[int, int, bytes]] = {}
     mixed = any(portion.facts for portion in changing)
     for portion, seqs in changing.items():
         if portion.runs and mixed:
             _change_runs_in_turn(batch, portion, recorded_ms)
         elif portion.runs:
-            _change_runs(batch, portion, at_row, recorded_ms)
+            _change_runs(batch, portion, at_row, moves, recorded_ms)
         for change in portion.changes:
             batch.change(*placed(change, seqs, recorded_ms))
         if portion.facts:
@@ -120,6 +121,7 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
                 for fact, own_seq in zip(portion.facts, seqs, strict=True)
             ]
             group.told.append(portion)
+    batch.run_moves = list(moves.values())
     group.after = Head(seq, prev_hash)
     batch.heads = [(tail.stream, stream_seq, tails[tail]) for tail, stream_seq in ends.items()]
 
@@ -163,15 +165,23 @@ def _principal(group: Group, names: Mapping[str, int], name: str) -> int:
 
 
 def _change_runs(
-    batch: Batch, portion: Portion, at_row: dict[bytes, int], recorded_ms: int
+    batch: Batch,
+    portion: Portion,
+    at_row: dict[bytes, int],
+    moves: dict[bytes, tuple[int, int, bytes]],
+    recorded_ms: int,
 ) -> None:
-    """A run's row once a group, as far as its state does not move: then each step is its own."""
+    """A run's row once a group, as far as its state does not move: then each step is its own. One
+    that only goes on, as nearly all do, is spared the rest of its columns and their trigger."""
     tail = portion.tail
     assert tail is not None
     for run_id, run, is_new in portion.runs:
         if is_new:
             row = run_insert(run_id, tail.stream, run)
             batch.runs.append(placed(("", row), (), recorded_ms)[1])
+            continue
+        if run.last is None:
+            moves[run_id] = (run.entries, int(run.open), run_id)
             continue
         row = run_update(run_id, run)
         if type(run.ended_ms) is Place:

@@ -155,6 +155,7 @@ class JournalWriter(_Side):
                 ("move_head", batch.heads),
                 ("insert_mark", batch.marks),
                 ("run.insert", batch.runs),
+                ("run.move", batch.run_moves),
                 ("run.update", batch.run_ends),
             ):
                 left: Sequence[tuple[Any, ...]] = rows

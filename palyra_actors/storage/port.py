@@ -51,6 +51,8 @@ class Batch:
     heads: list[tuple[int, int, int]] = field(default_factory=list)
     marks: list[tuple[int, int, int]] = field(default_factory=list)
     runs: list[tuple[Any, ...]] = field(default_factory=list)
+    run_moves: list[tuple[int, int, bytes]] = field(default_factory=list)
+    """Tapes that grew, of runs that did not end before; applied before `run_ends`."""
     run_ends: list[tuple[Any, ...]] = field(default_factory=list)
     changes: list[tuple[str, list[tuple[Any, ...]]]] = field(default_factory=list)
     """The families' rows: statements by name with their parameters, applied in this order."""

@@ -8,6 +8,9 @@ UPDATE runs SET state = ?, last = ?, entries = ?, open = ?, reason = ?, tokens_i
                 ended_ms = coalesce(ended_ms, ?)
 WHERE run_id = ?
 
+-- name: run.move
+UPDATE runs SET entries = ?, open = ? WHERE run_id = ?
+
 -- name: run.forget
 DELETE FROM runs WHERE stream = ?
 
