@@ -103,7 +103,8 @@ Chore: TypeAlias = Callable[[WriteSide], None]
 
 
 class Writer(PooledActor):
-    """Stages and commits. `published` gets each durable group, `measured` its times."""
+    """Stages and commits. `published` gets each durable group, `measured` its times; `answered` is
+    called in between, when a group's answers are queued: who waits need not wait for the rest."""
 
     late: ClassVar[bool] = True
 
@@ -122,6 +123,7 @@ class Writer(PooledActor):
         self._storage = storage
         self._plan = plan
         self.over_limit = False
+        self.answered: Callable[[], None] = _nothing
         self._budget_ms = budget_ms
         self._published = published
         self._measured = measured
@@ -484,6 +486,10 @@ class Writer(PooledActor):
                 )
         self._late += late
         self._rejected = None
+        try:
+            self.answered()
+        except BaseException:
+            log.exception("the answers to a group could not be sent at once")
         group.forget_units()
         self._show(group)
         try:
@@ -762,6 +768,10 @@ def _refusal_of_several(refusal: PalyraError, verdict: Any) -> PalyraError:
         hint="nothing was stored; send it again",
         retry_after_ms=1,
     )
+
+
+def _nothing() -> None:
+    """Nobody waits for answers."""
 
 
 def _fits(unit: Unit, shares: dict[EntityCalls, int]) -> bool:
