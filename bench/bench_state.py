@@ -6,6 +6,7 @@
     long        a session of 1,000,000 events (fewer: --events): waking it, a page of its history,
                 a branch at its middle, each beside the same with ten events
     rebuild     all projections of that file made anew and compared
+    cancel      from sending `run.cancel` to a subscriber's hearing of it
     export      5,000 approvals
 
 Each through an embedded engine, frames and all, beside what SQLite alone takes for the same rows
@@ -258,10 +259,31 @@ def export(folder: Path, options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+def cancel(folder: Path, options: argparse.Namespace) -> None:
+    del options
+    with Engine.open(folder / "cancel.db") as engine:
+        session, heard = new_id(), []
+        with engine.subscribe(after_seq=0, kinds=["run.transitioned"]) as events:
+            for _ in range(500):
+                run = engine.runs.start(session).run_id
+                began = time.perf_counter()
+                engine.runs.cancel(run)
+                told = next(events)
+                heard.append(time.perf_counter() - began)
+                if told.run_id != run:
+                    raise AssertionError(run)
+    heard.sort()
+    emit(
+        "state", what="cancel_heard", p50_ms=round(heard[250] * 1e3, 2),
+        p99_ms=round(heard[494] * 1e3, 2), max_ms=round(heard[-1] * 1e3, 2),
+    )  # fmt: skip
+
+
 PARTS: dict[str, Callable[[Path, argparse.Namespace], None]] = {
     "resolve": resolve,
     "list": pages,
     "long": long,
+    "cancel": cancel,
     "export": export,
 }
 
