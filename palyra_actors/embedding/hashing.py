@@ -1,6 +1,6 @@
 """The default provider: words and their parts, hashed with signs. No model, no download.
 
-    word ──▶ itself, its stem, its runs of 3 and 4 characters ──blake2b──▶ 4 places ± each
+    word ──▶ its stem, its runs of 3 to 5 characters ──blake2b──▶ 2 places ± each
     text ──▶ the words' vectors, weighted by (1 + log count) and by how much a word says
 
 Every place of a digest is taken modulo all dimensions and has a sign of its own, so all of them are
@@ -21,13 +21,14 @@ from palyra_actors.embedding.provider import Matrix, Model
 
 DIMENSIONS_DEFAULT: Final = 64
 VERSION: Final = 1
-PLACES: Final = 4
-"""Of the vector that a feature adds to: fewer are coarser, more are slower and no better."""
+PLACES: Final = 2
+"""Of the vector that a feature adds to: one is coarser, more are slower and no better
+(`bench/bench_retrieval.py`, as for all that follows)."""
 
-RUNS: Final = (3, 4)
+RUNS: Final = (3, 4, 5)
 STEM_SHARE: Final = 1.0
-RUNS_SHARE: Final = 0.8
-"""What all runs of a word together weigh beside its stem (`bench/bench_retrieval.py`)."""
+RUNS_SHARE: Final = 1.0
+"""What all runs of a word together weigh beside its stem."""
 
 COMMON_WEIGHT: Final = 0.1
 CACHE_BYTES_MAX: Final = 16 * 1024 * 1024

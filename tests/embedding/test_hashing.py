@@ -30,13 +30,13 @@ def test_any_text_has_a_vector_of_length_one_whatever_stands_beside_it(texts: li
 def test_the_vector_of_a_text_is_the_same_for_ever() -> None:
     made = ONE.embed(["The quick brown fox, twice: the quick brown fox."])[0]
     digest = hashlib.sha256(np.round(made, 4).astype("<f4").tobytes()).hexdigest()
-    assert digest.startswith("62eccb30d5ef4830"), digest
+    assert digest.startswith("30479702bf7136b8"), digest
 
 
 @pytest.mark.parametrize("dimensions", [64, 1536])
 def test_every_dimension_is_used_with_both_signs(dimensions: int) -> None:
     """The first byte of a digest alone would reach 256 places, and 128 with either sign."""
-    made = HashMemoryEmbeddingProvider(dimensions).embed([f"word{n}" for n in range(4_000)])
+    made = HashMemoryEmbeddingProvider(dimensions).embed([f"word{n}" for n in range(20_000)])
     assert (made > 0).any(axis=0).all()
     assert (made < 0).any(axis=0).all()
 

@@ -416,3 +416,21 @@ def test_a_restart_forgets_nothing_and_finds_everything(tmp_path: Path) -> None:
         assert engine.memories.add("the number 3 stands alone") == engine.memories.get(
             engine.memories.search("number 3", mode="lexical")[0].item.memory_id
         )
+
+
+def test_the_index_is_merged_when_the_schedule_says_so(tmp_path: Path) -> None:
+    clock = ManualClock(wall_ms=1_790_000_000_000)  # 14:13:20 UTC
+    config = NO_BUDGET.replaced("memory", retention={"vacuum_schedule": "15 14 * * *"})
+    with house(tmp_path, config, clock=clock) as home:
+        wire = home.connect()
+        for n in range(20):
+            ingest(wire, f"entry {n}")
+        wire.ok("memory.maintain")
+        assert wire.ok("memory.stats")["last_vacuum_ms"] is None
+        clock.turn(12 * 60_000)
+        wire.ok("memory.maintain")
+        assert wire.ok("memory.stats")["last_vacuum_ms"] == clock.wall_ms()
+        clock.turn(60_000)
+        wire.ok("memory.maintain")
+        assert wire.ok("memory.stats")["last_vacuum_ms"] == clock.wall_ms() - 60_000
+        assert len(found(wire, "entry", top_k=64)) == 20

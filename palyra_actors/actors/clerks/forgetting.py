@@ -103,6 +103,16 @@ class Forgetter:
         self._waiting.append(Waiting(None, done))
         self.look()
 
+    def compact(self, done: Callable[[], None]) -> None:
+        """Merge the whole index and give back free pages, in slices; `done` hears when it is over.
+        While items are being destroyed it is left to that."""
+        if self._at_work:
+            done()
+            return
+        self._at_work = True
+        self._waiting.append(Waiting(None, lambda _: done()))
+        self._merge((), -MERGE_PAGES, MERGES_MAX)
+
     def written(self, request: Request, seq: int) -> None:
         """The request's event is durable; it will be answered in a moment."""
         if request.hold is not None:

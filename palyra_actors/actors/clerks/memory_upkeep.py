@@ -11,6 +11,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
+from functools import partial
 from typing import Any, Final, NamedTuple
 
 from cronsim import CronSim
@@ -59,6 +60,7 @@ class Upkeep:
         self._works = remembering
         self._forgetter = forgetter
         self._backfill = backfill
+        self._compacted_ms = counter.now_ms()
         self._turns: deque[Callable[[], None]] = deque()
         rota = counter.rota
         rota.every("memory.maintain", remembering.maintenance_ms, lambda: self.maintain(None))
@@ -114,11 +116,21 @@ class Upkeep:
             elif found:
                 self._drop(found, 0, sums, lambda: self._round(owner, limit, sums, done), done)
             elif sums["expired"] + sums["evicted"] or owner is None:
-                self._forgetter.when_done(lambda _: self._stamp("maintenance", lambda: done(sums)))
+                self._forgetter.when_done(lambda _: self._compact(owner, lambda: done(sums)))
             else:
                 self._stamp("maintenance", lambda: done(sums))
 
         self._counter.ask(lambda reader: due(reader, retention, owner, now_ms, left), come)
+
+    def _compact(self, owner: str | None, then: Callable[[], None]) -> None:
+        """Where the schedule says so, the index is merged and free pages are given back."""
+        now_ms, schedule = self._counter.now_ms(), self._works.retention.vacuum_schedule
+        stamped = partial(self._stamp, "maintenance", then)
+        if owner is not None or not vacuum_due(schedule, self._compacted_ms, now_ms):
+            stamped()
+            return
+        self._compacted_ms = now_ms
+        self._forgetter.compact(lambda: self._stamp("vacuum", stamped))
 
     def _drop(
         self,
