@@ -34,7 +34,9 @@ class LocalEmbeddingProvider:
                 field="memory.model",
                 hint="the folder of a sentence-transformers model",
             ) from cause
-        dimensions = int(self._model.get_sentence_embedding_dimension())
+        named = ("get_embedding_dimension", "get_sentence_embedding_dimension")  # before 5.1
+        ask = next(getattr(self._model, name) for name in named if hasattr(self._model, name))
+        dimensions = int(ask())
         self.model = Model(
             "local", name or path.rstrip("/").rsplit("/", 1)[-1], dimensions, VERSION
         )

@@ -90,16 +90,26 @@ def test_a_scope_that_does_not_fit_into_memory_is_searched_in_the_file(tmp_path:
     assert all(len(hits) == 20 for hits in read[:3])
 
 
+@pytest.mark.parametrize("resident", [0, 2**20])
 def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, resident: int
 ) -> None:
     database = tmp_path / "journal.db"
-    with Engine.open(database, NO_BUDGET) as engine:
+    config = NO_BUDGET.replaced("memory", resident_bytes_max=resident)
+    slices = [1]
+
+    def one_slice_and_no_more(self: Any, works: Any, place: int) -> None:
+        self._slice = 7
+        if slices:
+            slices.pop()
+            _go_on(self, works, place)
+
+    with Engine.open(database, config) as engine:
         for n in range(30):
             engine.memories.add(f"Zanzibar {n}", channel="c")
         engine.memories.add("stays")
         # as a crash would: the event is durable, one slice is done, nothing more comes
-        monkeypatch.setattr(forgetting.Forgetter, "_go_on", _one_slice_and_no_more)
+        monkeypatch.setattr(forgetting.Forgetter, "_go_on", one_slice_and_no_more)
         with pytest.raises(NoReply):
             engine.memories.purge(channel="c", timeout_s=0.5)
         assert [item.content for item in engine.memories.all()] == ["stays"]
@@ -122,14 +132,6 @@ def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
 
 
 _go_on = forgetting.Forgetter._go_on
-_slices = {"left": 1}
-
-
-def _one_slice_and_no_more(self: Any, works: Any, place: int) -> None:
-    self._slice = 7
-    if _slices["left"]:
-        _slices["left"] -= 1
-        _go_on(self, works, place)
 
 
 def test_a_kill_between_two_slices_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:
@@ -161,3 +163,24 @@ def _purge_and_be_killed(endpoint: str) -> None:
             client.memories.purge(channel="c")
         except PalyraError:
             return
+
+
+def test_whoever_writes_waits_for_one_piece_of_upkeep_and_not_for_all(tmp_path: Path) -> None:
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        counter = engine._works.desk.counter
+        begun, done, pieces = threading.Event(), threading.Event(), list[int]()
+
+        def piece(storage: Any) -> None:
+            del storage
+            pieces.append(len(pieces))
+            begun.set()
+            if len(pieces) < 2_000:  # the next one comes before the writer looks again
+                counter.loop.call_soon(lambda: counter.chore(piece))
+            else:
+                done.set()
+
+        counter.loop.call_soon(lambda: counter.chore(piece))
+        assert begun.wait(30)
+        engine.memories.add("written in between")
+        assert len(pieces) < 2_000
+        assert done.wait(60)
