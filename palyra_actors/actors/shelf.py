@@ -119,7 +119,7 @@ class Names:
 
 
 def _columns(rows: Sequence[Sequence[Any]], names: Names, dimensions: int) -> Block:
-    """Arrays of the rows of `memory.shelf`."""
+    """Arrays of rows: of an item's columns in their order, its vector or None, and its id."""
     count = len(rows)
     known = np.fromiter((row[8] is not None for row in rows), np.bool_, count)
     vectors = np.zeros((count, dimensions), np.float32)
@@ -169,10 +169,9 @@ class Shelf:
 
     def load(self, reader: ReadSide, model: int) -> None:
         """From the file, as it is now."""
-        parts = []
-        for rows in pages(reader, self.stream, model):
-            parts.append(_columns(rows, self.names, self._dimensions))
-            self._pending.update((row[0], None) for row in rows if row[8] is None)
+        parts = list(pages(reader, self.stream, model, self._dimensions, self.names))
+        for part in parts:
+            self._pending.update(dict.fromkeys(part.seqs[~part.known].tolist()))
         if parts:
             self._arrays = Block._make(np.concatenate(same) for same in zip(*parts, strict=True))
         self.count = len(self._arrays.seqs)
@@ -351,16 +350,44 @@ def _grown(array: NDArray[Any], count: int, room: int) -> NDArray[Any]:
     return made
 
 
-def pages(reader: ReadSide, stream: int, model: int) -> Iterator[list[tuple[Any, ...]]]:
-    """The scope's rows of `memory.shelf`, some thousand at a time."""
+def pages(
+    reader: ReadSide, stream: int, model: int, dimensions: int, names: Names
+) -> Iterator[Block]:
+    """The scope's items as the file has them, some thousand at a time.
+
+    The numbers of a page come as one text for each column: a row each would take six times as long.
+    """
     after = 0
     while True:
-        rows = reader.rows("memory.shelf", (model, stream, after, ROWS_AT_ONCE))
-        if rows:
-            yield rows
-        if len(rows) < ROWS_AT_ONCE:
+        page = reader.rows("memory.shelf", (stream, after, ROWS_AT_ONCE))[0]
+        if page[0] is None:
             return
-        after = rows[-1][0]
+        seqs, created, ended, expires, sources, words_ = (
+            np.fromstring(column, np.int64, sep=",") for column in page[:6]
+        )
+        count, (first, last) = len(seqs), page[9:]
+        sessions, channels = np.zeros(count, np.int32), np.zeros(count, np.int32)
+        if page[7] or page[8]:
+            for seq, session, channel in reader.rows("memory.shelf_names", (stream, first, last)):
+                at = np.searchsorted(seqs, seq)
+                sessions[at], channels[at] = names.number(session), names.number(channel)
+        known, vectors = np.zeros(count, np.bool_), np.zeros((count, dimensions), np.float32)
+        rows = reader.rows("memory.shelf_vectors", (first, last, stream, model))
+        if rows:
+            at = np.searchsorted(seqs, np.fromiter((row[0] for row in rows), np.int64, len(rows)))
+            at = np.minimum(at, count - 1)
+            blobs = b"".join([row[1] for row in rows])
+            made = np.frombuffer(blobs, "<f4").reshape(-1, dimensions)
+            here = seqs[at] == np.fromiter((row[0] for row in rows), np.int64, len(rows))
+            known[at[here]], vectors[at[here]] = True, made[here]
+        ids = np.frombuffer(bytes.fromhex(page[6]), "V16")
+        yield Block(
+            seqs, created, ended, expires, sources.astype(np.uint8), sessions, channels,
+            words_.astype(np.int32), ids, np.ones(count, np.bool_), known, vectors,
+        )  # fmt: skip
+        if count < ROWS_AT_ONCE:
+            return
+        after = last
 
 
 def from_file(
@@ -368,8 +395,7 @@ def from_file(
 ) -> Iterator[Block]:
     """A scope that does not fit, block by block."""
     selected = selections(reader, stream)
-    for rows in pages(reader, stream, model):
-        block = _columns(rows, names, dimensions)
+    for block in pages(reader, stream, model, dimensions, names):
         for one in selected:
             hit = block.seqs < one.seq
             if one.session_id is not None:

@@ -132,11 +132,20 @@ WHERE i.seq = ? AND i.dead IS NULL
 ON CONFLICT (seq) DO UPDATE SET model = excluded.model, vector = excluded.vector
 
 -- name: memory.shelf
-SELECT i.seq, i.created_ms, i.superseded_ms, i.expires_ms, i.source, i.session_id, i.channel, i.words, v.vector,
-       i.memory_id
-FROM memory_items i LEFT JOIN memory_vectors v ON v.seq = i.seq AND v.model = ?
-WHERE i.stream = ? AND i.seq > ? AND i.dead IS NULL
-ORDER BY i.seq LIMIT ?
+SELECT group_concat(p.seq), group_concat(p.created_ms), group_concat(coalesce(p.superseded_ms, 4611686018427387904)),
+       group_concat(coalesce(p.expires_ms, 4611686018427387904)), group_concat(p.source), group_concat(p.words),
+       group_concat(hex(p.memory_id), ''), count(p.session_id), count(p.channel), min(p.seq), max(p.seq)
+FROM (
+    SELECT i.seq, i.created_ms, i.superseded_ms, i.expires_ms, i.source, i.words, i.memory_id, i.session_id, i.channel
+    FROM memory_items i WHERE i.stream = ? AND i.seq > ? AND i.dead IS NULL ORDER BY i.seq LIMIT ?
+) p
+
+-- name: memory.shelf_names
+SELECT seq, session_id, channel FROM memory_items
+WHERE stream = ? AND seq >= ? AND seq <= ? AND dead IS NULL AND (session_id IS NOT NULL OR channel IS NOT NULL)
+
+-- name: memory.shelf_vectors
+SELECT seq, vector FROM memory_vectors WHERE seq >= ? AND seq <= ? AND stream = ? AND model = ? ORDER BY seq
 
 -- name: memory.tagged
 SELECT seq FROM memory_tags WHERE stream = ? AND tag = ?

@@ -1,4 +1,4 @@
-PRAGMA user_version = 9;
+PRAGMA user_version = 10;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -280,6 +280,8 @@ CREATE INDEX memory_dead ON memory_items (stream, seq) WHERE dead IS NOT NULL;
 CREATE INDEX memory_due ON memory_items (expires_ms) WHERE expires_ms IS NOT NULL AND dead IS NULL;
 
 CREATE INDEX memory_in_order ON memory_items (stream, memory_id);
+
+CREATE INDEX memory_in_scope ON memory_items (stream);
 
 CREATE INDEX memory_vectors_by_model ON memory_vectors (model, stream);
 
