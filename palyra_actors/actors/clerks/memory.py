@@ -460,5 +460,5 @@ def _statistics(reader: ReadSide, works: Remembering, principal: str | None) -> 
         "version": model.version,
         "last_maintenance_ms": upkeep.get("maintenance"),
         "last_backfill_ms": upkeep.get("backfill"),
-        "last_vacuum_ms": upkeep.get("vacuum"),
+        "last_vacuum_ms": upkeep.get("merging"),
     }

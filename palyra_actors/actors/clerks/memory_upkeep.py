@@ -130,7 +130,7 @@ class Upkeep:
             stamped()
             return
         self._compacted_ms = now_ms
-        self._forgetter.compact(lambda: self._stamp("vacuum", stamped))
+        self._forgetter.compact(lambda: self._stamp("merging", stamped))
 
     def _drop(
         self,
