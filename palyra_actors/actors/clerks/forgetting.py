@@ -257,7 +257,7 @@ class Forgetter:
 
     def _told(self, event_id: bytes | None) -> Mapping[str, Any]:
         """What the purge came to that was asked for before under that id."""
-        for _, kept in self._counter.reader.rows("answer.find", (event_id,)):
+        for _, kept, *_ in self._counter.reader.rows("answer.find", (event_id,)):
             if kept is not None:
                 answer: Mapping[str, Any] = msgspec.msgpack.decode(kept)["answer"]
                 return answer
