@@ -3,6 +3,7 @@
 import itertools
 import os
 import signal
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from palyra_actors.api.events import new_id
 from palyra_actors.client import Client
 from palyra_actors.domain.run import STEPS
 from palyra_actors.domain.session_commands import STATE_NUMBERS
+from palyra_actors.storage.journal import JournalReader
 from tests.system.harness import House, Wire, event, house, served
 
 STATES = list(STATE_NUMBERS)
@@ -270,6 +272,26 @@ def test_the_tape_is_as_full_after_a_restart_as_before(tmp_path: Path) -> None:
         wire.append(event(session, run_id=run, kind="model_token"))
         assert wire.refuse(event(session, run_id=run))["code"] == "limit_reached"
         assert tape(wire, run)[-1]["payload"]["count"] == 2
+
+
+def test_a_tape_is_read_no_further_than_to_its_last_entry(
+    own: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire, run, session, taken = own.connect(), new_id(), new_id(), 0
+    wire.append(event(session, run_id=run), event(session, run_id=run, kind="run_completed"))
+    for _ in range(5):
+        wire.append(*(event(session) for _ in range(200)))
+    read = JournalReader.numbered
+
+    def counted(*arguments: Any) -> Iterator[Any]:
+        nonlocal taken
+        for one in read(*arguments):
+            taken += 1
+            yield one
+
+    monkeypatch.setattr(JournalReader, "numbered", counted)
+    assert len(tape(wire, run)) == 2
+    assert taken == 2
 
 
 # -- what a crash leaves --------------------------------------------------------------------------

@@ -218,7 +218,7 @@ class RunClerk:
                 if event.run_id == run_id and _by_client(event.kind)
             )
             tape = Tape()
-            entries = islice(_all(tape, events), body.after, None)
+            entries = islice(_upto(run.entries, _all(tape, events)), body.after, None)
             return _page(entries, body.after, body.limit)
 
         self._counter.look(request, find)
@@ -230,6 +230,14 @@ def _by_client(kind: str) -> bool:
 
 def _all(tape: Tape, events: Iterator[Stored]) -> Iterator[dict[str, Any]]:
     return chain(tape.entries(events), _late(tape))
+
+
+def _upto(count: int, entries: Iterator[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The first so many: what the session went on with need not be read. Tokens may go on."""
+    for entry in entries:
+        yield entry
+        if entry["tape_seq"] >= count and entry["kind"] != "model_token":
+            return
 
 
 def _late(tape: Tape) -> Iterator[dict[str, Any]]:
