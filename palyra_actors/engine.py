@@ -501,8 +501,13 @@ class Works:
     # -- small parts ------------------------------------------------------------------------------
 
     def _published(self, group: Group) -> None:
-        self.anchors.note(group.after)
-        self.feed.publish(group)
+        try:
+            self.feed.publish(group)
+        except BaseException:
+            self.feed.missed(group.after)
+            raise
+        finally:
+            self.anchors.note(group.after)
 
     def _measured(self, measured: Measured) -> None:
         self.latency.actor_ref.tell(measured)
@@ -535,10 +540,10 @@ class Works:
 
     def _look_after_file(self) -> None:
         """A file that was replaced under us takes no more writes: they would be lost with it."""
+        self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
         if not self.replaced and not self.lock.still_ours():
             self.replaced = True
             self.writer.refuse("the database file was replaced or unlinked")
-        self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
 
     @staticmethod
     def _size(file: str) -> int:

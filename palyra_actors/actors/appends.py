@@ -35,6 +35,7 @@ class Appends:
 
     def look(self, messages: Sequence[Any]) -> None:
         """Before a round is served: look through the payloads of all that were read whole."""
+        self._plain = False  # whatever comes now, it is not known of these
         written = [message for message in messages if type(message) is Written]
         self._plain = bool(written) and self._sealer.nothing_in(
             b"".join([one.payloads for one in written]), any(one.odd_tokens for one in written)

@@ -89,9 +89,9 @@ class Checkpoints:
             if self._steps is None:
                 self._steps = self._open()
             report = self._steps.step(force=bool(urged))
-        except Exception as error:  # noqa: BLE001 - the WAL still holds everything
+        except BaseException as error:  # noqa: BLE001 - the WAL still holds everything
             log.warning("a checkpoint failed: %s", error)
-            self.failure = str(error)
+            self.failure = str(error) or type(error).__name__
             self.drop()
             return AFTER_FAILURE_S
         finally:

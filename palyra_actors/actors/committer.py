@@ -33,7 +33,16 @@ class Committer:
 
     def commit(self, storage: WriteSide) -> None:
         """Commit what is staged. The caller keeps its hands off the storage until `done`."""
-        self._work.put(lambda: self._done(self.commit_here(storage)))
+
+        def work() -> None:
+            try:
+                result = self.commit_here(storage)
+            except BaseException as failure:  # noqa: BLE001 - whoever waits has to hear of it
+                unknown = CommitUnknown(f"{type(failure).__name__}: {failure}")
+                result = Committed(unknown, self._clock.monotonic())
+            self._done(result)
+
+        self._work.put(work)
 
     def tidy(self, storage: WriteSide, done: Callable[[], None]) -> None:
         """Move the WAL's rest between two transactions; `done` is called in this thread."""

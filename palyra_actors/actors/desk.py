@@ -127,41 +127,47 @@ class Desk:
             arrived = now
         requests: list[tuple[Request, Any]] = []
         for peer, frame in arrivals:
-            size = len(frame)
-            if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now):
-                head = codec.decode_head(frame)
-                if head is not None and not self.stopping:
-                    if head.budget_ms is None and not admission.may_wait(peer, size):
-                        tally.turn_away()
-                        peer.send(codec.encode_overloaded(head.id, admission.retry_ms(size, now)))
-                        self._turned_away += 1
-                        continue
-                    request = Request(peer, head.id, arrived, tally)
-                    request.admission = admission
-                    if head.budget_ms is not None:
-                        request.budget_ms = head.budget_ms
-                    if self._has_room(request):
-                        admission.wait(request, frame, codec.session_of(frame))
-                    continue
+            request = None
             try:
-                message = decode(frame)
-            except codec.Unusable as unusable:
-                Request(peer, unusable.request_id, arrived, tally).fail(unusable.error)
-                continue
-            request = Request(peer, message.id, arrived, tally)
-            if message.budget_ms is not None:
-                request.budget_ms = message.budget_ms
-            if type(message) in WRITES:
-                request.admission = admission
-                if not self._has_room(request):
+                size = len(frame)
+                if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now):
+                    head = codec.decode_head(frame)
+                    if head is not None and not self.stopping:
+                        if head.budget_ms is None and not admission.may_wait(peer, size):
+                            tally.turn_away()
+                            peer.send(
+                                codec.encode_overloaded(head.id, admission.retry_ms(size, now))
+                            )
+                            self._turned_away += 1
+                            continue
+                        request = Request(peer, head.id, arrived, tally)
+                        request.admission = admission
+                        if head.budget_ms is not None:
+                            request.budget_ms = head.budget_ms
+                        if self._has_room(request):
+                            admission.wait(request, frame, codec.session_of(frame))
+                        continue
+                try:
+                    message = decode(frame)
+                except codec.Unusable as unusable:
+                    Request(peer, unusable.request_id, arrived, tally).fail(unusable.error)
                     continue
-                if not admission.may_go_on(request, size, now):
-                    admission.wait(request, frame, codec.session_of(frame), message)
-                    continue
-                load = load_of(size)
-                admission.charge(request, load, now)
-                self._slice -= load
-            requests.append((request, message))
+                request = Request(peer, message.id, arrived, tally)
+                if message.budget_ms is not None:
+                    request.budget_ms = message.budget_ms
+                if type(message) in WRITES:
+                    request.admission = admission
+                    if not self._has_room(request):
+                        continue
+                    if not admission.may_go_on(request, size, now):
+                        admission.wait(request, frame, codec.session_of(frame), message)
+                        continue
+                    load = load_of(size)
+                    admission.charge(request, load, now)
+                    self._slice -= load
+                requests.append((request, message))
+            except BaseException as error:  # noqa: BLE001 - logged there
+                self._at_fault(request or Request(peer, _id_in(frame), arrived, tally), error)
         self._serve_all(requests)
         if admission.waiting:
             self._look_again()
@@ -185,6 +191,9 @@ class Desk:
                     message = decode(one.frame)
                 except codec.Unusable as unusable:
                     one.request.fail(unusable.error)
+                    continue
+                except BaseException as error:  # noqa: BLE001 - logged there
+                    self._at_fault(one.request, error)
                     continue
             admission.charge(one.request, one.load, now)
             room -= one.load
@@ -231,7 +240,10 @@ class Desk:
         """Serve what is let in."""
         self._served += len(requests)
         if requests:
-            self._appends.look([message for _, message in requests])
+            try:
+                self._appends.look([message for _, message in requests])
+            except BaseException:  # then each is looked through by itself
+                log.exception("a round could not be looked through")
         for request, message in requests:
             self._serve(request, message)
 
@@ -261,18 +273,23 @@ class Desk:
                 request.fail(refusal)
             else:
                 self.counter.refuse(request, op, message.body, refusal)
-        except BaseException as error:
-            log.exception(
-                "a request could not be served",
-                extra={"request_id": request.id, "traceparent": request.traceparent},
+        except BaseException as error:  # noqa: BLE001 - logged there
+            self._at_fault(request, error)
+
+    @staticmethod
+    def _at_fault(request: Request, error: BaseException) -> None:
+        """A fault of ours, before anything of the request was decided."""
+        log.exception(
+            "a request could not be served",
+            extra={"request_id": request.id, "traceparent": request.traceparent},
+        )
+        request.fail(
+            InternalFault(
+                f"the request could not be served: {type(error).__name__}",
+                hint="nothing was stored; the engine's log has the details",
+                detail={"outcome": "none"},
             )
-            request.fail(
-                InternalFault(
-                    f"the request could not be served: {type(error).__name__}",
-                    hint="nothing was stored; the engine's log has the details",
-                    detail={"outcome": "none"},
-                )
-            )
+        )
 
     def refuse(self, peer: Peer, error: PalyraError) -> None:
         """Answer a message that is no request, without an id."""
@@ -371,6 +388,15 @@ def _may_not(request: Request, roles: frozenset[str]) -> Denied:
         f"a {request.peer.role} may not do this",
         hint=f"it takes the role {' or '.join(sorted(roles))}",
     )
+
+
+def _id_in(frame: bytes) -> codec.RequestId:
+    """The id of a frame that could not be served; nil where it cannot be read either."""
+    try:
+        head = codec.decode_head(frame)
+    except BaseException:  # noqa: BLE001 - it was at fault already
+        return None
+    return None if head is None else head.id
 
 
 def _nothing() -> None:

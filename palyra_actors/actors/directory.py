@@ -123,6 +123,7 @@ class Directory:
         return False
 
     def _sweep(self) -> None:
+        self._house.loop.call_later(SWEEP_S, self._sweep)
         self._now = self._house.loop.clock.monotonic()
         oldest_kept = self._now - self._idle_s
         for name, actor in list(islice(self._awake.items(), SWEEP_ENTITIES_MAX)):
@@ -130,7 +131,6 @@ class Directory:
                 break
             if actor.idle:
                 self._let_go(name)
-        self._house.loop.call_later(SWEEP_S, self._sweep)
 
     def _let_go(self, name: Name) -> None:
         actor = self._awake.pop(name)

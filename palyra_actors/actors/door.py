@@ -354,10 +354,14 @@ class Door:
         wanted, size, taken = self._desk.frames_wanted, 0, 0
         came = router.receive(door, wanted, ROUND_BYTES_MAX, keys=gate is not None)
         for identity, delimited, frame, junk, origin in came:
-            peer = peers.get((identity, delimited)) or self._meet(identity, delimited, origin)
-            if gate is not None and peer.key != router.key(origin):
-                self._forget(peer)  # that was another connection
-                peer = self._meet(identity, delimited, origin)
+            try:
+                peer = peers.get((identity, delimited)) or self._meet(identity, delimited, origin)
+                if gate is not None and peer.key != router.key(origin):
+                    self._forget(peer)  # that was another connection
+                    peer = self._meet(identity, delimited, origin)
+            except BaseException:  # the others of the round are served
+                log.exception("a connection could not be met: its frame is dropped")
+                continue
             size = len(frame)
             peer.taken_bytes += size + (around if size < SMALL_FRAME_BYTES else around + 7)
             taken += size

@@ -151,6 +151,18 @@ class Feed:
                 if not self._send(subscription, events, encoded):
                     self._wait(subscription)
 
+    def missed(self, head: Head) -> None:
+        """A group up to that head could not be published. Nothing is known of it here, so memory is
+        forgotten, and who was live reads on from the file: a gap would be worse."""
+        self._head = head
+        self._window.clear()
+        self._at_start.clear()
+        self._window_events = self._window_bytes = 0
+        self._window_after = head.seq
+        for subscription in list(self._subscriptions.values()):
+            if subscription.mode is Mode.LIVE:
+                self._wait(subscription)
+
     def recent(self, limit: int, principal: str | None) -> list[Stored]:
         """The last events, newest last, up to `limit` of them and as many as fit a reply.
 

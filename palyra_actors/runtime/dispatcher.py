@@ -72,6 +72,10 @@ def _nothing() -> None:
     pass
 
 
+def _raise(error: BaseException) -> None:
+    raise error
+
+
 class Loop:
     """One thread that runs rounds: calls, timers, input, turns, late turns, replies, sleep.
 
@@ -190,25 +194,49 @@ class Loop:
         self.step()
 
     def step(self) -> None:
-        """One round without the sleep before it. What it raises is the caller's."""
-        calls = self._calls
+        """One round without the sleep before it.
+
+        What fails in it takes nothing else of the round along; the first failure is raised at the
+        end, for the caller.
+        """
+        failures: list[BaseException] = []
+        calls, failed = self._calls, failures.append
         for _ in range(len(calls)):
-            calls.popleft()()
+            try:
+                calls.popleft()()
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed(error)
         if self._timers:
-            self._ring_timers()
+            self._ring_timers(failed)
         if self._source is not None:
-            self._source.receive()
+            try:
+                self._source.receive()
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed(error)
         ready, messages_max = self._ready, self._turn_messages_max
         turns = len(ready)
         for _ in range(turns):
-            ready.popleft().take_turn(messages_max)
+            try:
+                ready.popleft().take_turn(messages_max)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed(error)
         late = self._late
         turns += len(late)
         for _ in range(len(late)):
-            late.popleft().take_turn(messages_max)
+            try:
+                late.popleft().take_turn(messages_max)
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed(error)
         self._turns += turns
         for call in self._after_round:
-            call()
+            try:
+                call()
+            except BaseException as error:  # noqa: BLE001 - raised below
+                failed(error)
+        if failures:
+            for other in failures[1:]:
+                log.critical("a round of %s failed again", self.name, exc_info=other)
+            raise failures[0]
 
     def _sleep(self) -> None:
         wait_ms_max = WAIT_MS_MAX
@@ -226,13 +254,16 @@ class Loop:
         self._asleep = False
         self.slept_s += self.clock.monotonic() - began
 
-    def _ring_timers(self) -> None:
+    def _ring_timers(self, failed: Callable[[BaseException], None] = _raise) -> None:
         now = self.clock.monotonic()
         timers = self._timers
         while timers and timers[0][0] <= now:
             call = heapq.heappop(timers)[2].call
             if call is not None:
-                call()
+                try:
+                    call()
+                except BaseException as error:  # noqa: BLE001 - the round's caller is told
+                    failed(error)
 
 
 class Pool:
