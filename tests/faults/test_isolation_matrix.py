@@ -134,7 +134,7 @@ def life(works: Rig) -> list[Asked]:
             "approval.request",
             {
                 "approval_id": approval,
-                "session_id": c,
+                "session_id": a,
                 "run_id": run,
                 "subject_type": "tool",
                 "subject_id": "bash",
