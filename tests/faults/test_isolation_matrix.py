@@ -17,7 +17,6 @@ from palyra_actors.actors import (
     anchors,
     appends,
     canvas,
-    checkpointer,
     committer,
     cron,
     desk,
@@ -35,7 +34,7 @@ from palyra_actors.actors import (
 )
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Works
-from palyra_actors.storage import journal
+from palyra_actors.storage import journal, upkeep
 from tests.faults.rig import NO_BUDGET, Asked, Rig, rig
 from tests.faults.test_isolation import raising
 from tests.system.harness import event, house
@@ -105,7 +104,8 @@ ENTRIES: list[Where] = [
     (latency.Latency, "statistics"),
     (anchors.Anchors, "note"),
     (anchors.Anchors, "step"),
-    (checkpointer.Checkpoints, "look"),
+    (upkeep.Checkpointer, "step"),
+    (Works, "_open_checkpointer"),
     (Works, "health"),
     (Works, "hello"),
     (Works, "_look_after_file"),
