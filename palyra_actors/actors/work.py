@@ -5,6 +5,7 @@ for; its *portions* are the shares of the entities that it touches. A unit is wr
 portion is decided, and answered once.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -15,9 +16,11 @@ import msgspec
 from palyra_actors.domain.fact import Change, Fact
 from palyra_actors.domain.run import Run
 from palyra_actors.domain.session import Draft
-from palyra_actors.errors import PalyraError, StorageUnavailable
+from palyra_actors.errors import InternalFault, PalyraError, StorageUnavailable
 from palyra_actors.wire import codec
 from palyra_actors.wire.messages import EventResult
+
+log = logging.getLogger(__name__)
 
 
 class Peer(Protocol):
@@ -125,9 +128,15 @@ class Request:
         return "writer" if self.peer.role == "admin" else self.peer.role
 
     def ok(self, body: Any) -> None:
-        """Answer with a body; or let `hold` do so later."""
+        """Answer with a body; or let `hold` do so later. Never raises: whoever calls it has others
+        to answer."""
         if self.hold is not None:
-            self.hold(body)
+            try:
+                self.hold(body)
+            except Exception as error:
+                log.exception("what follows a write went wrong")
+                self.hold = None
+                self.fail(went_wrong(error, "unknown"))
             return
         self.reply(codec.encode_ok(self.id, body))
 
@@ -213,14 +222,18 @@ class Errand(Request):
         self._done = done
 
     def ok(self, body: Any) -> None:
-        if not self.answered:
-            self.answered = True
-            self._done(body)
+        self._end(body)
 
     def fail(self, error: PalyraError) -> None:
+        self._end(error)
+
+    def _end(self, answer: Mapping[str, Any] | PalyraError) -> None:
         if not self.answered:
             self.answered = True
-            self._done(error)
+            try:
+                self._done(answer)
+            except Exception:
+                log.exception("what follows an errand went wrong")
 
 
 class Tail:
@@ -389,6 +402,18 @@ class Unit:
             else:
                 results.append(echo[index] if index in echo else next(new))
         return results
+
+
+def went_wrong(error: Exception, outcome: str) -> InternalFault:
+    """The answer to whom a fault of ours has met. `outcome`: `none`, or `unknown` where something
+    is stored already."""
+    return InternalFault(
+        f"the request could not be served: {type(error).__name__}",
+        hint="nothing was stored; the engine's log has the details"
+        if outcome == "none"
+        else "send the same request with the same ids again",
+        detail={"outcome": outcome},
+    )
 
 
 def stopping() -> StorageUnavailable:

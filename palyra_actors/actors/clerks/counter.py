@@ -12,7 +12,7 @@ from palyra_actors.actors.feed import Streams
 from palyra_actors.actors.reader import Ask, Look, Trickle
 from palyra_actors.actors.retry import first_answer
 from palyra_actors.actors.rota import Rota
-from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
+from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit, went_wrong
 from palyra_actors.domain.payload import check_value
 from palyra_actors.domain.redact import SECRET, TOKEN_TEXT, FirstLook, redact, redact_text
 from palyra_actors.errors import Overloaded, PalyraError
@@ -193,6 +193,9 @@ class Counter:
                 done(answer)
             except PalyraError as refusal:
                 self.refuse(request, op, body, refusal)
+            except Exception as error:
+                request.fail(went_wrong(error, "none"))
+                raise
 
         errand = Errand(request.principal, request.arrived, came, admin=request.admin)
         self._hand(errand, kind, entity_id, command, None)
