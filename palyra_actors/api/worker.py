@@ -186,8 +186,8 @@ class Worker:
                     self._call("cron.heartbeat", body, timeout_s=run.beat_s)
                 except (Conflict, NotFound, InvalidTransition):
                     run.cancel(LOST)
-                except PalyraError as error:
-                    log.warning("a lease could not be renewed: %s", error)
+                except PalyraError as error:  # it is tried again until the lease is lost
+                    log.debug("a lease could not be renewed: %s", error)
                 run.beat_at = now + run.beat_s
             wait_s = min(wait_s, max(run.beat_at - now, 0.0))
         return wait_s
