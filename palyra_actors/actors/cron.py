@@ -12,7 +12,7 @@ from palyra_actors.domain import cron as domain
 from palyra_actors.domain import cron_commands as commands
 from palyra_actors.domain.catalog import CRON
 from palyra_actors.domain.cron import Job, Run, Settings, Who
-from palyra_actors.domain.fact import Decision, Fact
+from palyra_actors.domain.fact import Change, Decision, Fact
 from palyra_actors.errors import NotFound, PalyraError
 from palyra_actors.storage.port import ReadSide, StreamRow
 
@@ -53,7 +53,18 @@ class CronActor(CommandEntity):
 
     def _decide(self, state: Any, portion: Portion) -> Any:
         portion.after = super()._decide(state, portion)
+        if len(portion.facts) > 1:
+            portion.changes = _last_of_each(portion.changes)
         return portion.after
+
+
+def _last_of_each(changes: Sequence[Change]) -> list[Change]:
+    """What several events make of one row, only the last of them is written."""
+    last: dict[Any, Change] = {}
+    for change in changes:
+        statement, row = change
+        last[(statement, row[1]) if statement == "cron.put_run" else statement] = change
+    return list(last.values())
 
 
 def load(reader: ReadSide, stream: int) -> Job:

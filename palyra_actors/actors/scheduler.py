@@ -36,11 +36,11 @@ LOADED_MAX: Final = 100_000
 """Moments kept beside those that were written since; further ones are read when there is room."""
 
 LOOK_S_MAX: Final = 1.0
-WAKES_AT_ONCE_MAX: Final = 256
-"""Jobs that are being woken: what a group or two holds."""
+WAKES_AT_ONCE_MAX: Final = 64
+"""Jobs that are being woken: about five milliseconds of a group, which is what others wait for."""
 
-WAKES_A_TURN_MAX: Final = 32
-"""Then whoever else has something to do comes first: about five milliseconds."""
+WAKES_A_TURN_MAX: Final = 16
+"""Then whoever else has something to do comes first: about two milliseconds."""
 
 AGAIN_S: Final = 0.1
 AGAIN_S_MAX: Final = 60.0

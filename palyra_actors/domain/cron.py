@@ -110,6 +110,14 @@ class Job(NamedTuple):
     deleted: bool = False
 
 
+class Said(dict[str, Any]):
+    """A payload that remembers what it made of the job, so that the live fold need not repeat what
+    deciding has done. `run_id`: that it says as text."""
+
+    made: "tuple[Job, Sequence[Run]] | None" = None
+    run_id: bytes | None = None
+
+
 class Who(NamedTuple):
     job_id: bytes
     owner: str
@@ -190,8 +198,14 @@ def _started(job: Job, said: Mapping[str, Any], ts_ms: int) -> tuple[Job, Sequen
         run = job.active
     else:
         run, count = _made(job, said, RUNNING), count + 1
-    run = run._replace(status=RUNNING, started_ms=ts_ms, deadline_ms=said["deadline_ms"])
-    job = job._replace(active=run, waiting=waiting, runs=count, last_run_ms=ts_ms)
+    fence = said.get("fence", 0)  # a worker that waited has it at once
+    run = run._replace(
+        status=RUNNING, started_ms=ts_ms, deadline_ms=said["deadline_ms"], fence=fence,
+        lease_until_ms=said.get("lease_until_ms"),
+    )  # fmt: skip
+    job = job._replace(
+        active=run, waiting=waiting, runs=count, last_run_ms=ts_ms, fence=fence or job.fence
+    )
     return _advanced(job, said), (run,)
 
 
@@ -240,7 +254,8 @@ def _quarantined(job: Job, said: Mapping[str, Any], ts_ms: int) -> tuple[Job, Se
 def fold(job: Job | None, fact: Fact, stream: int) -> tuple[Job, Sequence[Change]]:
     """The job after one event, and the rows that follow."""
     said: Mapping[str, Any] = fact.payload or {}
-    after, runs = evolve(job, fact.kind, said, fact.ts_ms)
+    made = said.made if type(said) is Said else None
+    after, runs = evolve(job, fact.kind, said, fact.ts_ms) if made is None else made
     changes: list[Change] = []
     if job is None:
         changes.append(("cron.insert", (stream, fact.principal, *_told(after.settings))))

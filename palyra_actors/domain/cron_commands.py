@@ -36,6 +36,7 @@ from palyra_actors.domain.cron import (
     TICK,
     Job,
     Run,
+    Said,
     Settings,
     Who,
     evolve,
@@ -270,6 +271,7 @@ def _update(plan: "_Plan", command: Update) -> Decision:
 def _wake(plan: "_Plan", command: Wake) -> None:
     """Go through what is due, in the order of time; what was missed, last: whatever ended before
     now makes room for it."""
+    plan.hand = command.hand
     for _ in range(STEPS_MAX):
         job, now_ms = plan.job, plan.who.now_ms
         deadline = None if job.active is None else job.active.deadline_ms
@@ -297,7 +299,7 @@ class _Plan:
     def __init__(self, job: Job, who: Who) -> None:
         self.job = job
         self.who = who
-        self.redacted = False
+        self.redacted = self.hand = False
         self._events: list[New] = []
         self._runs: dict[bytes, Run] = {}
 
@@ -310,11 +312,12 @@ class _Plan:
         return Decision(self._events, lambda after: shown)
 
     def say(self, kind: str, **said: Any) -> None:
-        said = {"v": 1, **said}
-        self.job, runs = evolve(self.job, kind, said, self.who.now_ms)
+        payload = Said(v=1, **said)
+        self.job, runs = payload.made = evolve(self.job, kind, payload, self.who.now_ms)
         for run in runs:
+            payload.run_id = run.run_id
             self._runs[run.run_id] = run
-        self._events.append(New(kind, said, redacted=self.redacted))
+        self._events.append(New(kind, payload, redacted=self.redacted))
 
     # -- ticks ------------------------------------------------------------------------------------
 
@@ -357,7 +360,7 @@ class _Plan:
         """
         job = self.job
         run_id = self._new_id()
-        told = {
+        told: dict[str, Any] = {
             "run_id": format_ulid(run_id),
             "scheduled_ms": instant,
             "from_ms": instant if from_ms is None else from_ms,
@@ -371,8 +374,11 @@ class _Plan:
         if job.active is not None and policy == "replace":
             self.end(job.active, CANCELLED, REPLACED)
         if self.job.active is None:
-            deadline = self.who.now_ms + job.settings.lease_ms
-            self.say("cron.run_started", **told, deadline_ms=deadline)
+            told["deadline_ms"] = deadline = self.who.now_ms + job.settings.lease_ms
+            due_ms = told.get("due_ms")
+            if self.hand and (due_ms is None or due_ms > self.who.now_ms):
+                told["fence"], told["lease_until_ms"] = self.job.fence + 1, deadline
+            self.say("cron.run_started", **told)
         elif policy == "queue_one" and job.waiting is None:
             self.say("cron.run_queued", **told)
         else:

@@ -19,6 +19,7 @@ from palyra_actors.domain.run import Run
 from palyra_actors.errors import StorageUnavailable
 from palyra_actors.storage.connection import drop, try_room
 from palyra_actors.storage.port import (
+    APART,
     Batch,
     Clash,
     CommitUnknown,
@@ -165,6 +166,9 @@ class JournalWriter(_Side):
                     executemany(sql(statement), left)
             for statement, changes in batch.changes:
                 executemany(sql(statement), changes)
+            for statement in APART:
+                if statement in batch.apart:
+                    executemany(sql(statement), batch.apart[statement])
         except apsw.ConstraintError as error:
             self.rollback()
             raise Clash(str(error)) from error

@@ -40,6 +40,11 @@ ADDING: Final = frozenset({"memory.insert", "memory.index", "memory.tag", "answe
 """Statements that add a row and look at no other: in which order they come does not matter, and a
 group of them is written in a third of the calls."""
 
+APART: Final = ("cron.insert", "cron.restate", "cron.save", "cron.put_run")
+"""Statements whose rows concern one stream each, and no other statement's: all rows of a group go
+together, a statement after the other in this order. Ten thousand jobs that are due at once would
+alternate between them otherwise, a call each (`bench/bench_cron.py`)."""
+
 
 @dataclass(slots=True)
 class Batch:
@@ -59,6 +64,9 @@ class Batch:
     gathering: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
     """Of the last statements that only add rows: where further ones go."""
 
+    apart: dict[str, list[tuple[Any, ...]]] = field(default_factory=dict)
+    """The rows of the statements of `APART`, applied after `changes`."""
+
     def change(self, statement: str, row: tuple[Any, ...]) -> None:
         """Add a row of a family; those of one statement that follow each other go together, and
         so do those that only add rows, as long as no other statement comes between them."""
@@ -68,6 +76,9 @@ class Batch:
                 rows = self.gathering[statement] = []
                 self.changes.append((statement, rows))
             rows.append(row)
+            return
+        if statement in APART:
+            self.apart.setdefault(statement, []).append(row)
             return
         self.gathering = {}
         if self.changes and self.changes[-1][0] == statement:

@@ -293,13 +293,23 @@ def test_a_waiting_worker_has_its_lease_in_the_same_breath_as_the_start() -> Non
     world = World()
     world.now_ms = MINUTE
     world.do(Wake(0, hand=True))
-    assert [kind for kind, _, _ in world.events] == [
-        "cron.created", "cron.run_started", "cron.run_leased",
-    ]  # fmt: skip
+    assert [kind for kind, _, _ in world.events] == ["cron.created", "cron.run_started"]
+    assert (world.active.fence, world.active.lease_until_ms) == (1, 11 * MINUTE)
     world.now_ms = 2 * MINUTE
     world.do(Wake(0, hand=True))
     assert world.told() == [(1, "running", "tick", 0), (2, "skipped", "overlap", 0)]
     assert world.active.fence == 1
+    world.crash()
+
+
+@pytest.mark.parametrize("policy", ["replace", "queue_one"])
+def test_of_several_starts_in_one_breath_the_last_one_has_the_lease(policy: str) -> None:
+    world = World(concurrency_policy=policy, misfire_grace_ms=10 * MINUTE)
+    world.now_ms = 3 * MINUTE
+    world.do(Wake(0, hand=True))
+    assert [run.fence for run in world.runs if run.status == "running"] == [1]
+    assert sum(run.fence > 0 for run in world.runs) == 1
+    world.crash()
 
 
 # -- jobs that change -----------------------------------------------------------------------------

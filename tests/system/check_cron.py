@@ -96,6 +96,8 @@ def _look(counts: Counts, job: Job, event: Any, kind: str, said: Any) -> None:
         job.begun.add(key)
         job.active, job.runs[run] = run, "running"
         job.waiting = None if job.waiting == run else job.waiting
+        if "fence" in said:  # a worker had waited for it
+            _lease(counts, job, event, said)
     elif kind == "cron.run_queued":
         _other(counts, job.waiting is None and job.active is not None, "nothing to wait for", event)
         job.waiting, job.runs[run] = run, "queued"
@@ -107,9 +109,7 @@ def _look(counts: Counts, job: Job, event: Any, kind: str, said: Any) -> None:
         job.runs[run] = "skipped"
     elif kind == "cron.run_leased":
         _other(counts, job.runs.get(run) == "running", "of a run that does not run", event)
-        _other(counts, said["fence"] > job.fence, "the fence does not rise", event)
-        job.fence = said["fence"]
-        job.leases.add((run, said["fence"]))
+        _lease(counts, job, event, said)
     elif kind == "cron.run_heartbeat":
         _other(counts, job.runs.get(run) == "running", "of a run that does not run", event)
     elif kind == "cron.run_finished":
@@ -118,6 +118,12 @@ def _look(counts: Counts, job: Job, event: Any, kind: str, said: Any) -> None:
         job.runs[run] = said["status"]
         job.active = None if job.active == run else job.active
         job.waiting = None if job.waiting == run else job.waiting
+
+
+def _lease(counts: Counts, job: Job, event: Any, said: Any) -> None:
+    _other(counts, said["fence"] > job.fence, "the fence does not rise", event)
+    job.fence = said["fence"]
+    job.leases.add((said["run_id"], said["fence"]))
 
 
 def _account(counts: Counts, job: Job, event: Any, said: Any) -> None:

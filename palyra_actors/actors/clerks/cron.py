@@ -21,7 +21,6 @@ from palyra_actors.domain import schedule as times
 from palyra_actors.domain.catalog import CRON
 from palyra_actors.domain.cron import STATUS_NUMBERS, Job, Settings, Who, run_view, view
 from palyra_actors.errors import Invalid, NotFound, PalyraError
-from palyra_actors.ids import parse_ulid
 from palyra_actors.limits import (
     CRON_NAME_BYTES_MAX,
     CRON_RESULT_BYTES_MAX,
@@ -331,20 +330,21 @@ class CronClerk:
             self._scheduler.written(job_id, domain.wake_ms(job), *key)
         began = None
         for fact in portion.facts:
-            said = fact.payload or {}
+            said = fact.payload
+            if not isinstance(said, domain.Said) or said.run_id is None:
+                continue
+            run_id = said.run_id
             match fact.kind:
-                case "cron.run_started":
-                    began = parse_ulid(said["run_id"])
-                    feed.began(Untaken(began, job_id, key))
-                case "cron.run_leased":
-                    run_id = parse_ulid(said["run_id"])
-                    feed.leased(
-                        Untaken(run_id, job_id, key, said["fence"]), self._item(job, job_id)
-                    )
+                case "cron.run_started" if "fence" not in said:
+                    began = run_id
+                    feed.began(Untaken(run_id, job_id, key))
+                case "cron.run_started" | "cron.run_leased":
+                    one = Untaken(run_id, job_id, key, said["fence"])
+                    feed.leased(one, self._item(job, job_id))
                 case "cron.run_heartbeat":
-                    feed.heard(parse_ulid(said["run_id"]), portion.unit.request.peer)
+                    feed.heard(run_id, portion.unit.request.peer)
                 case "cron.run_finished":
-                    feed.ended(parse_ulid(said["run_id"]), said["reason"])
+                    feed.ended(run_id, said["reason"])
         if began is not None:
             feed.offer(began)
 
