@@ -2,11 +2,11 @@
 
 import logging
 from collections.abc import Sequence
-from typing import Any, ClassVar
+from typing import Any, ClassVar, TypeAlias
 
 import msgspec
 
-from palyra_actors.actors.entity import CommandEntity
+from palyra_actors.actors.entity import CommandEntity, ask
 from palyra_actors.actors.work import Portion
 from palyra_actors.domain import cron as domain
 from palyra_actors.domain import cron_commands as commands
@@ -17,6 +17,9 @@ from palyra_actors.errors import NotFound, PalyraError
 from palyra_actors.storage.port import ReadSide, StreamRow
 
 log = logging.getLogger(__name__)
+
+Ahead: TypeAlias = tuple[StreamRow, Job | Sequence[Any]]
+"""Where a job stands, and the job, or its row: one with nothing under way."""
 
 JOB_COLUMNS = 12
 """Of `cron.row` and its like, up to what only lists add."""
@@ -29,8 +32,29 @@ class CronActor(CommandEntity):
     missing = "there is no such job"
     id_field = "job_id"
 
+    _ahead: "Ahead | None" = None
+
+    def read_ahead(self, ahead: "Ahead") -> None:
+        """What the file said of it not long ago. It wakes from that if nothing was written since:
+        one lookup instead of three, when thousands are due at once."""
+        if self._tail is None:
+            self._ahead = ahead
+
+    def _find(self) -> StreamRow | None:
+        if self._ahead is not None:
+            stream, _ = self._ahead
+            if ask(self._house.reader.rows, "stream_tail", (stream.stream,)) == [
+                (stream.tail_seq,)
+            ]:
+                return stream
+            self._ahead = None
+        return super()._find()
+
     def _load_state(self, reader: ReadSide, row: StreamRow) -> Job:
-        return load(reader, row.stream)
+        ahead, self._ahead = self._ahead, None
+        if ahead is None:
+            return load(reader, row.stream)
+        return ahead[1] if isinstance(ahead[1], Job) else job_of(ahead[1])
 
     def _choose(self, state: Job | None, command: commands.Command, now_ms: int) -> Decision:
         tail = self._tail

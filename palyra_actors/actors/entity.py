@@ -207,7 +207,7 @@ class Entity(PooledActor):
                 hint="the engine's log says why; try again in a minute",
                 detail={"outcome": "none"},
             )
-        row = ask(self._house.reader.stream, self.kind, self.stream_id)
+        row = self._find()
         if row is None:
             state = self._unborn()
             stream = self._tail.stream if self._tail is not None else self._house.next_stream()
@@ -226,6 +226,10 @@ class Entity(PooledActor):
         self._state = state
         self._house.activated += 1
         return state
+
+    def _find(self) -> StreamRow | None:
+        """Where it stands in the file; None: it has no event yet."""
+        return ask(self._house.reader.stream, self.kind, self.stream_id)
 
     def _check_owner(self, tail: Tail, request: Request) -> None:
         if self._next == 1:

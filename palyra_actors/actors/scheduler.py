@@ -21,10 +21,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
+from palyra_actors.actors.cron import Ahead
 from palyra_actors.errors import PalyraError
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop, Timer
-from palyra_actors.storage.port import ReadSide
+from palyra_actors.storage.port import ReadSide, StreamRow
 
 log = logging.getLogger(__name__)
 
@@ -35,11 +36,14 @@ PAGE: Final = 2_000
 LOADED_MAX: Final = 100_000
 """Moments kept beside those that were written since; further ones are read when there is room."""
 
+AHEAD_MAX: Final = 20_000
+"""Jobs of which more than the moment is kept, about a kilobyte each."""
+
 LOOK_S_MAX: Final = 1.0
-WAKES_AT_ONCE_MAX: Final = 64
+WAKES_AT_ONCE_MAX: Final = 256
 """Jobs that are being woken: about five milliseconds of a group, which is what others wait for."""
 
-WAKES_A_TURN_MAX: Final = 16
+WAKES_A_TURN_MAX: Final = 32
 """Then whoever else has something to do comes first: about two milliseconds."""
 
 AGAIN_S: Final = 0.1
@@ -53,6 +57,8 @@ class Moment(NamedTuple):
     wake_ms: int
     owner: str
     name: str
+    ahead: Ahead | None = None
+    """What it may wake from, as the file said it then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,12 +115,20 @@ class Scheduler(PooledActor):
             self._told = True
             self.actor_ref.tell(Look())
 
-    def written(self, job_id: bytes, wake_ms: int | None, owner: str, name: str) -> None:
+    def written(
+        self,
+        job_id: bytes,
+        wake_ms: int | None,
+        owner: str,
+        name: str,
+        ahead: Callable[[], Ahead | None] = lambda: None,
+    ) -> None:
         """A job changed, durably: this is its next moment."""
         if wake_ms is None or wake_ms > self._target_ms:
             self._moments.pop(job_id, None)  # the file knows
             return
-        self._keep(job_id, Moment(wake_ms, owner, name))
+        kept = ahead() if len(self._moments) < AHEAD_MAX else None
+        self._keep(job_id, Moment(wake_ms, owner, name, kept))
 
     def statistics(self) -> SchedulerStatistics:
         return SchedulerStatistics(
@@ -253,10 +267,14 @@ class Scheduler(PooledActor):
             log.warning("jobs that are due could not be read: %s", found)
             self._loop.call_later(LOOK_S_MAX, self.tell)
             return
-        for wake_ms, stream, job_id, owner, name in found:
+        for row in found:
+            wake_ms, stream, job_id, owner, name, created_ms, stream_seq, seq, settings = row[:9]
             self._position = (wake_ms, stream)
             if job_id not in self._moments and job_id not in self._under_way:
-                self._keep(job_id, Moment(wake_ms, owner, name))
+                ahead = None
+                if settings is not None and len(self._moments) < AHEAD_MAX:
+                    ahead = StreamRow(stream, owner, created_ms, stream_seq, seq), row[8:]
+                self._keep(job_id, Moment(wake_ms, owner, name, ahead))
         if len(found) == PAGE:
             self._read_on(self._target_ms)
         else:

@@ -21,7 +21,7 @@ def main() -> None:
     statements = queries._statements()
     statements["cron.save"] += " AND runs = 0 AND last_ms < 0 AND next_ms IS NULL"
     statements["cron.put_run"] = statements["cron.put_run"].replace("INSERT", "INSERT OR IGNORE", 1)
-    Scheduler.up_since_ms = lambda _: 0  # type: ignore[method-assign]  # and that it was gone
+    Scheduler.up_since_ms = lambda _: 0  # type: ignore[assignment, method-assign]  # it was never gone
     leave = threading.Event()
     signal.signal(signal.SIGTERM, lambda *_: leave.set())
     with Engine.open(options.db) as engine:

@@ -11,7 +11,7 @@ from msgspec import UNSET
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.cron_feed import Untaken, Worker, WorkFeed
 from palyra_actors.actors.clerks.session import clean_text, sees
-from palyra_actors.actors.cron import JOB_COLUMNS, job_of, load
+from palyra_actors.actors.cron import JOB_COLUMNS, Ahead, CronActor, job_of, load
 from palyra_actors.actors.reader import Ask
 from palyra_actors.actors.scheduler import Moment, Scheduler
 from palyra_actors.actors.work import Portion, Request
@@ -302,6 +302,8 @@ class CronClerk:
     ) -> None:
         """Have a job do what is due. If a worker waits, a run that begins is its own at once."""
         feed = self._feed
+        if moment.ahead is not None:
+            self._read_ahead(job_id, moment.ahead)
         promised = feed.promise(job_id, (moment.owner, moment.name))
 
         def came(answer: Mapping[str, Any] | PalyraError) -> None:
@@ -311,6 +313,16 @@ class CronClerk:
 
         command = commands.Wake(self._scheduler.up_since_ms(), promised)
         self._counter.internal(moment.owner, CRON, job_id, command, came)
+
+    def _read_ahead(self, job_id: bytes, ahead: Ahead) -> None:
+        directory = self._counter.directory
+        directory.begin_request()
+        try:
+            actor = directory.entity(CRON, job_id)
+        except PalyraError:
+            return  # all are busy: waking it will say so
+        assert isinstance(actor, CronActor)
+        actor.read_ahead(ahead)
 
     def _take(self, one: Untaken, done: Callable[[PalyraError | None], None]) -> None:
         command = commands.Take(one.run_id, one.fence)
@@ -327,7 +339,7 @@ class CronClerk:
         job_id, owner, feed = portion.stream_id, portion.tail.principal, self._feed
         key = (owner, job.settings.name)
         if self._counter.scheduling:
-            self._scheduler.written(job_id, domain.wake_ms(job), *key)
+            self._scheduler.written(job_id, domain.wake_ms(job), *key, lambda: _ahead(portion, job))
         began = None
         for fact in portion.facts:
             said = fact.payload
@@ -380,6 +392,15 @@ class CronClerk:
         if redacted or not key:
             raise Invalid("a session's key is a name, and no secret", field="session_key")
         return key
+
+
+def _ahead(portion: Portion, job: Job) -> Ahead | None:
+    """What the job can wake from the next time, as long as nothing else is written."""
+    tail, last = portion.tail, portion.facts[-1]
+    if tail is None or job.active is not None or job.waiting is not None:
+        return None
+    assert isinstance(last.seq, int)
+    return StreamRow(tail.stream, tail.principal, tail.created_ms, last.stream_seq, last.seq), job
 
 
 def _schedule(said: ScheduleIn) -> dict[str, Any]:

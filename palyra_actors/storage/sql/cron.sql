@@ -54,8 +54,14 @@ FROM cron_runs r JOIN streams s USING (stream) JOIN cron_jobs j USING (stream)
 WHERE r.run_id = ?
 
 -- name: cron.due
-SELECT j.wake_ms, j.stream, s.stream_id, j.owner, j.name
-FROM cron_jobs j JOIN streams s USING (stream)
+-- With what an entity wakes from (settings NULL: it reads that itself), up to the runs that are under way.
+SELECT j.wake_ms, j.stream, s.stream_id, j.owner, j.name, s.created_ms, h.stream_seq, h.seq,
+       CASE WHEN length(j.settings) <= 2048
+                 AND NOT EXISTS (SELECT 1 FROM cron_runs r WHERE r.stream = j.stream AND r.status IN (1, 2))
+            THEN j.settings END,
+       j.enabled, j.anchor_ms, j.created_ms, j.updated_ms, j.next_ms, j.due_ms, j.last_ms, j.last_run_ms, j.runs,
+       j.fence, j.deleted
+FROM cron_jobs j JOIN streams s USING (stream) JOIN heads h USING (stream)
 WHERE j.wake_ms IS NOT NULL AND (j.wake_ms, j.stream) > (:wake, :stream) AND j.wake_ms <= :target
 ORDER BY j.wake_ms, j.stream LIMIT :limit
 
