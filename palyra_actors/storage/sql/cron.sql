@@ -39,8 +39,7 @@ ORDER BY j.stream LIMIT :limit
 -- name: cron.open_runs
 SELECT number, run_id, attempt, status, reason, missed, scheduled_ms, manual, started_ms, finished_ms, fence,
        lease_until_ms, deadline_ms, error, usage
-FROM cron_runs WHERE stream = ? AND status IN (1, 2)
-ORDER BY number
+FROM cron_runs INDEXED BY cron_runs_open WHERE stream = ? AND status IN (1, 2)
 
 -- name: cron.runs
 SELECT number, run_id, attempt, status, reason, missed, scheduled_ms, manual, started_ms, finished_ms, fence,
@@ -57,7 +56,8 @@ WHERE r.run_id = ?
 -- With what an entity wakes from (settings NULL: it reads that itself), up to the runs that are under way.
 SELECT j.wake_ms, j.stream, s.stream_id, j.owner, j.name, s.created_ms, h.stream_seq, h.seq,
        CASE WHEN length(j.settings) <= 2048
-                 AND NOT EXISTS (SELECT 1 FROM cron_runs r WHERE r.stream = j.stream AND r.status IN (1, 2))
+                 AND NOT EXISTS (SELECT 1 FROM cron_runs r INDEXED BY cron_runs_open
+                                 WHERE r.stream = j.stream AND r.status IN (1, 2))
             THEN j.settings END,
        j.enabled, j.anchor_ms, j.created_ms, j.updated_ms, j.next_ms, j.due_ms, j.last_ms, j.last_run_ms, j.runs,
        j.fence, j.deleted
