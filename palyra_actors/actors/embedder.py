@@ -3,8 +3,11 @@
 import logging
 import queue
 import threading
+import time
 from collections.abc import Callable, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
+
+import numpy as np
 
 from palyra_actors.embedding.provider import (
     Matrix,
@@ -17,6 +20,11 @@ log = logging.getLogger(__name__)
 
 TASKS_MAX: Final = 64
 """Texts or batches that wait; whoever comes then goes on without a vector."""
+
+
+NEAR_TEXTS: Final = 4
+"""For so many the interpreter is held, about 0.1 ms. Were it held for longer, the loop would wait
+for it after every call that lets go of it, and it does so with every statement."""
 
 
 class Embedded(NamedTuple):
@@ -66,12 +74,25 @@ class Embedder:
             fault = ProviderFault("too many texts wait for the provider")
             self._call_soon(lambda: done(fault))
 
+    def _embedded(self, texts: Sequence[str], query: bool) -> Embedded:
+        """A near provider computes here: others are let in between a few texts and the next."""
+        step = NEAR_TEXTS if self._provider.near else max(1, len(texts))
+        parts = []
+        for at in range(0, max(1, len(texts)), step):
+            parts.append(embed_checked(self._provider, texts[at : at + step], query=query))
+            if self._provider.near:
+                time.sleep(0)
+        return Embedded(
+            np.concatenate([vectors for vectors, _ in parts]),
+            np.concatenate([good for _, good in parts]),
+        )
+
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
             texts, query, done = task
             result: Embedded | ProviderFault
             try:
-                result = Embedded(*embed_checked(self._provider, texts, query=query))
+                result = self._embedded(texts, query)
             except ProviderFault as fault:
                 result = fault
             except BaseException as error:  # noqa: BLE001 - a provider's fault ends no thread

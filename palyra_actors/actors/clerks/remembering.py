@@ -29,7 +29,11 @@ log = logging.getLogger(__name__)
 
 BATCH_TEXTS: Final = 128
 GATHER_S: Final = 0.25
-"""For how long new items gather before their vectors are made: a commit a batch, not an item."""
+"""For how long nothing new has come when vectors are made: a commit a batch, not an item, and those
+who write have the interpreter to themselves meanwhile."""
+
+PILE: Final = 2_048
+"""New items for which it is not waited any longer: as many as a search makes vectors for itself."""
 
 QUEUE_MAX: Final = 8_192
 """New items that wait for their vectors here; more are left to the backfill."""
@@ -117,11 +121,13 @@ class Backfill:
         self._works = remembering
         self._new: deque[Wanting] = deque()
         self._gathering = self._busy = False
+        self._came_at = 0.0
 
     def note(self, seq: int, stream: int, content: str) -> None:
         """A new item is durable."""
         if len(self._new) < QUEUE_MAX and self._works.failure is None:
             self._new.append(Wanting(seq, stream, content))
+            self._came_at = self._counter.loop.clock.monotonic()
             if not self._gathering and not self._busy:
                 self._gathering = True
                 self._counter.call_later(GATHER_S, self._gathered)
@@ -136,6 +142,11 @@ class Backfill:
     def _gathered(self) -> None:
         self._gathering = False
         if self._busy or not self._new:
+            return
+        quiet_s = self._counter.loop.clock.monotonic() - self._came_at
+        if quiet_s < GATHER_S and len(self._new) < PILE:
+            self._gathering = True
+            self._counter.call_later(GATHER_S - quiet_s, self._gathered)
             return
         self._busy = True
         batch = [self._new.popleft() for _ in range(min(BATCH_TEXTS, len(self._new)))]
