@@ -46,7 +46,9 @@ ROWS_MAX: Final = 8_192
 or, where all of a query's words are common, is looked up from the newest on."""
 
 ROWS_SUM_MAX: Final = 24_576
-COMMON_TERMS_MAX: Final = 4
+COMMON_TERMS_MAX: Final = 2
+"""Of a query's common words, the rarest so many are looked at; how often a text has them is not."""
+
 SPARE: Final = 16
 """Hits more than are asked for: some may be removed between ranking and reading."""
 
@@ -112,6 +114,7 @@ class Having(NamedTuple):
     idf: float
 
 
+NONE: Final = np.empty(0, np.int64)
 NOTHING_FOUND: Final = Lexical(
     np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.float64), 1.0
 )
@@ -306,19 +309,23 @@ def _find_words(
     rare = [(frequency, one) for frequency, one in rare if frequency]
     if not (rare or common) or not most:
         return NOTHING_FOUND
-    parts = [_having(reader, stream, one, _idf(count, frequency), "") for frequency, one in rare]
+    parts = [
+        Having(_matching(reader, stream, one), _matching(reader, stream, one, often=True), weight)
+        for frequency, one in rare
+        for weight in (_idf(count, frequency),)
+    ]
     if rare:
         among = " OR ".join(f'"{scoped(stream, one)}"' for _, one in rare)
-        among = f" AND ({among})"
-    else:
-        among = "".join(f' AND "{scoped(stream, one)}"' for _, one in common)
-        frequency, one = common.pop(0)  # items with all of them, and the newest with the rarest
-        idf = _idf(count, frequency)
-        parts.append(_united(_having(reader, stream, one, idf, among),
-                             _having(reader, stream, one, idf, "")))  # fmt: skip
-    parts += [
-        _having(reader, stream, one, _idf(count, frequency), among) for frequency, one in common
-    ]
+        parts += [
+            Having(_matching(reader, stream, one, f" AND ({among})"), NONE, _idf(count, frequency))
+            for frequency, one in common
+        ]
+    else:  # items with all of them, and the newest with the rarest
+        among = "".join(f' AND "{scoped(stream, one)}"' for _, one in common[1:])
+        every = _matching(reader, stream, common[0][1], among)
+        newest = _matching(reader, stream, common[0][1])
+        parts = [Having(every, NONE, _idf(count, frequency)) for frequency, _ in common[1:]]
+        parts.append(Having(_sorted(every, newest), NONE, _idf(count, common[0][0])))
     return _summed(parts, most)
 
 
@@ -331,20 +338,14 @@ def _idf(count: int, frequency: int) -> float:
     return log1p((max(count, frequency) - frequency + 0.5) / (frequency + 0.5))
 
 
-def _having(reader: ReadSide, stream: int, one: str, idf: float, among: str) -> Having:
-    """The items that have a term, the newest where there are more than `ROWS_MAX`."""
-    pages = []
-    for often in (False, True):
-        match = f'"{scoped(stream, one, often)}"{among}'
-        # one text of numbers: a row each would take five times as long
-        found = reader.rows("memory.matching", (match, ROWS_MAX))[0][0]
-        numbers = np.fromstring(found or "", dtype=np.int64, sep=",")
-        pages.append(numbers[::-1])
-    return Having(pages[0], pages[1], idf)
-
-
-def _united(one: Having, other: Having) -> Having:
-    return Having(_sorted(one.seqs, other.seqs), _sorted(one.often, other.often), one.idf)
+def _matching(
+    reader: ReadSide, stream: int, one: str, among: str = "", *, often: bool = False
+) -> NDArray[np.int64]:
+    """The items that have a term, in order; the newest where there are more than `ROWS_MAX`."""
+    match = f'"{scoped(stream, one, often)}"{among}'
+    # one text of numbers: a row each would take five times as long
+    found = reader.rows("memory.matching", (match, ROWS_MAX))[0][0]
+    return np.fromstring(found or "", dtype=np.int64, sep=",")[::-1]
 
 
 def _sorted(*parts: NDArray[np.int64]) -> NDArray[np.int64]:
