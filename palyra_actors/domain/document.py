@@ -22,6 +22,7 @@ from jsonpatch import (
     AddOperation,
     CopyOperation,
     JsonPatchException,
+    JsonPatchTestFailed,
     MoveOperation,
     PatchOperation,
     RemoveOperation,
@@ -80,6 +81,8 @@ def apply_patch_document(
     for index, operation in enumerate(operations):
         try:
             made = work.apply(made, operation, index)
+        except JsonPatchTestFailed as error:
+            raise _refusal(index, operation, "the test failed: another value is there") from error
         except (JsonPatchException, JsonPointerException) as error:
             raise _refusal(index, operation, str(error)) from error
         except (TypeError, ValueError, KeyError, IndexError, AttributeError) as error:
