@@ -13,7 +13,8 @@ from palyra_actors.storage.connection import open_reader
 from palyra_actors.storage.journal import stored_from_row
 from palyra_actors.storage.queries import sql
 from palyra_actors.testing.sim import rules
-from palyra_actors.testing.sim.model import Event, Model, event_of, require
+from palyra_actors.testing.sim.events import Event, event_of, require
+from palyra_actors.testing.sim.model import Model
 from palyra_actors.testing.sim.peers import Asked, Order
 from palyra_actors.testing.sim.world import World
 
@@ -340,8 +341,20 @@ class Auditor:
         if order.body.get("version") is None and self._read_now:
             _equal(told, rules.shown_canvas(self.model, order.body["canvas_id"]))
 
+    def _is_run(self, told: Mapping[str, Any]) -> None:
+        """A run that goes to a worker: it is his in the journal, before he hears of it."""
+        self.look()
+        run = self.model.cron.runs.get(told["run_id"])
+        require(
+            run is not None and told["fence"] <= run.fence,
+            "a run is leased before it is handed out", told, run,
+        )  # fmt: skip
+        self.durable = len(self.model.events)
+
     def _item(self, asked: Asked, item: Mapping[str, Any]) -> None:
         """Subscriptions: in `seq` order, nothing left out, nothing twice."""
+        if "run" in item:
+            self._is_run(item["run"])
         if "event" not in item:
             return
         view, body = item["event"], asked.order.body

@@ -18,6 +18,7 @@ KINDS: Final = (
 STATES: Final = ("in_progress", "in_progress", "done", "failed", "cancelled", "accepted", "pending")
 KEYS: Final = ("alpha", "beta", "gamma")
 NAMES: Final = ("title", "items", "count", "note")
+_POOLS: Final = {"session": 5, "run": 8, "approval": 6, "canvas": 4, "job": 3}
 NEW_SHARE: Final = 0.35
 """How often an entity that is not there yet is named, rather than one that is."""
 
@@ -34,10 +35,9 @@ class Author:
         self._model = model
         self._wall_ms = wall_ms
         self._pools = {
-            family: [self.new_id() for _ in range(size)]
-            for family, size in (("session", 5), ("run", 8), ("approval", 6), ("canvas", 4))
+            family: [self.new_id() for _ in range(size)] for family, size in _POOLS.items()
         }
-        self._writes: Mapping[str, tuple[Callable[[Peer], Body], int]] = {
+        self._writes: Mapping[str, tuple[Callable[[Peer], Body], float]] = {
             "journal.append": (self._append, 30),
             "session.resolve": (self._resolve, 8),
             "session.update": (self._update, 4),
@@ -55,8 +55,13 @@ class Author:
             "canvas.fork": (self._fork, 3),
             "canvas.close": (self._close, 1),
             "canvas.compact": (self._compact, 2),
+            "cron.create": (self._create_job, 3),
+            "cron.disable": (self._job, 1),
+            "cron.enable": (self._job, 1),
+            "cron.delete": (self._job, 0.5),
+            "cron.run_now": (self._job, 2),
         }
-        self._reads: Mapping[str, tuple[Callable[[Peer], Body], int]] = {
+        self._reads: Mapping[str, tuple[Callable[[Peer], Body], float]] = {
             "journal.head": (lambda peer: {}, 2),
             "journal.read": (self._read, 5),
             "journal.recent": (lambda peer: {"limit": 20}, 2),
@@ -103,16 +108,19 @@ class Author:
     # -- own --------------------------------------------------------------------------------------
 
     def _one_of(
-        self, makers: Mapping[str, tuple[Callable[[Peer], Body], int]], peer: Peer
+        self, makers: Mapping[str, tuple[Callable[[Peer], Body], float]], peer: Peer
     ) -> tuple[str, Body]:
         weights = [weight for _, weight in makers.values()]
         (op,) = self._chance.choices(list(makers), weights)
         return op, makers[op][0](peer)
 
     def _pick(self, family: str) -> str:
-        known: Mapping[str, Any] = getattr(
-            self._model(), "canvases" if family == "canvas" else f"{family}s"
-        )
+        model = self._model()
+        families: dict[str, Mapping[str, Any]] = {
+            "session": model.sessions, "run": model.runs, "approval": model.approvals,
+            "canvas": model.canvases, "job": model.cron.jobs,
+        }  # fmt: skip
+        known = families[family]
         if known and self._chance.random() > NEW_SHARE:
             return self._chance.choice(list(known))
         name = self._chance.choice(self._pools[family])
@@ -296,6 +304,38 @@ class Author:
 
     def _compact(self, peer: Peer) -> Body:
         return self._named({"canvas_id": self._pick("canvas")})
+
+    def _create_job(self, peer: Peer) -> Body:
+        chance = self._chance
+        return self._named(
+            {
+                "job_id": self._pick("job"),
+                "name": "job",
+                "schedule": {"every_ms": chance.choice((700, 5_000, 60_000))},
+                "concurrency_policy": chance.choice(("forbid", "replace", "queue_one")),
+                "misfire_policy": chance.choice(("skip", "catch_up")),
+                "misfire_grace_ms": chance.choice((0, 1_000, 60_000)),
+                "lease_ms": chance.choice((50, 2_000, 60_000)),
+                "retry": {"max_attempts": chance.choice((1, 3)), "backoff_ms": 100},
+            },
+            1.0,
+        )
+
+    def _job(self, peer: Peer) -> Body:
+        return self._named({"job_id": self._pick("job")})
+
+    def workers(self, peer: Peer) -> Order:
+        """Wait for runs of jobs."""
+        body = {"credit": self._chance.randint(1, 5)}
+        return Order("cron.work", body, peer.principal, peer.role == "admin")
+
+    def about_run(self, peer: Peer, run_id: str, fence: int) -> Order:
+        """What a worker says of the run that it has, or had."""
+        body: Body = {"run_id": run_id, "fence": fence - (self._chance.random() < 0.1)}
+        op = "cron.heartbeat"
+        if self._chance.random() < 0.7:
+            op, body["status"] = "cron.finish", self._chance.choice(("succeeded", "failed"))
+        return Order(op, self._named(body), peer.principal, peer.role == "admin")
 
     def _read(self, peer: Peer) -> Body:
         body: Body = {"after_seq": self._chance.randint(0, len(self._model().events))}

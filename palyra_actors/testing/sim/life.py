@@ -21,12 +21,14 @@ from palyra_actors.testing.sim import rules
 from palyra_actors.testing.sim.audit import Auditor
 from palyra_actors.testing.sim.breaks import SYNCHRONOUS, TAMPERS
 from palyra_actors.testing.sim.clients import PRINCIPALS, Author
-from palyra_actors.testing.sim.model import RUN_STEPS, require
+from palyra_actors.testing.sim.events import require
+from palyra_actors.testing.sim.model import RUN_STEPS
 from palyra_actors.testing.sim.peers import Asked, Order, Peer
 from palyra_actors.testing.sim.world import World, small_config
 
 REQUESTS: Final = (50, 200)
 PEERS: Final = 4
+STREAMS: Final = frozenset({"journal.subscribe", "cron.work"})
 MOVES_MAX: Final = 20_000
 SWEEPS_MS: Final = 2_500
 """In which the engine has looked for all whose time is over."""
@@ -88,6 +90,7 @@ class _Run:
         self.author = Author(self.chance, lambda: self.auditor.model, world.clock.wall_ms)
         self.life = Life(seed)
         self.orders: list[Order] = []
+        self.leases: list[tuple[str, str, int]] = []
         self.broken = False
         self.orphans: dict[str, str] = {}
         self.hash = sha256()
@@ -96,6 +99,9 @@ class _Run:
         def listen(asked: Asked, reply: Any) -> None:
             heard(asked, reply)
             self.hash.update(msgspec.msgpack.encode(reply))
+            run = reply["item"].get("run") if "item" in reply else None
+            if run is not None:
+                self.leases.append((asked.order.principal, run["run_id"], run["fence"]))
 
         world.heard = listen
         self.moves: dict[Callable[[], None], float] = {
@@ -110,6 +116,7 @@ class _Run:
             self._hang_up: 0.8,
             self._stall: 0.8,
             self._credit: 1.5,
+            self._work: 3,
             self._clock_step: 0.6,
             self._slow_disk: 0.6,
             self._break_disk: 0.9,
@@ -189,6 +196,8 @@ class _Run:
                 self._send(peer, self.author.read(peer))
             elif what < 0.23:
                 self._subscribe(peer)
+            elif what < 0.25:
+                self._send(peer, self.author.workers(peer))
             else:
                 self._write(peer, self.author.write(peer))
 
@@ -232,10 +241,19 @@ class _Run:
             peer = self.chance.choice(self.world.peers)
             peer.backlog_bytes = 0 if peer.backlog_bytes else 3 * 1024 * 1024
 
+    def _work(self) -> None:
+        """A worker says something of a run that it was given, lately or long ago."""
+        if self.leases:
+            principal, run_id, fence = self.chance.choice(self.leases[-6:])
+            for peer in self.world.peers:
+                if peer.principal == principal:
+                    self._write(peer, self.author.about_run(peer, run_id, fence))
+                    return
+
     def _credit(self) -> None:
         for peer in self.world.peers:
             for asked in peer.asked.values():
-                if asked.order.op == "journal.subscribe" and asked.outcome == "open":
+                if asked.order.op in STREAMS and asked.outcome == "open":
                     body = {"sub": asked.id, "credit": self.chance.randint(1, 30)}
                     op = "journal.credit"
                     if self.chance.random() < 0.3:
@@ -353,7 +371,7 @@ class _Run:
         for peer in self.world.peers:
             for asked in peer.asked.values():
                 require(
-                    asked.outcome != "open" or asked.order.op == "journal.subscribe",
+                    asked.outcome != "open" or asked.order.op in STREAMS,
                     "every request gets a reply", asked.order.op, asked.order.body,
                 )  # fmt: skip
 
@@ -368,6 +386,9 @@ class _Run:
             session = model.sessions.get(canvas.session)
             left = session is not None and session.status == "erased" and not canvas.erased
             require(not left, "a canvas is erased with its session", name)
+        for name, job in model.cron.jobs.items():
+            due = job.enabled and job.next_ms is not None and job.next_ms <= now_ms
+            require(not due, "every tick is accounted for", name, job, now_ms)
         for name, where in self.orphans.items():
             run = model.runs.get(name)
             left = run is not None and run.session == where and bool(RUN_STEPS[run.state])

@@ -6,13 +6,13 @@ import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
-from typing import Any, Final, NamedTuple
+from typing import Any, Final
 
-import msgspec
 import rfc8785
 
-from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
-from palyra_actors.ids import format_ulid
+from palyra_actors.domain.chain import GENESIS, expected_hash
+from palyra_actors.testing.sim.events import Event, require
+from palyra_actors.testing.sim.jobs import Jobs
 from palyra_actors.testing.sim.peers import Order
 
 RUN_STEPS: Final[dict[str, tuple[str, ...]]] = {
@@ -24,43 +24,6 @@ RUN_STEPS: Final[dict[str, tuple[str, ...]]] = {
     "cancelled": (),
 }
 RUN_ENDS: Final = {"run_completed": "done", "run_failed": "failed"}
-ENGINE_FAMILIES: Final = ("session.", "run.", "approval.", "canvas.")
-TOLD_CHARACTERS_MAX: Final = 500
-
-
-class Event(NamedTuple):
-    """A stored event with ids as text and its payload as data; None once it is erased."""
-
-    stored: Stored
-    event_id: str
-    stream_id: str
-    session_id: str | None
-    run_id: str | None
-    payload: Any
-
-    @property
-    def kind(self) -> str:
-        return self.stored.kind
-
-    @property
-    def by_client(self) -> bool:
-        return not self.kind.startswith(ENGINE_FAMILIES)
-
-    def within(self, session: str | None) -> bool:
-        """Whether it is one of that session's own; None: any will do."""
-        return session is None or (self.stored.stream == "session" and self.stream_id == session)
-
-
-def event_of(stored: Stored) -> Event:
-    """The event as the model takes it."""
-    return Event(
-        stored,
-        format_ulid(stored.event_id),
-        format_ulid(stored.stream_id),
-        None if stored.session_id is None else format_ulid(stored.session_id),
-        None if stored.run_id is None else format_ulid(stored.run_id),
-        None if stored.payload is None else msgspec.msgpack.decode(stored.payload),
-    )
 
 
 @dataclass(slots=True)
@@ -130,17 +93,6 @@ class Canvas:
         return self.states[self.version]
 
 
-class Wrong(AssertionError):
-    """The engine broke a promise. Says which one, and with what."""
-
-
-def require(holds: bool, promise: str, *about: object) -> None:
-    """Raises Wrong."""
-    if not holds:
-        told = ", ".join(f"{one!r:.{TOLD_CHARACTERS_MAX}}" for one in about)
-        raise Wrong(f"{promise}: {told}" if about else promise)
-
-
 class Model:
     """Everything that was written, and what follows from it. `orders` are those of clients by
     their event ids: what a request said is taken from there and not from the journal."""
@@ -156,6 +108,7 @@ class Model:
         self.approvals: dict[str, Approval] = {}
         self.canvases: dict[str, Canvas] = {}
         self.forgotten: set[str] = set()  # runs and approvals of erased sessions
+        self.cron = Jobs()
         self._folds: dict[str, Callable[[Event], None]] = {
             "session.opened": self._opened,
             "session.branched": self._branched,
@@ -199,6 +152,9 @@ class Model:
         self.by_id[event.event_id] = event
         if stored.stream == "session":
             self._in_session(event)
+        if stored.stream == "cron":
+            self.cron.fold(event)
+            return
         fold = self._folds.get(stored.kind)
         if fold is not None:
             fold(event)

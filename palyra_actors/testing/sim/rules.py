@@ -40,6 +40,8 @@ def known(model: Model, order: Order) -> bool:
 def _answer_is_gone(model: Model, event_id: str) -> bool:
     """Whether what the request was answered has been destroyed since."""
     event = model.by_id[event_id]
+    if event.stored.stream == "cron":
+        return False
     if event.stored.stream == "canvas":
         canvas = model.canvases[event.stream_id]
         return canvas.erased or canvas.horizon > 1
@@ -56,6 +58,9 @@ def changes_nothing(model: Model, order: Order) -> bool:
         case "approval.decide":
             approval = model.approvals.get(body["approval_id"])
             return approval is not None and approval.decision is not None
+        case "cron.enable" | "cron.disable":
+            job = model.cron.jobs.get(body["job_id"])
+            return job is not None and job.enabled == (order.op == "cron.enable")
         case "canvas.compact":
             canvas = model.canvases.get(body["canvas_id"])
             return canvas is not None and canvas.horizon == canvas.version
@@ -273,7 +278,9 @@ def _fork(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     canvas, at = _canvas(model, order), order.body.get("at_version")
     if canvas is None or (at is not None and at > canvas.version):
         yield "not_found"
-    elif canvas.erased or (at is not None and at < canvas.horizon):
+    if canvas is None:
+        return
+    if canvas.erased or (at is not None and at < canvas.horizon):
         yield PERHAPS + "gone"  # it went while the fork was on its way
     found = model.canvases.get(order.body["new_canvas_id"])
     if found is not None:
@@ -298,6 +305,35 @@ def _compact(model: Model, order: Order, now_ms: int) -> Iterator[str]:
         yield "gone"
 
 
+# -- jobs -----------------------------------------------------------------------------------------
+
+
+def _create_job(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    found = model.cron.jobs.get(order.body["job_id"])
+    if found is not None:
+        yield "conflict" if _mine(order, found.owner) else "not_found"
+        if found.deleted:
+            yield from (PERHAPS + "gone", PERHAPS + "not_found")
+
+
+def _job(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    job = model.cron.jobs.get(order.body["job_id"])
+    if job is None or job.deleted or not _mine(order, job.owner):
+        yield "not_found"
+
+
+def _run_of_job(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    """A fence that is too old is a conflict, and so is a lease that is over: the clock knows."""
+    run = model.cron.runs.get(order.body["run_id"])
+    if run is None or not _mine(order, model.cron.jobs[run.job].owner):
+        yield "not_found"
+        return
+    if model.cron.jobs[run.job].deleted:
+        yield PERHAPS + "not_found"
+    stale = run.status != "running" or run.fence != order.body["fence"]
+    yield "conflict" if stale else PERHAPS + "conflict"
+
+
 _RULES: Final[dict[str, Callable[[Model, Order, int], Iterator[str]]]] = {
     "session.resolve": _resolve,
     "session.update": _update,
@@ -315,6 +351,13 @@ _RULES: Final[dict[str, Callable[[Model, Order, int], Iterator[str]]]] = {
     "canvas.fork": _fork,
     "canvas.close": _close,
     "canvas.compact": _compact,
+    "cron.create": _create_job,
+    "cron.enable": _job,
+    "cron.disable": _job,
+    "cron.delete": _job,
+    "cron.run_now": _job,
+    "cron.heartbeat": _run_of_job,
+    "cron.finish": _run_of_job,
 }
 WRITES: Final = frozenset({"journal.append", *_RULES})
 
