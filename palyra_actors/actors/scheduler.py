@@ -97,6 +97,7 @@ class Scheduler(PooledActor):
         self._heap: list[tuple[int, bytes]] = []
         self._position = (-1, 0)  # all rows up to this moment and stream were read
         self._target_ms = -1  # everything that is due up to here is read, or being read
+        self._read_ms = -1  # everything that is due up to here is read
         self._reading = False
         self._under_way: set[bytes] = set()
         self._failures: dict[bytes, int] = {}
@@ -253,7 +254,8 @@ class Scheduler(PooledActor):
     def _read_on(self, target_ms: int) -> None:
         """Read which jobs are due until then, a page at a time."""
         self._reading = True
-        self._target_ms = max(self._target_ms, target_ms)
+        if target_ms > self._target_ms:
+            self._read_ms, self._target_ms = self._target_ms, target_ms
         if len(self._moments) >= LOADED_MAX:
             self._reading = False
             return
@@ -265,6 +267,7 @@ class Scheduler(PooledActor):
         self._reading = False
         if isinstance(found, PalyraError):
             log.warning("jobs that are due could not be read: %s", found)
+            self._target_ms = self._read_ms  # what is due until then is still not known
             self._loop.call_later(LOOK_S_MAX, self.tell)
             return
         for row in found:

@@ -58,6 +58,10 @@ class SessionActor(CommandEntity):
         inbox = self.actor_inbox
         return bool(len(inbox)) or inbox.held
 
+    def has_given_up(self, owner: str, key: str) -> bool:
+        """Whether it was decided that the key is no longer its own."""
+        return self._state is not ASLEEP and not self.undecided and not self.has_key(owner, key)
+
     def shows(self, principal: str | None) -> bool:
         """Whether the principal may see it (None: all)."""
         return self._tail is not None and principal in (None, self._tail.principal)

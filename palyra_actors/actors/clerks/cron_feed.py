@@ -277,6 +277,10 @@ class WorkFeed:
             self._give(one)
         self._call_later(0.0, lambda: self._fill(worker))
 
+    def _offer_again(self, one: Untaken) -> None:
+        self._pool.add(one)
+        self.offer(one.run_id)
+
     def _give(self, one: Untaken) -> None:
         """The run's lease is decided; until then nobody else is offered it."""
         self._pool.discard(one.run_id)
@@ -286,7 +290,6 @@ class WorkFeed:
                 return
             self.release(one.job_id)
             if not isinstance(error, Conflict | NotFound):  # it is still to be had, later
-                self._pool.add(one)
-                self._call_later(AGAIN_S, lambda: self.offer(one.run_id))
+                self._call_later(AGAIN_S, lambda: self._offer_again(one))
 
         self._take(one, done)

@@ -145,6 +145,10 @@ class SessionClerk:
             holder = self._holder(request, key)
             if holder is None and not body.create:
                 raise NotFound("there is no session of this key", field="session_key")
+            if holder is not None and self._gives_up(request, key, holder):
+                again = partial(self._resolve, request, body)
+                self._once_settled(request, holder, again, op="session.resolve", body=body)
+                return
             session_id = counter.new_id() if holder is None else holder
         elif not body.create:
             raise Invalid(
@@ -310,6 +314,24 @@ class SessionClerk:
                 hint="leave out session_id to find that one",
                 detail={"actual": format_ulid(holder)},
             )
+        self._once_settled(request, holder, again, op=op, body=body)
+
+    def _gives_up(self, request: Request, key: str, holder: bytes) -> bool:
+        """Whether it has the key in the file, and its erasure is on its way there."""
+        session = self._counter.directory.resident(SESSION, holder)
+        return isinstance(session, SessionActor) and session.has_given_up(request.principal, key)
+
+    def _once_settled(
+        self,
+        request: Request,
+        holder: bytes,
+        again: Callable[[], None],
+        *,
+        op: str,
+        body: WriteBody,
+    ) -> None:
+        """Ask again once what is under way of the session is written, or is not."""
+        counter = self._counter
 
         def settled(answer: Mapping[str, Any] | PalyraError) -> None:
             try:

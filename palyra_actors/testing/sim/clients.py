@@ -10,7 +10,7 @@ from palyra_actors.ids import ALPHABET
 from palyra_actors.testing.sim.model import Model
 from palyra_actors.testing.sim.peers import Order, Peer
 
-PRINCIPALS: Final = (("local", "admin"), ("ana", "writer"), ("ben", "writer"))
+PRINCIPALS: Final = (("local", "admin"), ("ana", "writer"), ("ana", "writer"), ("ben", "writer"))
 KINDS: Final = (
     "message_received", "model_token", "model_token", "tool_proposed", "tool_executed", "x.note",
     "run_completed", "run_failed",
@@ -18,9 +18,14 @@ KINDS: Final = (
 STATES: Final = ("in_progress", "in_progress", "done", "failed", "cancelled", "accepted", "pending")
 KEYS: Final = ("alpha", "beta", "gamma")
 NAMES: Final = ("title", "items", "count", "note")
-_POOLS: Final = {"session": 5, "run": 8, "approval": 6, "canvas": 4, "job": 3}
-NEW_SHARE: Final = 0.35
-"""How often an entity that is not there yet is named, rather than one that is."""
+_POOLS: Final = {"session": 5, "run": 8, "approval": 6, "canvas": 4, "cron": 3}
+_FIRST: Final = {
+    "run": "run.start", "approval": "approval.request", "canvas": "canvas.create",
+    "cron": "cron.create",
+}  # fmt: skip
+"""What is asked for, mostly, where there is nothing of the family yet."""
+STRANGERS_SHARE: Final = 0.12
+"""How often what is named may be anybody's."""
 
 Body = dict[str, Any]
 
@@ -67,10 +72,10 @@ class Author:
             "journal.recent": (lambda peer: {"limit": 20}, 2),
             "journal.verify": (lambda peer: {}, 1),
             "session.get": (self._session_body, 3),
-            "run.get": (lambda peer: {"run_id": self._pick("run")}, 3),
-            "run.tape": (lambda peer: {"run_id": self._pick("run")}, 2),
-            "approval.get": (lambda peer: {"approval_id": self._pick("approval")}, 2),
-            "canvas.get": (lambda peer: {"canvas_id": self._pick("canvas")}, 3),
+            "run.get": (lambda peer: {"run_id": self._pick(peer, "run")}, 3),
+            "run.tape": (lambda peer: {"run_id": self._pick(peer, "run")}, 2),
+            "approval.get": (lambda peer: {"approval_id": self._pick(peer, "approval")}, 2),
+            "canvas.get": (lambda peer: {"canvas_id": self._pick(peer, "canvas")}, 3),
         }
 
     def new_id(self) -> str:
@@ -93,7 +98,7 @@ class Author:
         if self._chance.random() < 0.7:
             body["after_seq"] = self._chance.randint(0, len(self._model().events))
         if self._chance.random() < 0.3:
-            body["session_id"] = self._pick("session")
+            body["session_id"] = self._pick(peer, "session")
         return Order("journal.subscribe", body, peer.principal, peer.role == "admin")
 
     def forged(self, order: Order) -> Order:
@@ -112,22 +117,38 @@ class Author:
     ) -> tuple[str, Body]:
         weights = [weight for _, weight in makers.values()]
         (op,) = self._chance.choices(list(makers), weights)
+        first = _FIRST.get(op.split(".")[0], op)
+        if first in makers and not self._known(op.split(".")[0]) and self._chance.random() < 0.8:
+            op = first
         return op, makers[op][0](peer)
 
-    def _pick(self, family: str) -> str:
+    def _known(self, family: str) -> Mapping[str, Any]:
         model = self._model()
         families: dict[str, Mapping[str, Any]] = {
             "session": model.sessions, "run": model.runs, "approval": model.approvals,
-            "canvas": model.canvases, "job": model.cron.jobs,
+            "canvas": model.canvases, "cron": model.cron.jobs, "journal": model.by_id,
         }  # fmt: skip
-        known = families[family]
-        if known and self._chance.random() > NEW_SHARE:
-            return self._chance.choice(list(known))
-        name = self._chance.choice(self._pools[family])
-        if name in known and self._chance.random() < 0.5:
-            place = self._pools[family].index(name)
-            name = self._pools[family][place] = self.new_id()
+        return families[family]
+
+    def _pick(self, peer: Peer, family: str, new: float = 0.1) -> str:
+        """One that is there, mostly of the peer's own; or, with the share `new`, one that is
+        not."""
+        chance, known, pool = self._chance, self._known(family), self._pools[family]
+        if known and chance.random() >= new:
+            own = [name for name, it in known.items() if it.owner == peer.principal]
+            return chance.choice(own if own and chance.random() > STRANGERS_SHARE else list(known))
+        name = chance.choice(pool)
+        if name in known and chance.random() < 0.7:
+            place = pool.index(name)
+            name = pool[place] = self.new_id()
         return name
+
+    def _run_of(self, peer: Peer, session: str) -> str:
+        """Mostly one of the session's."""
+        known = self._model().sessions.get(session)
+        if known is not None and known.runs and self._chance.random() < 0.6:
+            return self._chance.choice(known.runs)
+        return self._pick(peer, "run", 0.8)
 
     def _maybe(self, share: float, value: Callable[[], Any]) -> Any:
         return value() if self._chance.random() < share else None
@@ -144,13 +165,14 @@ class Author:
     # -- bodies -----------------------------------------------------------------------------------
 
     def _append(self, peer: Peer) -> Body:
-        chance, sessions = self._chance, [self._pick("session")]
+        chance, sessions = self._chance, [self._pick(peer, "session", 0.25)]
         if chance.random() < 0.15:
-            sessions.append(self._pick("session"))
+            sessions.append(self._pick(peer, "session"))
         events = []
         for _ in range(chance.choice((1, 1, 1, 2, 3, 6))):
             kind = chance.choice(KINDS)
-            run_id = self._maybe(0.6, lambda: self._pick("run"))
+            session = chance.choice(sessions)
+            run_id = self._maybe(0.6, lambda: self._run_of(peer, session))  # noqa: B023
             payload: Body = (
                 {"token": "x"} if kind == "model_token" else {"n": chance.randrange(1000)}
             )
@@ -158,15 +180,15 @@ class Author:
                 payload["long"] = "words " * chance.randrange(2_000)
             events.append(
                 {
-                    "event_id": self.new_id(), "session_id": chance.choice(sessions),
+                    "event_id": self.new_id(), "session_id": session,
                     "run_id": run_id, "kind": kind, "actor": chance.choice(("user", "agent")),
                     "ts_ms": self._wall_ms(), "payload": payload,
                 }
             )  # fmt: skip
         body: Body = {"events": events}
         if len({event["session_id"] for event in events}) == 1 and chance.random() < 0.2:
-            session = self._model().sessions.get(events[0]["session_id"])
-            present = 0 if session is None else session.last_seq
+            known = self._model().sessions.get(events[0]["session_id"])
+            present = 0 if known is None else known.last_seq
             body["expected_session_seq"] = max(0, present + chance.choice((0, 0, 0, 1, -1)))
         return body
 
@@ -174,7 +196,7 @@ class Author:
         chance = self._chance
         return self._named(
             {
-                "session_id": self._maybe(0.4, lambda: self._pick("session")),
+                "session_id": self._maybe(0.4, lambda: self._pick(peer, "session")),
                 "session_key": self._maybe(0.7, lambda: chance.choice(KEYS)),
                 "title": self._maybe(0.5, lambda: chance.choice(("one", "two words"))),
                 "create": self._maybe(0.2, lambda: False),
@@ -182,20 +204,20 @@ class Author:
         )
 
     def _session_body(self, peer: Peer) -> Body:
-        return {"session_id": self._pick("session")}
+        return {"session_id": self._pick(peer, "session")}
 
     def _update(self, peer: Peer) -> Body:
-        body = {"session_id": self._pick("session"), "title": f"t{self._chance.randrange(9)}"}
+        body = {"session_id": self._pick(peer, "session"), "title": f"t{self._chance.randrange(9)}"}
         return self._named(body)
 
     def _branch(self, peer: Peer) -> Body:
-        parent = self._pick("session")
+        parent = self._pick(peer, "session")
         known = self._model().sessions.get(parent)
         last = 1 if known is None else known.last_seq
         return self._named(
             {
                 "session_id": parent,
-                "new_session_id": self._pick("session") if self._chance.random() < 0.3
+                "new_session_id": self._pick(peer, "session") if self._chance.random() < 0.3
                 else self.new_id(),
                 "at_session_seq": self._maybe(0.6, lambda: self._chance.randint(0, last + 1)),
                 "session_key": self._maybe(0.2, lambda: self._chance.choice(KEYS)),
@@ -205,27 +227,27 @@ class Author:
     def _start(self, peer: Peer) -> Body:
         return self._named(
             {
-                "run_id": self._pick("run"),
-                "session_id": self._pick("session"),
-                "parent_run_id": self._maybe(0.2, lambda: self._pick("run")),
+                "run_id": self._pick(peer, "run", 0.7),
+                "session_id": self._pick(peer, "session"),
+                "parent_run_id": self._maybe(0.2, lambda: self._pick(peer, "run")),
             }
         )
 
     def _move(self, peer: Peer) -> Body:
         to = self._chance.choice(STATES)
         reason = self._maybe(0.3, lambda: "because")
-        return self._named({"run_id": self._pick("run"), "to": to, "reason": reason})
+        return self._named({"run_id": self._pick(peer, "run"), "to": to, "reason": reason})
 
     def _cancel(self, peer: Peer) -> Body:
-        return self._named({"run_id": self._pick("run")})
+        return self._named({"run_id": self._pick(peer, "run")})
 
     def _request(self, peer: Peer) -> Body:
         chance = self._chance
         return self._named(
             {
-                "approval_id": self._pick("approval"),
-                "session_id": self._pick("session"),
-                "run_id": self._maybe(0.3, lambda: self._pick("run")),
+                "approval_id": self._pick(peer, "approval", 0.7),
+                "session_id": self._pick(peer, "session"),
+                "run_id": self._maybe(0.3, lambda: self._pick(peer, "run")),
                 "subject_type": "tool",
                 "subject_id": chance.choice(("read", "write")),
                 "summary": "may it?",
@@ -237,7 +259,7 @@ class Author:
         scope = self._chance.choice(("once", "session", "timeboxed"))
         return self._named(
             {
-                "approval_id": self._pick("approval"),
+                "approval_id": self._pick(peer, "approval"),
                 "decision": self._chance.choice(("allow", "deny")),
                 "scope": scope,
                 "scope_ttl_ms": self._chance.choice((20, 5_000)) if scope == "timeboxed" else None,
@@ -247,8 +269,8 @@ class Author:
     def _create(self, peer: Peer) -> Body:
         return self._named(
             {
-                "canvas_id": self._pick("canvas"),
-                "session_id": self._pick("session"),
+                "canvas_id": self._pick(peer, "canvas", 0.7),
+                "session_id": self._pick(peer, "session"),
                 "state": self._state(),
                 "expires_ms": self._maybe(0.15, self._soon_ms),
             },
@@ -268,7 +290,7 @@ class Author:
         return max(1, version + self._chance.choice((0, 0, 0, 0, 0, 1, -1)))
 
     def _patch(self, peer: Peer) -> Body:
-        chance, name = self._chance, self._pick("canvas")
+        chance, name = self._chance, self._pick(peer, "canvas")
         patch: list[Body] = []
         for _ in range(chance.choice((1, 1, 2, 4))):
             field = chance.choice(NAMES)
@@ -284,12 +306,12 @@ class Author:
         return self._named(body, 1.0)
 
     def _replace(self, peer: Peer) -> Body:
-        name = self._pick("canvas")
+        name = self._pick(peer, "canvas")
         body = {"canvas_id": name, "expected_version": self._version(name), "state": self._state()}
         return self._named(body, 1.0)
 
     def _fork(self, peer: Peer) -> Body:
-        name = self._pick("canvas")
+        name = self._pick(peer, "canvas")
         return self._named(
             {
                 "canvas_id": name,
@@ -300,16 +322,16 @@ class Author:
         )
 
     def _close(self, peer: Peer) -> Body:
-        return self._named({"canvas_id": self._pick("canvas")})
+        return self._named({"canvas_id": self._pick(peer, "canvas")})
 
     def _compact(self, peer: Peer) -> Body:
-        return self._named({"canvas_id": self._pick("canvas")})
+        return self._named({"canvas_id": self._pick(peer, "canvas")})
 
     def _create_job(self, peer: Peer) -> Body:
         chance = self._chance
         return self._named(
             {
-                "job_id": self._pick("job"),
+                "job_id": self._pick(peer, "cron", 0.8),
                 "name": "job",
                 "schedule": {"every_ms": chance.choice((700, 5_000, 60_000))},
                 "concurrency_policy": chance.choice(("forbid", "replace", "queue_one")),
@@ -322,7 +344,7 @@ class Author:
         )
 
     def _job(self, peer: Peer) -> Body:
-        return self._named({"job_id": self._pick("job")})
+        return self._named({"job_id": self._pick(peer, "cron")})
 
     def workers(self, peer: Peer) -> Order:
         """Wait for runs of jobs."""
@@ -340,5 +362,5 @@ class Author:
     def _read(self, peer: Peer) -> Body:
         body: Body = {"after_seq": self._chance.randint(0, len(self._model().events))}
         if self._chance.random() < 0.4:
-            body["session_id"] = self._pick("session")
+            body["session_id"] = self._pick(peer, "session")
         return body
