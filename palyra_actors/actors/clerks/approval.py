@@ -7,7 +7,6 @@ from typing import Any, Final
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.session import clean_text, find_session, sees
-from palyra_actors.actors.entity import ask
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, view
@@ -130,7 +129,7 @@ class ApprovalClerk:
         """
         counter = self._counter
         try:
-            found: bytes = ask(_find, counter.reader, approval_id, sees(request))[16]
+            found: bytes = _find(counter.reader, approval_id, sees(request))[16]
         except NotFound:
             requested = self._requested.get((request.principal, approval_id))
             session = requested and counter.directory.resident(SESSION, requested)

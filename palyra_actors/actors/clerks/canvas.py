@@ -11,7 +11,6 @@ from palyra_actors.actors.canvas import load
 from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch, patches_after
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.session import check_session, clean_text, sees
-from palyra_actors.actors.entity import ask
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import is_plain
@@ -76,7 +75,7 @@ class CanvasClerk:
         canvas_id = counter.ulid(body.canvas_id, "canvas_id")
         session_id = counter.ulid(body.session_id, "session_id")
         state, redacted, plain = self._state(body.state)
-        ask(check_session, counter.reader, session_id, request)
+        check_session(counter.reader, session_id, request)
         command = domain.Create(
             state, session_id, body.schema_version, body.expires_ms, redacted, plain
         )
@@ -116,10 +115,10 @@ class CanvasClerk:
         def go_on(answer: Mapping[str, Any]) -> None:
             canvas: domain.Canvas = answer["canvas"]
             if body.at_version not in (None, canvas.version):
-                row = ask(counter.reader.stream, CANVAS, source)
+                row = counter.reader.stream(CANVAS, source)
                 if row is None:
                     raise NotFound("there is no such canvas", field="canvas_id")
-                canvas = ask(load, counter.reader, row.stream, body.at_version)
+                canvas = load(counter.reader, row.stream, body.at_version)
             assert canvas.document is not None
             assert canvas.session_id is not None
             command = domain.Create(

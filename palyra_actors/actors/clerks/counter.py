@@ -1,6 +1,7 @@
 """What a clerk works with: the way to entities and readers, checks, ids and time."""
 
 from collections.abc import Callable, Generator, Mapping
+from functools import partial
 from hashlib import sha256
 from typing import Any, Final
 
@@ -35,6 +36,16 @@ DIGEST_BYTES: Final = 16
 _sorted = msgspec.msgpack.Encoder(order="sorted").encode
 
 
+class _Asking:
+    """A reader whose every call goes through `ask`."""
+
+    def __init__(self, reader: ReadSide) -> None:
+        self._reader = reader
+
+    def __getattr__(self, name: str) -> Any:
+        return partial(ask, getattr(self._reader, name))
+
+
 class Counter:
     """All of it on the loop's thread, but for what `look` is given to do."""
 
@@ -48,6 +59,7 @@ class Counter:
     ) -> None:
         self.house = house
         self.directory = directory
+        self._reader: Any = _Asking(house.reader)
         self.to_reader = to_reader
         self.chore = chore
         self._first_look = FirstLook()
@@ -76,8 +88,10 @@ class Counter:
 
     @property
     def reader(self) -> ReadSide:
-        """The loop's own connection: for a lookup or two, not for pages."""
-        return self.house.reader
+        """The loop's own connection: for a lookup or two, not for pages. A file that cannot be
+        read is StorageUnavailable."""
+        reader: ReadSide = self._reader
+        return reader
 
     def now_ms(self) -> int:
         """Wall time, milliseconds since 1970 UTC."""
@@ -142,7 +156,7 @@ class Counter:
             try:
                 key = self._key(request, op, body)
                 assert key is not None
-                verdict = ask(first_answer, self.reader, key, self.directory.entity)
+                verdict = first_answer(self.reader, key, self.directory.entity)
             except PalyraError as error:
                 refusal = error
         if verdict is None or verdict.answer is None:

@@ -11,7 +11,6 @@ import msgspec
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.session import clean_text, find_session, sees
-from palyra_actors.actors.entity import ask
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.catalog import CLIENT_KINDS, RUN_CANCELLED, RUN_STATE_FAILED, SESSION
@@ -73,7 +72,7 @@ class RunClerk:
         if body.parent_run_id is not None:
             parent = counter.ulid(body.parent_run_id, "parent_run_id")
             self._session_of(request, parent, "parent_run_id")
-        if self._fresh is not None and ask(counter.reader.run, run_id) is None:
+        if self._fresh is not None and counter.reader.run(run_id) is None:
             self._fresh.add(run_id)
         self._started[request.principal, run_id] = session_id
         if len(self._started) > STARTED_KEPT_MAX:
@@ -113,7 +112,7 @@ class RunClerk:
         """
         counter = self._counter
         try:
-            found: bytes = ask(_find, counter.reader, run_id, sees(request), field)[1]
+            found: bytes = _find(counter.reader, run_id, sees(request), field)[1]
         except NotFound:
             started = self._started.get((request.principal, run_id))
             for session in counter.directory.recent(SESSION):

@@ -7,7 +7,6 @@ from typing import Any, Final, NamedTuple
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.erasing import Eraser
-from palyra_actors.actors.entity import ask
 from palyra_actors.actors.session import STATUSES, SessionActor
 from palyra_actors.actors.views import event_view
 from palyra_actors.actors.work import Request
@@ -286,7 +285,7 @@ class SessionClerk:
             ):
                 return known
             del self._keys[name]
-        for (session_id,) in ask(self._counter.reader.rows, "session.by_key", name):
+        for (session_id,) in self._counter.reader.rows("session.by_key", name):
             return bytes(session_id)
         return None
 
@@ -307,7 +306,7 @@ class SessionClerk:
             Conflict: it is another session's.
         """
         counter = self._counter
-        if ask(counter.reader.rows, "session.by_key", (request.principal, key)):
+        if counter.reader.rows("session.by_key", (request.principal, key)):
             raise Conflict(
                 "another session has this key",
                 field="session_key",

@@ -195,7 +195,8 @@ def _start(model: Model, order: Order, now_ms: int) -> Iterator[str]:
         yield from _run_elsewhere(model, body["run_id"], body["session_id"], order)
     parent = body.get("parent_run_id")
     if parent is not None:
-        yield from _run(model, order, parent)
+        for code in _run(model, order, parent):
+            yield PERHAPS + code.removeprefix(PERHAPS)  # it may be erased while this is on its way
 
 
 def _run(model: Model, order: Order, name: str) -> Iterator[str]:
