@@ -206,8 +206,14 @@ class Scheduler(PooledActor):
         log.warning("job %s could not be woken, again in %.1f s: %s", job_id.hex(), seconds, error)
 
         def again() -> None:
-            if job_id not in self._moments and job_id not in self._under_way:
+            known = self._moments.get(job_id)
+            if job_id in self._under_way:
+                return
+            if known is None:
                 self._keep(job_id, moment)
+            else:  # written meanwhile, and passed over because it was under way
+                heapq.heappush(self._heap, (known.wake_ms, job_id))
+                self.tell()
 
         self._loop.call_later(seconds, again)
 

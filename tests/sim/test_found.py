@@ -172,10 +172,8 @@ def test_a_refusal_does_not_rest_on_a_commit_that_may_not_be_stored(world: World
     world.ask(peer, "journal.append", append(S1))
     for action in ("sync", "open"):
         world.disk.inject(Fault(action, times=None))
-    archived, renamed = together(
-        world, peer, ("session.archive", {"session_id": S1}),
-        ("session.update", {"session_id": S1, "title": "t"}),
-    )  # fmt: skip
+    archived = world.ask(peer, "session.archive", {"session_id": S1})
+    renamed = world.ask(peer, "session.update", {"session_id": S1, "title": "t"})
     assert (code(archived), code(renamed)) == ("unavailable", "unavailable")
 
 
