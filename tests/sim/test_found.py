@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from palyra_actors.storage.port import CommitUnknown
 from palyra_actors.testing.faults import Fault
 from palyra_actors.testing.sim import Order, Peer, World
 from palyra_actors.testing.sim.life import quiet
@@ -193,6 +194,25 @@ def test_an_erasure_that_waits_for_a_failing_disk_does_not_stop_the_loop(world: 
     world.disk.heal()
     world.settle(lambda: bool(erasing.replies))
     assert "ok" in erasing.replies[0]
+
+
+def test_an_erasure_is_done_also_where_its_client_was_told_that_nobody_knows(world: World) -> None:
+    peer = world.connect()
+    world.ask(peer, "journal.append", append(S1))
+    storage: Any = world.running.writer._storage
+    commit = storage.commit
+
+    def lose_the_answer() -> None:
+        storage.commit = commit
+        commit()
+        raise CommitUnknown("it was done, and nobody was told")
+
+    storage.commit = lose_the_answer
+    assert code(world.ask(peer, "session.erase", {"session_id": S1})) == "unavailable"
+    upto = world.clock.monotonic() + 1.0
+    world.settle(lambda: world.clock.monotonic() > upto)
+    (event,) = world.ask(peer, "journal.read", {"limit": 1})["ok"]["events"]
+    assert event["payload"] is None
 
 
 def test_a_stream_of_a_session_is_what_reading_it_shows(world: World) -> None:

@@ -9,7 +9,7 @@ from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.erasing import Eraser
 from palyra_actors.actors.session import STATUSES, SessionActor
 from palyra_actors.actors.views import event_view
-from palyra_actors.actors.work import Request
+from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain.catalog import SESSION
 from palyra_actors.domain.chain import Stored
 from palyra_actors.domain.session import STATUS_NUMBERS, About, Session, Status
@@ -114,6 +114,7 @@ class SessionClerk:
         self._keys: OrderedDict[tuple[str, str], bytes] = OrderedDict()
         self._eraser = Eraser(counter)
         counter.erasing = self._eraser.look
+        counter.house.listeners[SESSION] = self._written
 
     def operations(self) -> Mapping[str, Any]:
         return {
@@ -270,6 +271,11 @@ class SessionClerk:
         self._counter.look(request, find)
 
     # -- own --------------------------------------------------------------------------------------
+
+    def _written(self, portion: Portion) -> None:
+        """An erasure is durable, also one whose client was told that nobody knows."""
+        if any(fact.kind == "session.erased" for fact in portion.facts):
+            self._eraser.look()
 
     def _holder(self, request: Request, key: str) -> bytes | None:
         """The session that has the key, or is about to.
