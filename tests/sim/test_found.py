@@ -1,6 +1,5 @@
 """What random lives have found, told again by hand: each was wrong once."""
 
-import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,21 +8,11 @@ import pytest
 from palyra_actors.storage.port import CommitUnknown
 from palyra_actors.testing.faults import Fault
 from palyra_actors.testing.sim import Order, Peer, World
-from palyra_actors.testing.sim.life import quiet
 
 S1, S2, S3 = (f"01M3250V00000000000000000{letter}" for letter in "STV")
 X, A, C, J = (f"01M3250V0000000000000000{name}" for name in ("X1", "A1", "C1", "J1"))
 IDS = iter(f"01M3250V00000000000000{number:04d}" for number in range(9_999))
 TITLE = {"canvas_id": C, "expected_version": 1, "patch": [{"op": "test", "path": "/a", "value": 1}]}
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("palyra_actors")
-    level = logger.level
-    quiet()
-    yield
-    logger.setLevel(level)
 
 
 @pytest.fixture

@@ -2,30 +2,18 @@
 that breaks a promise is found out.
 """
 
-import logging
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
 
 import pytest
 
 from palyra_actors.testing.sim import live
 from palyra_actors.testing.sim.__main__ import main
 from palyra_actors.testing.sim.breaks import BREAKS
-from palyra_actors.testing.sim.life import quiet
 
 SEEDS, SEEDS_IN_CAMPAIGN = 100, 10_000
 CONTROL_SEEDS_MAX = 40
-
-
-@pytest.fixture(autouse=True)
-def _quiet() -> Iterator[None]:
-    logger = logging.getLogger("palyra_actors")
-    level = logger.level
-    quiet()
-    yield
-    logger.setLevel(level)
 
 
 @pytest.mark.timeout(20_000)

@@ -125,6 +125,8 @@ class Jobs:
         job.waiting = None if job.waiting == run_id else job.waiting
         job.active = run_id
         self.runs[run_id] = JobRun(name, "running")
+        if said.get("fence"):  # to a worker that waited: its lease comes with the start
+            self._lease(job, said)
 
     def _lease(self, job: Job, said: Mapping[str, Any]) -> None:
         require(job.active is not None, "who is under way has a lease", said)
