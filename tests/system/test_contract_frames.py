@@ -337,3 +337,12 @@ def test_a_traceparent_that_looks_like_a_secret_is_refused(wire: Wire) -> None:
     for secret in ("Bearer abcdefghijklmnop1234", "sk-live-12345678901234567890"):
         error = wire.err("journal.append", {"events": [event(new_id())]}, traceparent=secret)
         assert (error["code"], error["field"]) == ("invalid", "traceparent")
+
+
+def test_a_client_that_chose_its_routing_id_is_heard_again_before_its_old_connection_is_gone(
+    shared_house: House,
+) -> None:
+    with Wire(shared_house.endpoint, ROUTING_ID=b"client-1") as before:
+        before.ok("journal.head")
+        with Wire(shared_house.endpoint, ROUTING_ID=b"client-1") as after:
+            after.ok("journal.head")
