@@ -1,0 +1,56 @@
+"""SIGTERM under load: what is under way is answered, the new is refused, and the end is clean."""
+
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+from palyra_actors.api.events import new_id
+from palyra_actors.engine import STOP_S_MAX
+from tests.faults.test_disk import ids_in
+from tests.system.harness import Silent, Wire, event, served
+
+
+def test_a_signal_under_load_leaves_no_request_in_doubt_and_ends_with_0(tmp_path: Path) -> None:
+    with served(tmp_path) as (endpoint, process), Wire(endpoint) as wire:
+        sessions = [new_id() for _ in range(20)]
+        wire.append(event(sessions[0]))
+        sent = {}
+        for number in range(2_000):
+            one = event(sessions[number % 20])
+            request_id = wire.send("journal.append", {"events": [one]}, budget_ms=0)
+            sent[request_id] = one["event_id"]
+            if number == 1_000:
+                process.terminate()
+        answers: dict[Any, dict[str, Any]] = {}
+        try:
+            while len(answers) < len(sent):
+                reply = wire.receive(STOP_S_MAX)
+                answers[reply["id"]] = reply
+        except Silent:
+            pass  # it is gone, and with it the connection
+        assert process.wait(2 * STOP_S_MAX) == 0
+    stored = set(ids_in(tmp_path / "journal.db"))
+    seen: Counter[str] = Counter()
+    for request_id, event_id in sent.items():
+        if request_id not in answers:
+            seen["closed"] += 1
+            continue
+        reply = answers[request_id]
+        seen["ok" if "ok" in reply else reply["err"]["code"]] += 1
+        assert (event_id in stored) == ("ok" in reply), reply
+    sys.stdout.write(f"{dict(seen)}\n")
+    assert seen["ok"], "it was in the middle of it"
+    assert set(seen) <= {"ok", "unavailable", "closed", "overloaded"}
+
+
+def test_a_killed_engine_is_started_again_at_once_on_what_the_kill_left(tmp_path: Path) -> None:
+    with served(tmp_path) as (endpoint, process), Wire(endpoint) as wire:
+        session = new_id()
+        acked = [wire.append(event(session))[0]["seq"] for _ in range(50)]
+        process.kill()
+        process.wait()
+    assert (tmp_path / "journal.db-wal").stat().st_size > 0, "there is something to take up"
+    with served(tmp_path) as (endpoint, _), Wire(endpoint) as wire:
+        assert wire.head()[0] == acked[-1]
+        assert wire.append(event(session))[0]["session_seq"] == 51
