@@ -148,7 +148,7 @@ def draw(path: str, outcome: Outcome, healths: list[tuple[float, str, str]]) -> 
         ("refused", outcome.code == REFUSED),
     ):  # fmt: skip
         rates.plot(edges[:-1], np.histogram(outcome.due[rows], edges)[0] / BUCKET_S, label=label)
-    rates.set(ylabel="requests a second, by when they were due")
+    rates.set(ylabel="a second, by when due")
     rates.legend()
     p99 = []
     for start in edges[:-1]:

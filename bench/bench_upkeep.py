@@ -48,11 +48,11 @@ class Upkeep:
     def __init__(self, folder: Path, endpoint: str) -> None:
         self.folder, self.endpoint = folder, endpoint
         self.done = 0
-        self.failed = ""
+        self.trouble = ""
 
     @contextmanager
     def going(self, part: str) -> Iterator[None]:
-        self.done, self.failed = 0, ""
+        self.done, self.trouble = 0, ""
         names = [name for name in PARTS[1:-1] if part in (name, "all")]
         with ExitStack() as stack:
             for name in names:
@@ -83,7 +83,7 @@ class Upkeep:
                         work(client)
                         self.done += 1
                     except (PalyraError, sqlite3.Error, subprocess.SubprocessError) as error:
-                        self.failed = f"{type(error).__name__}: {error}"[:120]
+                        self.trouble = f"{type(error).__name__}: {error}"[:120]
                         time.sleep(0.1)
 
         thread = threading.Thread(target=run)
@@ -140,7 +140,7 @@ def measure(folder: Path, share: float, seconds: float) -> None:
                 share=share,
                 **result,
                 done=upkeep.done,
-                failed=upkeep.failed,
+                trouble=upkeep.trouble,
                 wal_mib_max=round(max(sizes) / (1 << 20), 1),
                 wal_mib_cap=round(cap / (1 << 20)),
                 seconds=seconds,
