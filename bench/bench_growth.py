@@ -2,9 +2,9 @@
 
 Files of 10,000, 100,000, 1 million and 10 million events are filled through the bare tables (rows,
 marks and heads as the engine leaves them, without their hashes), an engine is started on each, and
-they take turns, round by round: the same closed load on 256 sessions that lie anywhere in the file.
-`ratio` is of the medians, against the smallest; under `us_per_append` for single appends in flight
-256 at a time, under `one_ms` for one in flight.
+they take turns, round by round: the same closed load on 256 sessions, first new ones, as agents
+begin them, then old ones that lie anywhere in the file. `ratio` is of the medians, against the
+smallest; `us_per_append` of single appends, 256 in flight at a time, `one_ms` of one in flight.
 
     python bench/bench_growth.py [--sizes 10000,100000,1000000,10000000] [--rounds 5] [--plot FILE]
 """
@@ -107,47 +107,59 @@ def filled(folder: Path, size: int) -> Path:
 def measure(folder: Path, sizes: list[int], rounds: int, seconds: float, plot: str | None) -> None:
     homes = [filled(folder, size) for size in sizes]
     names = [(home / NAMES).read_bytes().split() for home in homes]
-    rates: list[list[float]] = [[] for _ in sizes]
-    ones: list[list[float]] = [[] for _ in sizes]
     with contextlib.ExitStack() as stack:
         endpoints = [stack.enter_context(engine(home))[0] for home in homes]
         be_nice()
         loads = [OpenLoop(endpoint, sessions=ACTIVE) for endpoint in endpoints]
+        found = take_turns("new", loads, sizes, rounds, seconds)
         for load, known in zip(loads, names, strict=True):
             load.template.use(known)
-            capacity(load, ACTIVE, 1.0)
-        for number in range(rounds):
-            for place in range(len(sizes)) if number % 2 else reversed(range(len(sizes))):
-                rates[place].append(capacity(loads[place], ACTIVE, seconds))
-                ones[place].append(capacity(loads[place], 1, seconds / 2))
+        found_old = take_turns("old", loads, sizes, rounds, seconds)
         for load in loads:
             load.close()
-    found = []
+    if plot:
+        draw(plot, sizes, {"new": found, "old": found_old})
+
+
+def take_turns(
+    which: str, loads: list[OpenLoop], sizes: list[int], rounds: int, seconds: float
+) -> list[dict[str, float]]:
+    """Every size in each round, one after the other; what an append took, by size."""
+    rates: list[list[float]] = [[] for _ in sizes]
+    ones: list[list[float]] = [[] for _ in sizes]
+    for load in loads:
+        capacity(load, ACTIVE, 1.0)
+    for number in range(rounds):
+        for place in range(len(sizes)) if number % 2 else reversed(range(len(sizes))):
+            rates[place].append(capacity(loads[place], ACTIVE, seconds))
+            ones[place].append(capacity(loads[place], 1, seconds / 2))
+    found: list[dict[str, float]] = []
     for place, size in enumerate(sizes):
         us = 1e6 / statistics.median(rates[place])
         one = 1e3 / statistics.median(ones[place])
         first = found[0] if found else {"us_per_append": us, "one_ms": one}
         found.append({"us_per_append": us, "one_ms": one})
         emit(
-            "growth", part="append", events=size, us_per_append=round(us, 2), one_ms=round(one, 3),
+            "growth", sessions=which, events=size, us_per_append=round(us, 2), one_ms=round(one, 3),
             ratio=round(us / first["us_per_append"], 3),
             ratio_one=round(one / first["one_ms"], 3),
             us_rounds=[round(1e6 / rate, 1) for rate in rates[place]],
             rounds=rounds, seconds=seconds, python=sys.version.split()[0],
         )  # fmt: skip
-    if plot:
-        draw(plot, sizes, found)
+    return found
 
 
-def draw(path: str, sizes: list[int], found: list[dict[str, float]]) -> None:
+def draw(path: str, sizes: list[int], both: dict[str, list[dict[str, float]]]) -> None:
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(7, 4))
-    for key in ("us_per_append", "one_ms"):
-        axes.plot(sizes, [one[key] / found[0][key] for one in found], "o-", label=key)
+    for which, found in both.items():
+        for key in ("us_per_append", "one_ms"):
+            ratios = [one[key] / found[0][key] for one in found]
+            axes.plot(sizes, ratios, "o-", label=f"{key}, {which} sessions")
     axes.axhline(1.15, linestyle=":", color="grey")
     axes.set(xscale="log", ylim=(0, 2), xlabel="events in the file", ylabel="cost, smallest = 1")
     axes.legend()

@@ -66,7 +66,7 @@ class Upkeep:
     def _reader(self) -> Iterator[None]:
         connection = sqlite3.connect(f"file:{self.folder}/bench.db?mode=ro", uri=True)
         connection.execute("BEGIN")
-        connection.execute("SELECT count(*) FROM stream").fetchone()
+        connection.execute("SELECT count(*) FROM sqlite_schema").fetchone()
         try:
             yield
         finally:
