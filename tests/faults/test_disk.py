@@ -160,3 +160,20 @@ def test_a_disk_that_is_full_for_real_refuses_reads_on_and_is_ready_by_itself_on
         assert works.append(event(session, payload=large)).numbers() == [2]
         works.assert_states_equal_the_file()
         works.assert_at_rest()
+
+
+def test_an_open_that_fails_half_way_says_why_in_our_own_words(tmp_path: Path) -> None:
+    """And not what SQLite adds when it is closed on a disk that still fails."""
+    refused = 0
+    for nth in range(1, 13):
+        with FaultVFS("disk-opening") as disk:
+            disk.inject(Fault("sync", "wal", nth=nth, times=None))
+            try:
+                engine = Engine.open(tmp_path / f"{nth}.db", SMALL, vfs=disk.name)
+            except (OpenRefused, StorageUnavailable):
+                refused += 1
+                disk.heal()
+                engine = Engine.open(tmp_path / f"{nth}.db", SMALL, vfs=disk.name)
+            disk.heal()
+            engine.close()
+    assert refused > 5
