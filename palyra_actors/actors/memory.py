@@ -36,6 +36,7 @@ class Notes:
     def __init__(self) -> None:
         self._notes: dict[bytes, tuple[int, Any]] = {}
         self._log: deque[tuple[int, bytes, tuple[int, Any] | None]] = deque()
+        self._written = 0
 
     def get(self, name: bytes) -> Any:
         note = self._notes.get(name)
@@ -53,13 +54,14 @@ class Notes:
         """Forget what later events made."""
         while self._log and self._log[-1][0] > number:
             _, name, before = self._log.pop()
-            if before is None:
+            if before is None or before[0] <= self._written:  # the file says it by now
                 self._notes.pop(name, None)
             else:
                 self._notes[name] = before
 
     def written(self, number: int) -> None:
         """Everything up to that event is in the file."""
+        self._written = number
         while self._log and self._log[0][0] <= number:
             _, name, _ = self._log.popleft()
             note = self._notes.get(name)
@@ -69,6 +71,7 @@ class Notes:
     def clear(self) -> None:
         self._notes.clear()
         self._log.clear()
+        self._written = 0
 
 
 class MemoryActor(CommandEntity):

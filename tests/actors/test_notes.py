@@ -45,5 +45,5 @@ class NotesMachine(RuleBasedStateMachine):
                 assert noted is _ABSENT
 
 
-NotesMachine.TestCase.settings = settings(max_examples=60, deadline=None)
+NotesMachine.TestCase.settings = settings(max_examples=200, deadline=None)
 test_notes_say_what_the_unwritten_events_say = NotesMachine.TestCase
