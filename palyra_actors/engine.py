@@ -57,7 +57,6 @@ from palyra_actors.embedding.provider import MemoryEmbeddingProvider
 from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.ids import Ulids
 from palyra_actors.keys import Allowed, KeyFolder
-from palyra_actors.limits import RECENT_LIMIT_MAX
 from palyra_actors.runtime.dispatcher import Loop, Pool
 from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.storage import anchor
@@ -236,7 +235,7 @@ class Works:
         ]
         self.feed = Feed(
             self.loop,
-            self.reading.last(RECENT_LIMIT_MAX),
+            self.reading.last,
             self.writer.head,
             lambda message: self.desk.to_reader(message),  # noqa: PLW0108 - made just below
         )

@@ -114,6 +114,7 @@ class Desk:
         self.counter.scheduling = office.scheduling
         operations.update(clerks.operations(self.counter))
         office.feed.beside = self.counter.beside
+        self.counter.destroyed = office.feed.destroyed
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
     def serve(self, arrivals: Sequence[tuple[Peer, bytes]], arrived: float | None = None) -> None:

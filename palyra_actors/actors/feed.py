@@ -13,6 +13,7 @@ nothing can be written between the last page and the first live event.
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any, Final, NamedTuple, Protocol
@@ -103,15 +104,25 @@ class Busy(NamedTuple):
 
 
 class Feed:
-    """Lives in the loop's thread. `read` passes a `CatchUp` to a reader, or raises if it cannot."""
+    """Lives in the loop's thread.
+
+    Args:
+        last: that many of the file's last events, newest last.
+        read: passes a `CatchUp` to a reader, or raises if it cannot.
+    """
 
     def __init__(
-        self, loop: Loop, recent: Iterable[Stored], head: Head, read: Callable[[CatchUp], None]
+        self,
+        loop: Loop,
+        last: Callable[[int], Iterable[Stored]],
+        head: Head,
+        read: Callable[[CatchUp], None],
     ) -> None:
         self._loop = loop
         self._head = head
         self._read = read
-        self._at_start = list(recent)
+        self._last = last
+        self._at_start = list(last(RECENT_LIMIT_MAX))
         self.beside: list[Streams] = []
         self._window: deque[Group] = deque()
         self._window_events = 0
@@ -155,13 +166,25 @@ class Feed:
         """A group up to that head could not be published. Nothing is known of it here, so memory is
         forgotten, and who was live reads on from the file: a gap would be worse."""
         self._head = head
-        self._window.clear()
-        self._at_start.clear()
-        self._window_events = self._window_bytes = 0
-        self._window_after = head.seq
+        self._clear()
         for subscription in list(self._subscriptions.values()):
             if subscription.mode is Mode.LIVE:
                 self._wait(subscription)
+
+    def destroyed(self) -> None:
+        """Payloads were destroyed: nothing that is kept here may tell them any more. What the file
+        has of the last events takes its place; where it cannot be read, nothing does.
+        """
+        self._clear()
+        with suppress(Exception):
+            found = self._last(RECENT_LIMIT_MAX)
+            self._at_start = [event for event in found if event.seq <= self._head.seq]
+
+    def _clear(self) -> None:
+        self._window.clear()
+        self._at_start = []
+        self._window_events = self._window_bytes = 0
+        self._window_after = self._head.seq
 
     def recent(self, limit: int, principal: str | None) -> list[Stored]:
         """The last events, newest last, up to `limit` of them and as many as fit a reply.

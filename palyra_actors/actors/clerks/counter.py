@@ -65,6 +65,8 @@ class Counter:
         self._first_look = FirstLook()
         self.remembering = remembering
         """What the memory clerk works with: `clerks.remembering.Remembering`."""
+        self.destroyed: Callable[[], None] = lambda: None
+        """Payloads are gone from the file: forget them."""
         self.erasing: Callable[[], None] = lambda: None
         """Payloads are to be destroyed: rows of `erasures` were written."""
         self.urge_checkpoint: Callable[[Callable[[], None]], None] = lambda done: done()

@@ -101,6 +101,7 @@ class Eraser:
             self._heirlooms(rest)
             return
         self._at_work = False
+        self._counter.destroyed()
         self.look()
 
     def _heirlooms(self, rest: Rest) -> None:

@@ -233,6 +233,7 @@ class Forgetter:
                 self._counter.call_later(AGAIN_S, lambda: self._finish(works))
                 return
             self._at_work = False
+            self._counter.destroyed()
             self.look()
 
         self._do(do, then)
