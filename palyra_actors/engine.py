@@ -474,6 +474,7 @@ class Works:
             ),
             door=DoorStatistics() if self.door is None else self.door.statistics(),
             duties=self.desk.counter.rota.statistics(),
+            jobs=self.desk.counter.jobs(),
             subscriptions=len(self.feed),
             recent_events=self.feed.window_events,
             threads=threading.active_count(),

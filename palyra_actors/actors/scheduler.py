@@ -40,11 +40,12 @@ AHEAD_MAX: Final = 20_000
 """Jobs of which more than the moment is kept, about a kilobyte each."""
 
 LOOK_S_MAX: Final = 1.0
-WAKES_AT_ONCE_MAX: Final = 256
-"""Jobs that are being woken: about five milliseconds of a group, which is what others wait for."""
+WAKES_AT_ONCE_MAX: Final = 128
+"""Jobs that are being woken: two groups of about five milliseconds, which is what others wait for;
+one gathers while the other is committed."""
 
 WAKES_A_TURN_MAX: Final = 32
-"""Then whoever else has something to do comes first: about two milliseconds."""
+"""Then whoever else has something to do comes first: about three milliseconds."""
 
 AGAIN_S: Final = 0.1
 AGAIN_S_MAX: Final = 60.0

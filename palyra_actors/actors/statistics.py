@@ -66,6 +66,7 @@ class EngineStatistics:
     actors: ActorStatistics
     door: DoorStatistics
     duties: Mapping[str, Mapping[str, int | None]]
+    jobs: Mapping[str, int]
     subscriptions: int
     recent_events: int
     threads: int
@@ -115,6 +116,7 @@ def stats_view(all_: EngineStatistics, busiest: Sequence[Busy]) -> dict[str, Any
         },
         "recent_events": all_.recent_events,
         "duties": all_.duties,
+        "jobs": all_.jobs,
         "busiest": [
             {"session_id": format_ulid(one.session_id), "events": one.events} for one in busiest
         ],

@@ -13,7 +13,7 @@ import pytest
 from palyra_actors.api.events import new_id
 from palyra_actors.storage.rebuild import Rebuild
 from palyra_actors.testing.clock import ManualClock
-from tests.system.harness import DEADLINE_S, NO_BUDGET, House, Reply, Wire
+from tests.system.harness import DEADLINE_S, NO_BUDGET, House, Reply, Wire, eventually
 
 SECRET = "ghp_abcdefghijklmnopqrstuvwxyz0123456789"
 MINUTE = 60_000
@@ -50,6 +50,9 @@ class Clocked(House):
         while not true(told := self.told(job)):
             assert time.monotonic() < deadline, told
         return told
+
+    def until_stats(self, wanted: dict[str, int]) -> None:
+        eventually(self.wire, lambda stats: {**stats["jobs"], **wanted} == stats["jobs"])
 
     def becomes(self, job: str, *wanted: tuple[float, str, str, int]) -> None:
         deadline = time.monotonic() + DEADLINE_S
@@ -505,6 +508,16 @@ def test_a_worker_that_comes_back_hears_of_the_runs_that_it_speaks_of(engine: Cl
     items = [back.receive()["item"] for _ in "12"]
     assert {"cancel": run["run_id"], "reason": "replaced"} in items
     assert job
+
+
+def test_the_statistics_say_what_waits_and_who_works(engine: Clocked) -> None:
+    engine.job()
+    engine.job("other", lease_ms=10 * MINUTE)
+    worker = engine.connect()
+    sub = work(worker, names=["digest"])
+    engine.turn(MINUTE)
+    next_run(worker, sub)
+    engine.until_stats({"workers": 1, "held": 1, "untaken": 1, "woken": 2, "failing": 0})
 
 
 # -- what outlives a restart ----------------------------------------------------------------------

@@ -83,6 +83,8 @@ class Counter:
         """Whether jobs are woken when they are due."""
         self.rota = Rota(house.loop)
         """The engine's own duties, each at its interval."""
+        self.jobs: Callable[[], Mapping[str, int]] = dict
+        """Counts of scheduler and workers."""
 
     @property
     def loop(self) -> Loop:

@@ -4,6 +4,7 @@ workers.
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -61,6 +62,7 @@ class CronClerk:
         self._feed = WorkFeed(self._take, counter.call_later, counter.loop.call_soon)
         counter.house.listeners[CRON] = self._written
         counter.beside.append(self._feed)
+        counter.jobs = self.statistics
         counter.loop.call_soon(self._begin)
 
     def operations(self) -> Mapping[str, Any]:
@@ -79,6 +81,10 @@ class CronClerk:
             "cron.heartbeat": self._heartbeat,
             "cron.finish": self._finish,
         }
+
+    def statistics(self) -> Mapping[str, int]:
+        """Counts of the scheduler and of those who work."""
+        return {**asdict(self._scheduler.statistics()), **asdict(self._feed.statistics())}
 
     # -- jobs -------------------------------------------------------------------------------------
 
