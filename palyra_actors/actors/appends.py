@@ -52,8 +52,8 @@ class Appends:
                 for draft, (payload, redacted) in zip(drafts, sealed, strict=True)
             ]
         unit = Unit(request, len(drafts), len(written.payloads))
-        command = Append(drafts, written.expected_seq, written.run_ids, written.ends)
-        self._hand_out_one(unit, written.session_id, command)
+        said = (drafts, written.expected_seq, written.run_ids, written.ends)
+        self._hand_out_one(unit, written.session_id, tuple.__new__(Append, said))
 
     def check_and_write(self, request: Request, body: AppendBody) -> None:
         """Serve one that has to be looked at event by event."""

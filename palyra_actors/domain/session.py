@@ -126,7 +126,8 @@ def appended(session: Session, command: Append) -> Session:
         if ends:
             _refuse_second_ends(runs, drafts)
         runs, about = _with_runs(runs, about, drafts, last_seq)
-    return Session(last_seq + len(drafts), status, runs, about, approvals)
+    after = (last_seq + len(drafts), status, runs, about, approvals)
+    return tuple.__new__(Session, after)  # as `Session(*after)`, in a third of the time
 
 
 def takes_no_more(status: Status) -> PalyraError:
@@ -225,7 +226,7 @@ def _along(run: Run, drafts: Sequence[Draft], place: int) -> tuple[Run, int]:
         at = len(drafts)
     if entries == run.entries and is_open == run.open:
         return run, at
-    return Run(run.state, run.first, run.last, entries, is_open, *run[5:]), at  # as `_replace`
+    return tuple.__new__(Run, (*run[:3], entries, is_open, *run[5:])), at  # as `_replace`
 
 
 def with_event(  # noqa: PLR0917 - the hot path

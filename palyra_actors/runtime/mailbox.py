@@ -90,7 +90,8 @@ class Mailbox:
     def end_turn(self) -> None:
         """Give the turn back; ask for the next one if messages are left."""
         self._turn.release()
-        self.open_turns()
+        if self._envelopes:
+            self.open_turns()
 
     def open_turns(self) -> None:
         """Ask for a turn if there is something to do."""
