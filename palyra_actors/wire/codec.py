@@ -13,6 +13,7 @@ import msgpack
 import msgspec
 from msgspec import Raw
 
+from palyra_actors.domain.redact import redact
 from palyra_actors.errors import (
     Invalid,
     Malformed,
@@ -166,7 +167,10 @@ def encode_ok(request_id: RequestId, body: Any) -> bytes:
 
 
 def encode_err(request_id: RequestId, error: PalyraError) -> bytes:
-    return _encode({"v": PROTOCOL_VERSION, "id": request_id, "err": error.to_wire()})
+    """A refusal. It may quote what it refuses, and what a client sends by mistake may be a secret:
+    an answer is logged and shown where nobody expects one."""
+    err, _ = redact(error.to_wire(), kind="")
+    return _encode({"v": PROTOCOL_VERSION, "id": request_id, "err": err})
 
 
 def encode_overloaded(request_id: RequestId, retry_after_ms: int) -> bytes:

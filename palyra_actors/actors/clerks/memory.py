@@ -19,6 +19,7 @@ from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import memory as domain
 from palyra_actors.domain.catalog import MEMORY, SESSION
 from palyra_actors.domain.memory import Item, scope_id, view
+from palyra_actors.domain.redact import redact_text
 from palyra_actors.embedding.provider import ProviderFault, embed_checked
 from palyra_actors.errors import Invalid, NotFound, PalyraError, StorageUnavailable, TooLarge
 from palyra_actors.ids import format_ulid
@@ -362,6 +363,12 @@ def _tags(tags: Sequence[str]) -> tuple[str, ...]:
                 f"{tag[:40]!r} is no tag",
                 field=f"tags[{place}]",
                 hint=f"1..{MEMORY_TAG_BYTES_MAX} of a-z, 0-9 and : _ . -",
+            )
+        if redact_text(tag) != tag:
+            raise Invalid(
+                "the tag looks like a secret",
+                field=f"tags[{place}]",
+                hint="a tag is shown in lists; take a name",
             )
     return tuple(dict.fromkeys(tags))
 
