@@ -226,7 +226,9 @@ class SessionClerk:
         words = None
         if body.query is not None:
             self._text(body.query, "query", QUERY_BYTES_MAX)
-            words = [word.replace('"', '""') for word in body.query.split()]
+            # SQLite's text ends at a NUL, and no word of a title has one
+            asked = body.query.replace("\0", " ")
+            words = [word.replace('"', '""') for word in asked.split()]
         principal, limit = sees(request), body.limit
 
         def find(reader: ReadSide) -> Mapping[str, Any]:
