@@ -270,10 +270,13 @@ class Desk:
                 self._operations[type(message)](request, message.body)
         except PalyraError as refusal:
             op = _NAMES.get(type(message))
-            if op is None:
-                request.fail(refusal)
-            else:
-                self.counter.refuse(request, op, message.body, refusal)
+            try:
+                if op is None:
+                    request.fail(refusal)
+                else:
+                    self.counter.refuse(request, op, message.body, refusal)
+            except BaseException as error:  # noqa: BLE001 - logged there
+                self._at_fault(request, error)
         except BaseException as error:  # noqa: BLE001 - logged there
             self._at_fault(request, error)
 

@@ -171,7 +171,7 @@ class Door:
         except ConfigInvalid:
             self.close()
             raise
-        self._set_options(locked=False)
+        self._set_options()
         bound = self._bind(endpoint)
         try:
             _refuse_strangers(bound)  # a name may stand for any address
@@ -192,7 +192,7 @@ class Door:
         except ConfigInvalid:
             self.close()
             raise
-        self._set_options(locked=True)
+        self._set_options()
         self._frame_bytes = LOCKED_FRAME_BYTES
         self._socket.setsockopt(zmq.IPV6, int(host is not None and ":" in host))
         self._gate = gate = Authenticator.launch(
@@ -220,7 +220,7 @@ class Door:
         gate.opening = False
         return bound
 
-    def _set_options(self, *, locked: bool) -> None:
+    def _set_options(self) -> None:
         options = {
             zmq.ROUTER_MANDATORY: 1,
             zmq.RCVHWM: RECEIVE_FRAMES,
@@ -230,15 +230,18 @@ class Door:
             zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
             zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
             zmq.TCP_KEEPALIVE: 1,
-            # A client that chose its routing id and comes again before its old connection is known
-            # to be gone would otherwise be heard by nobody. Behind a locked door an id that was
-            # taken over would bring another one's replies along: there a chosen one is refused.
-            zmq.ROUTER_HANDOVER: int(not locked),
         }
         for option, value in options.items():
             self._socket.setsockopt(option, value)
 
     def _bind(self, endpoint: str) -> str:
+        if endpoint.startswith("ipc://") and _is_served(endpoint.removeprefix("ipc://")):
+            self.close()
+            raise ConfigInvalid(
+                f"cannot bind {endpoint}: somebody is served there",
+                field="door.endpoint",
+                hint="is another engine there? Choose another path",
+            )
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:
@@ -594,6 +597,16 @@ class Door:
 def _chosen(identity: bytes) -> bool:
     """Whether a client chose this routing id, and not libzmq."""
     return len(identity) != MADE_IDENTITY_BYTES or identity[0] != 0
+
+
+def _is_served(path: str) -> bool:
+    """Whether somebody listens there. libzmq would take the path from them without a word."""
+    with sockets.socket(sockets.AF_UNIX) as probe:
+        try:
+            probe.connect(path)
+        except OSError:
+            return False
+    return True
 
 
 def _host_of(endpoint: str) -> str | None:

@@ -1,6 +1,7 @@
 """Section 1 and 3 of the contract: envelopes, delimiters, ids, versions, and what is refused."""
 
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import msgpack
@@ -8,6 +9,8 @@ import pytest
 import zmq
 
 from palyra_actors.api.events import new_id
+from palyra_actors.engine import Engine
+from palyra_actors.errors import ConfigInvalid
 from palyra_actors.limits import APPEND_EVENTS_MAX, FRAME_BYTES_MAX
 from tests.system.harness import House, Wire, event, pack
 
@@ -339,10 +342,43 @@ def test_a_traceparent_that_looks_like_a_secret_is_refused(wire: Wire) -> None:
         assert (error["code"], error["field"]) == ("invalid", "traceparent")
 
 
-def test_a_client_that_chose_its_routing_id_is_heard_again_before_its_old_connection_is_gone(
-    shared_house: House,
+@pytest.mark.parametrize("key", [1, b"a", None])
+@pytest.mark.parametrize(
+    ("op", "field", "fits"),
+    [
+        ("canvas.create", "state", {"canvas_id": ..., "session_id": ...}),
+        ("cron.create", "payload", {"name": "a", "schedule": {"every_ms": 1000}}),
+        (
+            "approval.request", "prompt",
+            {
+                "approval_id": ..., "session_id": ..., "subject_type": "a", "subject_id": "b",
+                "summary": "c",
+            },
+        ),
+    ],
+)  # fmt: skip
+def test_a_value_that_breaks_the_rules_is_refused_also_where_its_request_has_an_id(
+    wire: Wire, op: str, field: str, fits: dict[str, Any], key: Any
 ) -> None:
-    with Wire(shared_house.endpoint, ROUTING_ID=b"client-1") as before:
-        before.ok("journal.head")
-        with Wire(shared_house.endpoint, ROUTING_ID=b"client-1") as after:
-            after.ok("journal.head")
+    body = {name: new_id() if it is ... else it for name, it in fits.items()}
+    body |= {field: {"deep": {key: 1}}, "event_id": new_id()}
+    assert wire.err(op, body)["code"] == "invalid"
+
+
+def test_a_job_is_changed_by_a_request_with_an_id(wire: Wire) -> None:
+    job = wire.ok("cron.create", {"name": "a", "schedule": {"every_ms": 3_600_000}})["job"]
+    change = {"job_id": job["job_id"], "name": "b", "event_id": new_id()}
+    assert wire.ok("cron.update", change)["job"]["name"] == "b"
+    assert wire.ok("cron.update", change)["duplicate"]
+    wrong = {**change, "job_id": "x", "event_id": new_id()}
+    assert wire.err("cron.update", wrong)["code"] == "invalid_id"
+
+
+def test_an_ipc_endpoint_that_is_served_is_not_taken_from_who_serves_there(tmp_path: Path) -> None:
+    endpoint = f"ipc://{tmp_path}/door"
+    with Engine.open(tmp_path / "a.db") as first, Engine.open(tmp_path / "b.db") as second:
+        first.serve(endpoint)
+        with pytest.raises(ConfigInvalid, match="somebody is served there"):
+            second.serve(endpoint)
+        with Wire(endpoint) as wire:
+            wire.ok("journal.head")

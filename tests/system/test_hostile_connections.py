@@ -25,6 +25,10 @@ IN_FLIGHT_MIB_MAX = 160
 """Of whole frames that wait their turn; the 40 MiB that one may have, and what comes in while it is
 noticed on a busy machine."""
 
+HANDSHAKES_MIB_MAX = 160
+"""Of handshakes of many MiB: what is read of all of them before they are noticed and cut, which was
+up to 76 MiB on a busy machine."""
+
 
 class Besieged:
     """An engine in a process of its own behind a TCP door, and somebody who is served there."""
@@ -34,8 +38,12 @@ class Besieged:
         self.process = process
         self.good = Wire(target.endpoint, **dict(target.options))
         self.good.append(event(new_id()))
-        self.before = psutil.Process(process.pid).memory_info().rss / MIB
-        Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # forget the peak so far
+        self.forget_peak()
+
+    def forget_peak(self) -> None:
+        """What it has now is what more is counted from."""
+        self.before = psutil.Process(self.process.pid).memory_info().rss / MIB
+        Path(f"/proc/{self.process.pid}/clear_refs").write_text("5")
 
     def is_well(self, more_mib_max: int = MORE_MIB_MAX) -> None:
         """Both who was there before and who comes now are served, and memory was bounded."""
@@ -95,8 +103,10 @@ def test_strangers_who_ring_and_stay_cost_little(
 def test_strangers_whose_handshakes_do_not_end_are_cut(
     locked: Besieged, name: str, campaign: bool
 ) -> None:
+    more_mib_max = HANDSHAKES_MIB_MAX if name == "handshakes of 8 MiB" else MORE_MIB_MAX
     with FLOODS[name](locked.target, 200 if campaign else 40) as outcome:
-        locked.is_well()
+        locked.is_well(more_mib_max)
+    locked.forget_peak()
     assert outcome.opened
 
 
@@ -121,12 +131,13 @@ def test_a_crowd_of_insiders_is_served(locked: Besieged, campaign: bool) -> None
         locked.is_well()
 
 
-def test_a_routing_id_goes_over_to_who_comes_with_it_last(own: House) -> None:
-    """Without keys all are the same principal: who comes again under its id has to be heard, and
-    whoever had it before hears nothing more."""
+def test_a_routing_id_that_is_taken_stays_with_who_took_it(own: House) -> None:
+    """Without keys one may choose one's id; a second bearer is not heard, and hears nothing."""
     first = own.connect(ROUTING_ID=b"me")
     first.append(event(new_id()))
     second = own.connect(ROUTING_ID=b"me")
-    second.append(event(new_id()))
-    own.connect().ok("journal.head")
-    assert not first.socket.poll(0)
+    second.send("journal.head")
+    first.send("journal.subscribe", {"credit": 10})
+    own.connect().append(event(new_id()))
+    assert "item" in first.receive()
+    assert not second.socket.poll(0)

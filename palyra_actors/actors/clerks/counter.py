@@ -163,6 +163,12 @@ class Counter:
                 verdict = first_answer(self.reader, key, self.directory.entity)
             except PalyraError as error:
                 refusal = error
+            except (
+                msgspec.MsgspecError,
+                TypeError,
+                ValueError,
+            ):  # what cannot be read was never written
+                verdict = None
         if verdict is None or verdict.answer is None:
             request.fail(refusal if verdict is None or verdict.error is None else verdict.error)
             return
@@ -282,9 +288,20 @@ class Counter:
     def _digest(self, op: str, principal: str, body: WriteBody) -> bytes:
         """Of what is asked for, by meaning: the order of keys and the form of numbers do not
         matter, and secrets are out of it."""
-        packed = msgspec.msgpack.encode(body)
+        said = {
+            name: it
+            for name in body.__struct_fields__
+            if name != "event_id" and _is_said(it := getattr(body, name))
+        }
+        packed = msgspec.msgpack.encode(said)
         content = msgspec.msgpack.decode(packed)
-        del content["event_id"]
         if self.suspicious(packed):
             content, _ = redact(content, kind="")
         return sha256(_sorted([op, principal, content])).digest()[:DIGEST_BYTES]
+
+
+def _is_said(value: object) -> bool:
+    """Whether a body has it: a value that was left out is UNSET, or no bytes at all."""
+    if type(value) is msgspec.Raw:
+        return len(bytes(value)) > 0
+    return value is not msgspec.UNSET
