@@ -80,8 +80,10 @@ GUARD_STOP_S: Final = 1.0
 MADE_IDENTITY_BYTES: Final = 5
 """A routing id that libzmq made: a zero byte and a number."""
 
-HEARTBEAT_MS: Final = 5_000
-HEARTBEAT_TIMEOUT_MS: Final = 20_000
+KEEPALIVE_IDLE_S: Final = 10
+KEEPALIVE_EVERY_S: Final = 5
+KEEPALIVE_TRIES: Final = 3
+"""The kernel notices within half a minute that a peer is unplugged."""
 
 
 class DoorPeer:
@@ -171,7 +173,7 @@ class Door:
         except ConfigInvalid:
             self.close()
             raise
-        self._set_options()
+        self._set_options(locked=False)
         bound = self._bind(endpoint)
         try:
             _refuse_strangers(bound)  # a name may stand for any address
@@ -192,7 +194,7 @@ class Door:
         except ConfigInvalid:
             self.close()
             raise
-        self._set_options()
+        self._set_options(locked=True)
         self._frame_bytes = LOCKED_FRAME_BYTES
         self._socket.setsockopt(zmq.IPV6, int(host is not None and ":" in host))
         self._gate = gate = Authenticator.launch(
@@ -220,16 +222,23 @@ class Door:
         gate.opening = False
         return bound
 
-    def _set_options(self) -> None:
+    def _set_options(self, *, locked: bool) -> None:
         options = {
             zmq.ROUTER_MANDATORY: 1,
             zmq.RCVHWM: RECEIVE_FRAMES,
             zmq.SNDHWM: SEND_FRAMES,
             zmq.MAXMSGSIZE: SOCKET_FRAME_BYTES_MAX,
             zmq.LINGER: LINGER_MS,
-            zmq.HEARTBEAT_IVL: HEARTBEAT_MS,
-            zmq.HEARTBEAT_TIMEOUT: HEARTBEAT_TIMEOUT_MS,
+            # No heartbeats: libzmq 4.3.5 ends the process (`!_io_error`) where one is due
+            # on a connection that it had stopped reading and whose peer has closed it.
             zmq.TCP_KEEPALIVE: 1,
+            zmq.TCP_KEEPALIVE_IDLE: KEEPALIVE_IDLE_S,
+            zmq.TCP_KEEPALIVE_INTVL: KEEPALIVE_EVERY_S,
+            zmq.TCP_KEEPALIVE_CNT: KEEPALIVE_TRIES,
+            # A client that chose its routing id and comes again before its old connection is known
+            # to be gone would otherwise be heard by nobody. Behind a locked door an id that was
+            # taken over would bring another one's replies along: there a chosen one is refused.
+            zmq.ROUTER_HANDOVER: int(not locked),
         }
         for option, value in options.items():
             self._socket.setsockopt(option, value)

@@ -382,3 +382,12 @@ def test_an_ipc_endpoint_that_is_served_is_not_taken_from_who_serves_there(tmp_p
             second.serve(endpoint)
         with Wire(endpoint) as wire:
             wire.ok("journal.head")
+
+
+def test_a_client_that_chose_its_routing_id_is_heard_again_before_its_old_connection_is_gone(
+    shared_house: House,
+) -> None:
+    with Wire(shared_house.endpoint, ROUTING_ID=b"client-1") as before:
+        before.ok("journal.head")
+        with Wire(shared_house.endpoint, ROUTING_ID=b"client-1") as after:
+            after.ok("journal.head")

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import psutil
 import pytest
+import zmq
 
 from palyra_actors.api.events import new_id
 from palyra_actors.keys import KeyFolder
@@ -131,13 +132,20 @@ def test_a_crowd_of_insiders_is_served(locked: Besieged, campaign: bool) -> None
         locked.is_well()
 
 
-def test_a_routing_id_that_is_taken_stays_with_who_took_it(own: House) -> None:
-    """Without keys one may choose one's id; a second bearer is not heard, and hears nothing."""
+def test_a_routing_id_goes_over_to_who_comes_with_it_last(own: House) -> None:
+    """Without keys all are the same principal: who comes again under its id has to be heard, and
+    whoever had it before hears nothing more."""
     first = own.connect(ROUTING_ID=b"me")
     first.append(event(new_id()))
     second = own.connect(ROUTING_ID=b"me")
-    second.send("journal.head")
-    first.send("journal.subscribe", {"credit": 10})
-    own.connect().append(event(new_id()))
-    assert "item" in first.receive()
-    assert not second.socket.poll(0)
+    second.append(event(new_id()))
+    own.connect().ok("journal.head")
+    assert not first.socket.poll(0)
+
+
+def test_no_heartbeat_can_end_the_process(own: House) -> None:
+    """libzmq asserts where one is due on a connection that it had stopped reading and whose peer
+    has closed it; the kernel's keep-alive finds who is gone."""
+    door = own.engine._works.door
+    assert door._socket.getsockopt(zmq.HEARTBEAT_IVL) == 0
+    assert door._socket.getsockopt(zmq.TCP_KEEPALIVE) == 1
