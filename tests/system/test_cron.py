@@ -328,6 +328,7 @@ def test_a_run_is_in_the_journal_before_its_worker_hears_of_it(engine: Clocked) 
     engine.job()
     worker = engine.connect()
     sub = work(worker)
+    worker.ok("journal.head")  # so that it is there before the tick
     engine.turn(MINUTE)
     run = next_run(worker, sub)
     (told,) = engine.wire.read_all(kinds=["cron.run_started"])
