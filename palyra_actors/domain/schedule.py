@@ -14,7 +14,8 @@ time round. Where one of them does, the local clock is followed: the gap has non
 repeated hour has all of them twice.
 """
 
-from collections.abc import Iterator, Mapping
+from bisect import bisect_left
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from hashlib import sha256
@@ -33,6 +34,9 @@ from palyra_actors.limits import (
 
 FIELDS: Final = 5
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_EPOCH_WALL: Final = datetime(1970, 1, 1)
+"""As a clock on the wall shows it."""
+
 _MS: Final = timedelta(milliseconds=1)
 _MACHINES_OWN: Final = frozenset({"localtime", "posixrules", "Factory"})
 """Names of zone files that say nothing, or another thing on every machine."""
@@ -242,18 +246,72 @@ def zone(name: str) -> tzinfo:
 
 
 def _ticks(cron: Cron, after_ms: int) -> Iterator[int]:
-    """Every instant after a time, in order."""
-    start = (_EPOCH + max(after_ms, 0) * _MS).astimezone(zone(cron.tz))
+    """Every instant after a time, in order.
+
+    cronsim names the times that a clock on the wall shows; what daylight saving makes of them is
+    said here (its own arithmetic in a zone goes by hours, and loses its way where clocks are set by
+    half of one, or at midnight).
+    """
+    where = zone(cron.tz)
+    follows = any(field.startswith("*") for field in cron.expression.split()[:2])
     before = after_ms
     try:
-        # Within the repeated hour cronsim begins with its first half, which may have passed.
-        for local in CronSim(cron.expression, start):
-            instant = (local.astimezone(UTC) - _EPOCH) // _MS
+        for instant in _mapped(CronSim(cron.expression, _wall(where, after_ms)), where, follows):
+            if instant > CRON_TIME_MS_MAX:
+                return
             if instant > before:
                 before = instant
                 yield instant
-    except OverflowError:  # the year 10000
+    except OverflowError:  # the year 10000, there
         return
+
+
+def _wall(where: tzinfo, after_ms: int) -> datetime:
+    """What the clock on the wall shows, set back to before the repeated hour if that is still to
+    be repeated."""
+    local = (_EPOCH + max(after_ms, 0) * _MS).astimezone(where)
+    earlier, later = _offsets(local.replace(tzinfo=None), where)
+    wall = local.replace(tzinfo=None, fold=0)
+    return wall - max(earlier - later, timedelta()) if not local.fold else wall
+
+
+def _offsets(wall: datetime, where: tzinfo) -> tuple[timedelta, timedelta]:
+    """How far from UTC a local time is the first time that it comes, and the last. The second is
+    less in an hour that is repeated, and more in one that is skipped."""
+    offsets = [wall.replace(tzinfo=where, fold=fold).utcoffset() for fold in (0, 1)]
+    assert offsets[0] is not None
+    assert offsets[1] is not None
+    return offsets[0], offsets[1]
+
+
+def _mapped(walls: Iterable[datetime], where: tzinfo, follows: bool) -> Iterator[int]:
+    """The instants of local times, in order but for those that fall together. `follows`: the clock
+    is followed, whatever becomes of it."""
+    repeated: list[int] = []  # what comes the second time round, when the first is over
+    for wall in walls:
+        earlier, later = _offsets(wall, where)
+        since = wall - _EPOCH_WALL
+        if earlier <= later:
+            yield from repeated
+            repeated.clear()
+        if earlier >= later:
+            yield (since - earlier) // _MS
+        elif not follows:
+            yield _end_of_gap(since, earlier, later, where)
+        if earlier > later and follows:
+            repeated.append((since - later) // _MS)
+    yield from repeated
+
+
+def _end_of_gap(since: timedelta, earlier: timedelta, later: timedelta, where: tzinfo) -> int:
+    """The instant at which the clock is set forward, over that local time."""
+    second = timedelta(seconds=1)
+    seconds = range((since - later) // second, (since - earlier) // second + 1)
+
+    def is_set(at: int) -> bool:
+        return (_EPOCH + at * second).astimezone(where).utcoffset() == later
+
+    return seconds[bisect_left(seconds, True, key=is_set)] * 1000
 
 
 def _last(cron: Cron, first_ms: int, upto_ms: int) -> int:

@@ -42,7 +42,7 @@ def listed(
 
 # Zone, day, expression, and the day's instants as the rules have them: what begins with `*` follows
 # the local clock; what does not is due once, right after the gap if it lies in one. Prague and New
-# York move by an hour, Lord Howe by half of one.
+# York move by an hour, Lord Howe by half of one, Havana and Cairo at midnight.
 DST: list[tuple[str, str, str, list[str]]] = [
     ("Europe/Prague", "2026-03-29", "30 1 * * *", ["01:30+01:00"]),
     ("Europe/Prague", "2026-03-29", "30 2 * * *", ["03:00+02:00"]),
@@ -81,6 +81,17 @@ DST: list[tuple[str, str, str, list[str]]] = [
         "Australia/Lord_Howe", "2026-04-05", "*/15 1 * * *",
         ["01:00+11:00", "01:15+11:00", "01:30+11:00", "01:45+11:00", "01:30+10:30", "01:45+10:30"],
     ),
+    ("Australia/Lord_Howe", "2026-04-05", "30 * * * *",
+     [*[f"{hour:02}:30+11:00" for hour in (0, 1)], *[f"{h:02}:30+10:30" for h in range(1, 24)]]),
+    ("Australia/Lord_Howe", "2026-04-05", "*/30 23 * * *", ["23:00+10:30", "23:30+10:30"]),
+    ("Australia/Lord_Howe", "2026-10-04", "*/30 23 * * *", ["23:00+11:00", "23:30+11:00"]),
+    ("America/Havana", "2026-03-08", "0 0 * * *", ["01:00-04:00"]),
+    ("America/Havana", "2026-03-08", "*/30 0 * * *", []),
+    ("America/Havana", "2026-03-08", "*/30 1 * * SUN", ["01:00-04:00", "01:30-04:00"]),
+    ("America/Havana", "2026-11-01", "30 0 * * *", ["00:30-04:00"]),
+    ("Africa/Cairo", "2026-10-29", "30 23 * * *", ["23:30+03:00"]),
+    ("Africa/Cairo", "2026-10-29", "*/30 23 29 * *",
+     ["23:00+03:00", "23:30+03:00", "23:00+02:00", "23:30+02:00"]),
 ]  # fmt: skip
 
 
@@ -117,6 +128,80 @@ def test_the_next_instant_is_the_same_wherever_the_search_begins(
             assert found == following[0]
         else:
             assert found >= end
+
+
+def numbers(field: str, low: int, high: int) -> set[int]:
+    """The numbers that a field of a crontab names: lists, ranges, steps."""
+    found: set[int] = set()
+    for part in field.split(","):
+        span, _, step = part.partition("/")
+        first, _, last = span.partition("-")
+        start = low if first == "*" else int(first)
+        stop = int(last) if last else high if first == "*" else start
+        found |= set(range(start, stop + 1, int(step or 1)))
+    return found
+
+
+def minute_by_minute(expression: str, zone: str, start: int, end: int) -> list[int]:
+    """What crontab(5) and the rules for daylight saving make of every minute of a stretch, by
+    looking at the clock on the wall each time."""
+    minute, hour, day, month, weekday = expression.split()
+    minutes, hours = numbers(minute, 0, 59), numbers(hour, 0, 23)
+    days, months = numbers(day, 1, 31), numbers(month, 1, 12)
+    weekdays = {number % 7 for number in numbers(weekday, 0, 7)}
+    both = day.startswith("*") or weekday.startswith("*")
+    follows = minute.startswith("*") or hour.startswith("*")
+
+    def named(wall: datetime) -> bool:
+        ok = wall.day in days, wall.isoweekday() % 7 in weekdays
+        return (
+            wall.minute in minutes and wall.hour in hours and wall.month in months
+            and (all(ok) if both else any(ok))
+        )  # fmt: skip
+
+    def shown(at: int) -> datetime:
+        return datetime.fromtimestamp(at / 1000, ZoneInfo(zone)).replace(tzinfo=None)
+
+    found: list[int] = []
+    step, latest = timedelta(minutes=1), shown(start - 60_000)
+    for at in range(start, end, 60_000):
+        wall = shown(at)
+        if follows:
+            due = named(wall)
+        else:  # every minute of the wall once: what was skipped, now; what comes again, no more
+            passed = range(max(0, int((wall - latest) / step)))
+            due = any(named(wall - number * step) for number in passed)
+        latest = max(latest, wall)
+        if due:
+            found.append(at)
+    return found
+
+
+SET = {  # a minute after which the clock is set
+    "America/Havana": ("2026-03-08T04:00Z", "2026-11-01T04:00Z"),
+    "Africa/Cairo": ("2026-04-23T21:00Z", "2026-10-29T20:00Z"),
+    "Antarctica/Troll": ("2026-03-29T00:00Z", "2026-10-25T00:00Z"),
+    "Australia/Lord_Howe": ("2026-04-04T14:00Z", "2026-10-03T15:00Z"),
+    "Europe/Dublin": ("2026-03-29T00:00Z", "2026-10-25T00:00Z"),
+    "Pacific/Chatham": ("2026-04-04T13:00Z", "2026-09-26T13:00Z"),
+}
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    minute=st.sampled_from(["0", "30", "15,45", "59", "*/20", "*", "0-10/5"]),
+    hour=st.sampled_from(["*", "*/2", "0", "1", "2", "23", "0-23", "0,2", "1-3"]),
+    days=st.sampled_from(["* * *", "*/2 * *", "* * 0", "* * 7", "* 3-4 5-7", "29 * 0", "8 * */2"]),
+    zone=st.sampled_from(sorted(SET)),
+    autumn=st.booleans(),
+)
+def test_clocks_that_are_set_at_odd_hours_and_by_odd_spans_follow_the_rules_minute_by_minute(
+    minute: str, hour: str, days: str, zone: str, autumn: bool
+) -> None:
+    middle, expression = ms(SET[zone][autumn]), f"{minute} {hour} {days}"
+    start, end = middle - DAY_MS, middle + DAY_MS
+    wanted = minute_by_minute(expression, zone, start, end)
+    assert listed(Cron(expression, zone), start - 1, end) == wanted
 
 
 def test_local_times_are_told_with_their_distance_from_utc() -> None:
@@ -207,6 +292,14 @@ def test_an_interval_keeps_to_the_grid_of_its_anchor_however_late_its_ticks_come
         assert (instant - anchor_ms) % every_ms == 0
         assert 0 < instant - now <= every_ms
         now = instant + lateness
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Prague", "Pacific/Kiritimati", "Pacific/Niue"])
+def test_the_calendar_ends_and_nothing_breaks(zone: str) -> None:
+    last = 253_402_300_799_999  # of the year 9999
+    for before in (0, 3_600_000, 2 * DAY_MS):
+        found = list(times.explain(Cron("*/7 * * * *", zone), 0, last - before, 3))
+        assert [one.at_ms > last - before for one in found] == [True] * len(found)
 
 
 def test_a_one_shot_is_due_once() -> None:
