@@ -126,8 +126,13 @@ class SessionActor(CommandEntity):
         found = [(name, known) for name, known in found if approval.answers(known, now_ms)]
         return max(found, key=lambda one: one[1].decided_ms or 0, default=None)
 
-    def _with_approval(self, state: Session, approval_id: bytes) -> Session:
-        """The state, knowing the approval if the file has it; and of others those under way."""
+    def _with_approval(self, state: Session, approval_id: bytes, asked: type[Any]) -> Session:
+        """The state, knowing the approval if the file has it; and of others those under way.
+
+        Raises:
+            Conflict: it is another session's, and is to be requested.
+            NotFound: it is another principal's, or another session's.
+        """
         known = state.approvals
         if len(known) >= APPROVALS_RESIDENT_MAX:
             needed = {
@@ -139,6 +144,9 @@ class SessionActor(CommandEntity):
             known = {name: known[name] for name in needed if name in known}
         for row in ask(self._house.reader.rows, "approval.find", (approval_id,)):
             if row[16] != self.stream_id:
+                assert self._tail is not None
+                if asked is approval.Request and row[17] == self._tail.principal:
+                    raise approval.is_there(approval.Approval(*row[:15]))
                 raise NotFound("there is no such approval", field="approval_id")
             known = {**known, approval_id: approval.Approval(*row[:15])}
         return state._replace(approvals=known)
@@ -154,11 +162,10 @@ class SessionActor(CommandEntity):
                 state = state._replace(about=about._replace(created_ms=tail.created_ms or None))
             approval_id = getattr(portion.command, "approval_id", None)
             if approval_id is not None and approval_id not in state.approvals:
-                state = self._with_approval(state, approval_id)
+                state = self._with_approval(state, approval_id, type(portion.command))
             run_id = getattr(portion.command, "run_id", None)
             if run_id is not None and run_id not in state.runs:
-                moves = type(portion.command) is commands.MoveRun
-                state = self._with_runs(state, (run_id,), lambda _: "run_id", moves)
+                state = self._with_runs(state, (run_id,), lambda _: "run_id", type(portion.command))
             decided: Session = super()._decide(state, portion)
             return decided
         tail = self._tail
@@ -194,12 +201,13 @@ class SessionActor(CommandEntity):
         state: Session,
         run_ids: Collection[bytes],
         place: Callable[[bytes], str],
-        moves: bool = False,
+        asked: type[Any] = Append,
     ) -> Session:
         """The state, knowing those of the runs that the file has; `place` names one's field.
 
         Raises:
-            NotFound: one is another principal's; or another session's, which `moves` is not told.
+            NotFound: one is another principal's; or another session's, and is to be moved.
+            Conflict: one is another session's, and is to be started.
             Invalid: one is another session's.
         """
         tail = self._tail
@@ -212,9 +220,12 @@ class SessionActor(CommandEntity):
             row = ask(self._house.reader.run, run_id)
             if row is None:
                 continue
-            if row.principal != tail.principal or (moves and row.stream != tail.stream):
+            elsewhere = row.stream != tail.stream
+            if row.principal != tail.principal or (elsewhere and asked is commands.MoveRun):
                 raise NotFound("there is no such run", field=place(run_id))
-            if row.stream != tail.stream:
+            if elsewhere and asked is commands.StartRun:
+                raise commands.run_is_there(row.run)
+            if elsewhere:
                 raise Invalid(
                     "this run belongs to another session",
                     field=place(run_id),

@@ -119,12 +119,7 @@ def decide(  # noqa: PLR0917
 
     if isinstance(command, Request):
         if found is not None:
-            raise Conflict(
-                "there is an approval of that id already",
-                field="approval_id",
-                hint="take a new id",
-                detail={"actual": found.decision or PENDING},
-            )
+            raise is_there(found)
         return Decision(_requested(command, standing, now_ms), answer)
     if found is None:
         raise NotFound("there is no such approval", field="approval_id")
@@ -143,6 +138,16 @@ def decide(  # noqa: PLR0917
     new = _decided(approval_id, found, command.decision, command.scope, until_ms, command.reason)
     new = new._replace(payload={**new.payload, "by": command.by}, redacted=command.redacted)
     return Decision([new], answer)
+
+
+def is_there(approval: Approval) -> Conflict:
+    """Why none of that id is requested, in this session or another one."""
+    return Conflict(
+        "there is an approval of that id already",
+        field="approval_id",
+        hint="take a new id",
+        detail={"actual": approval.decision or PENDING},
+    )
 
 
 def answers(approval: Approval, now_ms: int) -> bool:

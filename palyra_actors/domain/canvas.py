@@ -460,7 +460,7 @@ def _fold_erasure(canvas: Canvas, fact: Fact, stream: int) -> tuple[Canvas, Sequ
     return after, [
         ("canvas.erase", (fact.ts_ms, ERASED, stream)),
         ("canvas.drop_snapshots", (stream, canvas.version + 1)),
-        ("answer.erase", (stream,)),
+        ("answer.erase", (stream, fact.event_id)),
         ("erasure.insert", (stream, fact.seq)),
     ]
 

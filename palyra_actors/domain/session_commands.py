@@ -134,14 +134,21 @@ def decide(session: Session, command: Command, who: Who) -> Decision:
                 )
             return _session_decision(New("session.archived", {"v": 1}), who)
         case Erase():
-            new = New("session.erased", {"v": 1, "events": session.last_seq})
-            return Decision([new], lambda after: {"erased": session.last_seq})
+            count = _own_payloads(session)
+            new = New("session.erased", {"v": 1, "events": count})
+            return Decision([new], lambda after: {"erased": count})
         case Branch():
             return _branch(session, command, who)
         case StartRun() | MoveRun():
             return _decide_run(session, command, who)
         case _:
             assert_never(command)
+
+
+def _own_payloads(session: Session) -> int:
+    """What an erasure destroys: not what was inherited, nor what says from where."""
+    about = session.about or NOTHING_SAID
+    return session.last_seq if about.at is None else session.last_seq - about.at - 1
 
 
 def _resolve(session: Session, command: Resolve, who: Who) -> Decision:
@@ -195,6 +202,16 @@ def _branch(session: Session, command: Branch, who: Who) -> Decision:
     )
 
 
+def run_is_there(run: Run) -> Conflict:
+    """Why none of that id is started, in this session or another one."""
+    return Conflict(
+        f"there is a run of that id already, {RUN_STATES[run.state]}",
+        field="run_id",
+        hint="take a new id",
+        detail={"actual": RUN_STATES[run.state]},
+    )
+
+
 def _decide_run(session: Session, command: StartRun | MoveRun, who: Who) -> Decision:
     run = session.runs.get(command.run_id)
 
@@ -206,12 +223,7 @@ def _decide_run(session: Session, command: StartRun | MoveRun, who: Who) -> Deci
         if session.status is not Status.OPEN:
             raise takes_no_more(session.status)
         if run is not None:
-            raise Conflict(
-                f"there is a run of that id already, {RUN_STATES[run.state]}",
-                field="run_id",
-                hint="take a new id",
-                detail={"actual": RUN_STATES[run.state]},
-            )
+            raise run_is_there(run)
         parent = None if command.parent is None else format_ulid(command.parent)
         payload: dict[str, Any] = {"v": 1, "state": "accepted", "parent_run_id": parent}
         return Decision([New("run.started", payload, run_id=command.run_id)], answer)
@@ -270,7 +282,7 @@ def fold(session: Session | None, fact: Fact, stream: int) -> tuple[Session, Seq
             forgotten = about._replace(key=None, title=None, runs=0, last_run=None)
             forgotten = forgotten._replace(tokens_in=0, tokens_out=0)
             after = after._replace(status=Status.ERASED, runs=NONE, approvals=NONE, about=forgotten)
-            rows = _erasure(stream, fact.seq)
+            rows = _erasure(stream, fact)
         case "run.started":
             after, rows = _fold_run(after, fact, said)
         case "run.transitioned":
@@ -372,14 +384,16 @@ def owner_word(owner: str) -> str:
     return "o" + owner.encode().hex()
 
 
-def _erasure(stream: int, seq: int | Place) -> list[Change]:
+def _erasure(stream: int, fact: Fact) -> list[Change]:
+    """What was answered in the session goes, too; not what this is answered."""
+    seq = fact.seq
     assert isinstance(seq, int) or seq == Place(0, SEQ)
     return [
         ("session.erase", (stream,)),
         ("session.unindex", (stream,)),
         ("run.forget", (stream,)),
         ("approval.forget", (stream,)),
-        ("answer.erase", (stream,)),
+        ("answer.erase", (stream, fact.event_id)),
         ("erasure.insert", (stream, seq)),
     ]
 

@@ -67,7 +67,12 @@ def test_the_same_id_again_is_a_conflict_and_a_missing_one_not_found(wire: Wire)
         "approval_id": asked["approval_id"], "session_id": asked["session_id"],
         "subject_type": "tool", "subject_id": "rm", "summary": "x",
     }  # fmt: skip
-    assert wire.err("approval.request", body)["code"] == "conflict"
+    for session in (asked["session_id"], new_id()):
+        error = wire.err("approval.request", {**body, "session_id": session})
+        assert (error["code"], error["field"]) == ("conflict", "approval_id")
+        assert error["detail"] == {"actual": "pending"}
+    hers = wire.err("approval.request", {**body, "session_id": new_id()}, principal="other")
+    assert hers["code"] == "not_found"
     other = {"approval_id": new_id(), "decision": "allow"}
     assert wire.err("approval.decide", other)["code"] == "not_found"
     assert wire.err("approval.get", {"approval_id": new_id()})["code"] == "not_found"

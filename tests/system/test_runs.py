@@ -133,7 +133,8 @@ def test_a_run_is_started_once_and_lives_in_one_session(wire: Wire) -> None:
     error = wire.err("run.start", {"run_id": run, "session_id": session})
     assert (error["code"], error["detail"]["actual"]) == ("conflict", "accepted")
     error = wire.err("run.start", {"run_id": run, "session_id": new_id()})
-    assert (error["code"], error["field"]) == ("invalid", "run_id")
+    assert (error["code"], error["field"]) == ("conflict", "run_id")
+    assert error["detail"] == {"actual": "accepted"}
     error = wire.refuse(event(new_id(), run_id=run))
     assert (error["code"], error["field"]) == ("invalid", "events[0].run_id")
 
@@ -147,7 +148,7 @@ def test_one_run_started_in_two_sessions_at_once_begins_in_one(own: House) -> No
         told = [wire.receive() for wire in (one, other)]
         assert sorted("ok" in answer for answer in told) == [False, True]
         (refused,) = [answer["err"] for answer in told if "err" in answer]
-        assert (refused["code"], refused["field"]) == ("invalid", "run_id")
+        assert (refused["code"], refused["field"]) == ("conflict", "run_id")
 
 
 def test_a_child_names_its_parent(wire: Wire) -> None:

@@ -390,10 +390,35 @@ def test_a_branch_of_what_is_erased_keeps_its_own_events(wire: Wire) -> None:
     fill(wire, parent, 3)
     child = wire.ok("session.branch", {"session_id": parent})["session"]["session_id"]
     fill(wire, child, 1)
-    wire.ok("session.erase", {"session_id": parent})
+    told = wire.ok("session.erase", {"session_id": parent})
+    assert told["erased"] == 3
     payloads = [one["payload"] for one in history(wire, child)]
     assert payloads[:3] == [None] * 3
     assert payloads[4] == {"n": 0}
+
+
+def test_an_erasure_counts_what_it_destroys_and_nothing_that_was_inherited(wire: Wire) -> None:
+    parent, before = new_id(), wire.ok("journal.verify")["erased"]
+    fill(wire, parent, 5)
+    body = {"session_id": parent, "session_key": new_id()}
+    child = wire.ok("session.branch", body)["session"]["session_id"]
+    fill(wire, child, 2)
+    told = wire.ok("session.erase", {"session_id": child})
+    assert told["erased"] == 3, "two events and the key's"
+    said = [one["payload"] for one in wire.read(kinds=["session.erased"])]
+    assert said[-1] == {"v": 1, "events": 3}
+    assert wire.ok("journal.verify")["erased"] - before == 3
+
+
+def test_an_erasure_sent_again_is_answered_as_the_first_time(wire: Wire) -> None:
+    session = new_id()
+    fill(wire, session, 3)
+    body = {"session_id": session, "event_id": new_id()}
+    told = wire.ok("session.erase", body)
+    again = wire.ok("session.erase", body)
+    assert (again["erased"], again["duplicate"]) == (told["erased"], True)
+    fill(wire, other := new_id(), 1)
+    assert wire.err("session.erase", {**body, "session_id": other})["code"] == "id_reused"
 
 
 def test_the_same_through_an_engine_without_a_door(tmp_path: Path) -> None:

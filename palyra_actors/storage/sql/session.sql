@@ -103,7 +103,7 @@ DELETE FROM erasures WHERE seq = ?
 SELECT stream_id FROM streams WHERE stream = ? AND kind = 1
 
 -- name: answer.erase
-UPDATE answers SET answer = NULL WHERE stream = ?
+UPDATE answers SET answer = NULL WHERE stream = ? AND event_id <> ?
 
 -- name: erasure.slice
 WITH RECURSIVE walk (seq, left) AS (

@@ -134,7 +134,8 @@ def _run_elsewhere(model: Model, run_id: str, session: str, order: Order) -> Ite
     if run is not None and run.session != session:
         here = model.sessions.get(session)
         owner = order.principal if here is None else here.owner
-        yield "invalid" if run.owner == owner else "not_found"
+        other = "conflict" if order.op == "run.start" else "invalid"
+        yield other if run.owner == owner else "not_found"
 
 
 # -- sessions -------------------------------------------------------------------------------------
@@ -222,7 +223,9 @@ def _request(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     yield from _session(model, order, body["session_id"], missing=False, archived=True)
     found = model.approvals.get(body["approval_id"])
     if found is not None:
-        yield "conflict" if found.session == body["session_id"] else "not_found"
+        here = model.sessions.get(body["session_id"])
+        owner = order.principal if here is None else here.owner
+        yield "conflict" if found.owner == owner else "not_found"
     if body.get("run_id") is not None:
         for code in _run_elsewhere(model, body["run_id"], body["session_id"], order):
             yield PERHAPS + code
