@@ -14,6 +14,12 @@ setup(
             optional=True,
         ),
         Extension(
+            "palyra_actors.domain._swift_json",
+            ["palyra_actors/domain/_swift_json.c"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        ),
+        Extension(
             "palyra_actors.actors._swift_door",
             ["palyra_actors/actors/_swift_door.c"],
             extra_compile_args=["-O2"],

@@ -17,6 +17,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     )
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    if config.getoption("--campaign"):  # what is decided while tests are collected asks for this
+        os.environ["PALYRA_CAMPAIGN"] = "full"
+
+
 @pytest.fixture
 def campaign(request: pytest.FixtureRequest) -> bool:
     """Whether the long campaigns were asked for."""

@@ -4,6 +4,9 @@
 what runs where the module is missing: `domain.chain.chain_rows_plainly`, and in `wire.append`
 `decode_plainly`, `encode_results_plainly`, `encode_ok_plainly`. Nothing else depends on which of
 the two it is; `tests/wire/test_swift.py` holds them equal.
+
+`_swift_json.c` is the same for large values: its twins are `domain.survey.survey_plainly` and
+`domain.canonical.by_value`, and the test `tests/domain/test_swift_json.py`.
 """
 
 from hashlib import sha256
@@ -27,6 +30,12 @@ except ImportError:  # no compiler when it was installed, or none for this Pytho
     compiled: Any = None
 else:
     compiled = _swift if _swift.VERSION == 1 else None  # a build that was left from before
+try:
+    from palyra_actors.domain import _swift_json
+except ImportError:
+    compiled_json: Any = None
+else:
+    compiled_json = _swift_json if _swift_json.VERSION == 1 else None
 
 
 class Written(NamedTuple):

@@ -8,11 +8,10 @@ to this module.
 Three looks, each dearer than the one before:
 
     container_bytes   how many bytes could open a container: up to 64 of them cannot nest deeper
-    `_confirm`        depth and floats of the decoded value, level by level
+    `confirm`         depth and floats of the decoded value
     `walk`            every header in the raw bytes, for errors with a path and for odd encodings
 """
 
-import math
 import re
 from collections.abc import Mapping
 from typing import Any, Final
@@ -20,6 +19,7 @@ from typing import Any, Final
 import msgspec
 import ormsgpack
 
+from palyra_actors.domain.survey import NOT_FINITE, survey
 from palyra_actors.errors import Invalid, TooLarge
 from palyra_actors.limits import PAYLOAD_BYTES_MAX, VALUE_DEPTH_MAX
 
@@ -101,26 +101,10 @@ def confirm(value: object, raw: bytes, field: str) -> None:
     Raises:
         Invalid: too deep, or a float that is not finite.
     """
-    if not _is_sound(value) or ormsgpack.packb(value) != raw:
+    found = survey(value)
+    sound = found.depth <= VALUE_DEPTH_MAX and not found.flags & NOT_FINITE
+    if not sound or ormsgpack.packb(value) != raw:
         walk(raw, field)
-
-
-def _is_sound(value: object) -> bool:
-    """Level by level, because a level is one loop: 60 ns a value where `walk` takes 700."""
-    level: list[Any] = [value]
-    for around in range(VALUE_DEPTH_MAX + 1):
-        below: list[Any] = []
-        for item in level:
-            kind = type(item)
-            if kind is dict or kind is list:
-                if around == VALUE_DEPTH_MAX:
-                    return False
-                if item:
-                    below.extend(item.values() if kind is dict else item)
-            elif kind is float and not math.isfinite(item):
-                return False
-        level = below
-    return True
 
 
 def count_pairs(value: object) -> int:

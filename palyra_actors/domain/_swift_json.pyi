@@ -1,0 +1,6 @@
+from typing import Any
+
+VERSION: int
+
+def survey(value: Any, /) -> tuple[int, int, int]: ...
+def mend(text: bytes, /) -> bytes | None: ...
