@@ -32,7 +32,8 @@ class Positioned(NamedTuple):
 def stream(
     canvas: Canvas, *, after_seq: int | None = None, wait_s_max: float | None = None
 ) -> Iterator[Positioned]:
-    """The canvas from now on, or behind a position; over lost connections, without a gap.
+    """The canvas from now on, or behind a position; over lost connections, without a gap. Ends
+    behind the last state of a canvas that is closed.
 
     Args:
         after_seq: of the last event that was dealt with; None or 0: begin with the state.

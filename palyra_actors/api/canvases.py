@@ -197,8 +197,8 @@ class Canvas:
     def watch(self, *, wait_s_max: float | None = None) -> Iterator[tuple[int, Any]]:
         """Version and state, now and after every patch; over lost connections, without a gap.
 
-        The state is the same object every time, changed in place. Ends after `wait_s_max` seconds
-        without a change (None: never).
+        The state is the same object every time, changed in place. Ends behind the last state of a
+        canvas that is closed, or after `wait_s_max` seconds without a change (None: never).
         """
         version, state = 0, None
         while True:
@@ -217,7 +217,9 @@ class Canvas:
                         return
                     if isinstance(heard, PalyraError) and not heard.retryable:
                         raise heard
-                    if heard is None or isinstance(heard, PalyraError):
+                    if heard is None:
+                        return
+                    if isinstance(heard, PalyraError):
                         break
                     item = frames.read_item(heard)
                     taken += 1
@@ -240,7 +242,8 @@ class Canvas:
 
 
 class _Source:
-    """What the connection's thread hears. None: the stream is over or lost; begin again."""
+    """What the connection's thread hears. None: the canvas is closed, and that was all of it; an
+    error that is retryable: the stream is lost, begin again."""
 
     def __init__(self) -> None:
         self.heard: queue.SimpleQueue[bytes | PalyraError | None] = queue.SimpleQueue()

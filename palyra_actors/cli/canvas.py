@@ -120,12 +120,12 @@ def watch(
     ] = None,
     as_json: bool = False,
 ) -> None:
-    """Follow a canvas, live: its state after each change."""
+    """Follow a canvas, live: its state after each change, until it is closed."""
     if ag_ui:
         from palyra_actors.api import agui
 
-        found = agui.stream(engine.canvases.open(canvas), after_seq=after_seq)
-        for told in islice(agui.server_sent(found), count):
+        events = agui.stream(engine.canvases.open(canvas), after_seq=after_seq)
+        for told in islice(agui.server_sent(events), count):
             sys.stdout.write(told)
             sys.stdout.flush()
         return
@@ -137,6 +137,11 @@ def watch(
             console().print(plain(_pretty(state)), soft_wrap=True)
         if number == count:
             return
+    found = engine.canvases.open(canvas).get()
+    if as_json:
+        print_json({"version": found.version, "closed": True, "close_reason": found.close_reason})
+    else:
+        console().print(plain(f"closed: {found.close_reason or 'no reason given'}"), style="bold")
 
 
 @app.command(epilog=exits.HELP)

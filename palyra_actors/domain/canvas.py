@@ -200,12 +200,19 @@ def _create(canvas: Canvas | None, command: Create, who: Who) -> Decision:
     if command.source is not None:
         said["fork"] = {"canvas_id": format_ulid(command.source[0]), "version": command.source[1]}
     new = New("canvas.created", said, session_id=command.session_id, redacted=command.redacted)
-    return Decision([new], lambda after: {"canvas": view(after, who)}, {"version": 1})
+    recall = {"version": 1, "sha256": said["sha256"]}
+    return Decision([new], lambda after: {"canvas": view(after, who)}, recall)
+
+
+def as_of(canvas: Canvas, now_ms: int) -> Canvas:
+    """The canvas at that time: closed, if its own is over, even before that is written."""
+    if canvas.closed or canvas.expires_ms is None or now_ms < canvas.expires_ms:
+        return canvas
+    return canvas._replace(closed=True, close_reason=EXPIRED)
 
 
 def _open(canvas: Canvas, now_ms: int | None) -> None:
-    over = now_ms is not None and canvas.expires_ms is not None and now_ms >= canvas.expires_ms
-    if canvas.closed or over:
+    if (canvas if now_ms is None else as_of(canvas, now_ms)).closed:
         raise InvalidTransition(
             "the canvas is closed and takes no more patches",
             field="canvas_id",

@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch
+from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Missing, Watch
 from palyra_actors.actors.work import Portion
 from palyra_actors.domain.fact import Fact
 
@@ -24,9 +24,14 @@ class Request:
     def __init__(self) -> None:
         self.peer = Peer()
         self.items: list[Any] = []
+        self.end: Any = None
 
     def item(self, body: Any) -> None:
         self.items.append(next(iter(body)))
+
+    def ok(self, body: Any) -> None:
+        assert self.end is None
+        self.end = body
 
 
 class Reader:
@@ -39,13 +44,13 @@ class Reader:
         del find
         self.asked.append(done)
 
-    def comes(self, snapshot: Any, patches: list[tuple[int, Any]]) -> None:
-        self.asked.pop(0)((snapshot, patches))
+    def comes(self, snapshot: Any, patches: list[tuple[int, Any]], end: Any = None) -> None:
+        self.asked.pop(0)(Missing(snapshot, patches, end))
 
 
-def patched(version: int) -> Portion:
+def patched(version: int, kind: str = "canvas.patched") -> Portion:
     fact = Fact(
-        "canvas.patched", {"version": version, "patch": []}, version, 1, version, 1, None, None,
+        kind, {"version": version, "patch": []}, version, 1, version, 1, None, None,
         bytes(16), "system", "local",
     )  # fmt: skip
     portion = Portion(None, None, CANVAS, None, ())  # type: ignore[arg-type]
@@ -96,3 +101,27 @@ def test_nothing_is_read_in_circles_for_one_without_credit() -> None:
     reader.comes(None, [(4, [])])
     reader.comes(None, [])
     assert (request.items, watch.version) == (["snapshot", "patch"], 4)
+
+
+END = {"closed": True, "close_reason": None, "version": 4}
+
+
+def test_one_without_credit_is_told_of_the_end_once_it_has_got_all() -> None:
+    feed, reader, request, watch = looking_on()
+    watch.credit = 1
+    reader.comes({"version": 3}, [])
+    feed.written(patched(4))
+    feed.written(patched(4, "canvas.closed"))
+    reader.comes(None, [], END)
+    assert (request.items, request.end, reader.asked) == (["snapshot"], None, [])
+    assert feed.add_credit(request.peer, 1, 1)  # type: ignore[arg-type]
+    reader.comes(None, [(4, [])], END)
+    assert (request.items, request.end, len(feed)) == (["snapshot", "patch"], END, 0)
+
+
+def test_a_canvas_that_closes_while_the_file_is_read_ends_in_turn() -> None:
+    feed, reader, request, _ = looking_on()
+    feed.written(patched(4, "canvas.closed"))
+    reader.comes({"version": 4}, [])  # the reader had looked before
+    reader.comes(None, [], END)
+    assert (request.items, request.end, reader.asked) == (["snapshot"], END, [])

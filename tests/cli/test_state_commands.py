@@ -130,6 +130,9 @@ def test_a_canvas_is_made_patched_compared_forked_watched_compacted_and_closed(
     assert '"n": 2' in run("canvas", "show", name)[1]
     closed = told(run("canvas", "close", name, "--reason", "done", "--json"))
     assert (closed["closed"], closed["close_reason"]) == (True, "done")
+    last = {"version": 3, "closed": True, "close_reason": "done"}
+    assert lines(run("canvas", "watch", name, "--json"))[1:] == [last], "it ends by itself"
+    assert run("canvas", "watch", name)[1].endswith("closed: done\n")
 
 
 def test_rebuild_says_equal_and_shows_the_state_as_it_was(run: Run, tmp_path: Path) -> None:

@@ -161,3 +161,8 @@ def test_what_is_not_there_and_what_was_erased_is_said(engine: Engine) -> None:
     session.erase()
     with pytest.raises(Gone):
         heard(canvas, 5)
+
+
+def test_it_ends_with_the_canvas(canvas: Canvas) -> None:
+    canvas.close(reason="done")
+    assert len(list(agui.stream(canvas))) == 1

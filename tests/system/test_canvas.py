@@ -76,12 +76,14 @@ def test_a_patch_is_applied_whole_or_not_at_all(
         ({}, "invalid"),
         ([], "invalid"),
         ([{"op": "test"}] * 1_001, "too_large"),
+        ([{"op": "add", "path": "/x", "value": b"bytes"}], "invalid"),
     ],
 )
 def test_what_is_no_patch_is_refused(wire: Wire, value: Any, code: str) -> None:
     canvas = create(wire)
     body = {"canvas_id": canvas, "expected_version": 1, "patch": value}
-    assert wire.err("canvas.patch", body)["code"] == code
+    error = wire.err("canvas.patch", body)
+    assert (error["code"], error["field"]) == (code, "patch")
 
 
 @pytest.mark.parametrize("state", ["text", [1], {"x": b"bytes"}, {"x": "y" * 1_100_000}])
@@ -201,6 +203,8 @@ def test_a_canvas_whose_time_is_over_is_closed(tmp_path: Path) -> None:
         wire = opened.connect()
         canvas = create(wire, expires_ms=1_700_000_005_000)
         clock.turn(5_000)
+        found = get(wire, canvas)
+        assert (found["closed"], found["close_reason"]) == (True, "expired"), "at once"
         body = {"canvas_id": canvas, "expected_version": 1, "patch": [step(1)]}
         assert wire.err("canvas.patch", body)["code"] == "invalid_transition"
         sub = wire.send("journal.subscribe", {
@@ -227,3 +231,7 @@ def test_a_retry_gets_the_first_answer(wire: Wire) -> None:
     )  # fmt: skip
     again = wire.ok("canvas.create", made)
     assert (again["canvas"]["state"], again["canvas"]["version"]) == (first["canvas"]["state"], 1)
+    wire.ok("canvas.compact", {"canvas_id": canvas})
+    again = wire.ok("canvas.create", made)
+    assert again["duplicate"], "it was stored, whatever became of its first state"
+    assert again["canvas"] == {**first["canvas"], "state": None}

@@ -88,6 +88,45 @@ def test_without_credit_it_waits_and_then_goes_on_where_it_stopped(own: House) -
     viewer.quiet()
 
 
+def test_a_stream_ends_with_what_is_last_of_a_canvas_that_is_closed(own: House) -> None:
+    editor = own.connect()
+    canvas = create(editor)
+    patch(editor, canvas, 1, step(1))
+    end = {"closed": True, "close_reason": "done", "version": 3}
+    live, paused, late = own.connect(), own.connect(), own.connect()
+    sub = live.send("canvas.subscribe", {"canvas_id": canvas, "credit": 10})
+    assert live.receive()["item"]["snapshot"]["version"] == 2
+    behind = paused.send("canvas.subscribe", {"canvas_id": canvas, "credit": 1})
+    assert paused.receive()["item"]["snapshot"]["version"] == 2
+    patch(editor, canvas, 2, step(2))
+    editor.ok("canvas.close", {"canvas_id": canvas, "reason": "done"})
+    assert live.receive()["item"]["version"] == 3
+    assert live.receive() == {"v": 1, "id": sub, "ok": end}
+    paused.quiet()
+    more = paused.send("journal.credit", {"sub": behind, "credit": 1})
+    told = [paused.receive() for _ in range(3)]
+    assert [one["item"]["version"] for one in told if "item" in one] == [3]
+    assert [one["ok"] for one in told if "ok" in one and one["id"] != more] == [end]
+    late.send("canvas.subscribe", {"canvas_id": canvas, "credit": 1})
+    assert late.receive()["item"]["snapshot"]["closed"] is True
+    assert late.receive()["ok"] == end
+    late.send("canvas.subscribe", {"canvas_id": canvas, "credit": 1, "after_version": 3})
+    assert late.receive()["ok"] == end
+
+
+def test_watch_ends_behind_the_last_state_of_a_canvas_that_is_closed(tmp_path: Path) -> None:
+    with Engine.open(tmp_path / "own.db") as engine:
+        canvas = engine.canvases.create(new_id(), {"n": 0})
+        seen = []
+        for version, state in canvas.watch():
+            seen.append((version, dict(state)))
+            if version == 1:
+                canvas.replace(1, {"n": 1})
+                canvas.close(reason="done")
+        assert seen == [(1, {"n": 0}), (2, {"n": 1})]
+        assert [version for version, _ in canvas.watch()] == [2]
+
+
 def test_two_editors_and_ten_viewers_come_to_the_same_state(own: House) -> None:
     with Client(own.endpoint) as first, Client(own.endpoint) as second:
         canvas = first.canvases.create(new_id(), {"n": 0, "by": []})

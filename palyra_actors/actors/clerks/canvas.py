@@ -89,7 +89,7 @@ class CanvasClerk:
             raise Invalid("a patch is a list of operations", field="patch", hint="RFC 6902")
         if not all(isinstance(one, dict) for one in operations):
             raise Invalid("an operation is a map", field="patch", hint="RFC 6902")
-        is_plain(operations)
+        _check_json(operations, "patch")
         moved = False
         if counter.suspicious(bytes(body.patch)):
             hidden = [_hide(operation) for operation in operations]
@@ -192,10 +192,11 @@ class CanvasClerk:
 
     def _get(self, request: Request, body: GetCanvasBody) -> None:
         canvas_id, principal = self._counter.ulid(body.canvas_id, "canvas_id"), sees(request)
+        now_ms = self._counter.now_ms()
 
         def find(reader: ReadSide) -> Mapping[str, Any]:
             row = _find(reader, canvas_id, principal)
-            found = load(reader, row.stream, body.version)
+            found = domain.as_of(load(reader, row.stream, body.version), now_ms)
             return {"canvas": view(found, Who(canvas_id, row.principal, 0))}
 
         self._counter.look(request, find)
@@ -225,11 +226,7 @@ class CanvasClerk:
         state, redacted = self._counter.clean_value(raw, "state", CANVAS_STATE_BYTES_MAX)
         if not isinstance(state, dict):
             raise Invalid("a state is a map", field="state")
-        try:
-            return state, redacted, is_plain(state)
-        except Invalid as refusal:
-            refusal.field = "state"
-            raise
+        return state, redacted, _check_json(state, "state")
 
     def _written(self, portion: Portion) -> None:
         self._feed.written(portion)
@@ -262,6 +259,15 @@ class CanvasClerk:
 
         for canvas_id, owner in rows:
             counter.internal(owner, CANVAS, canvas_id, domain.Erase(), done)
+
+
+def _check_json(value: Any, field: str) -> bool:
+    """Whether the value is plain: see `domain.canonical`. Raises Invalid: it is no JSON."""
+    try:
+        return is_plain(value)
+    except Invalid as refusal:
+        refusal.field = field
+        raise
 
 
 def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:

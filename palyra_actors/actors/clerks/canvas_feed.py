@@ -1,6 +1,6 @@
 """Canvases as they change, for whoever looks on.
 
-    behind ──pages of patches──▶ live ──a patch──▶ live
+    behind ──pages of patches──▶ live ──a patch──▶ live ──all of a closed canvas sent──▶ ended
        ▲                           │
        └── credit again, or room ──┴── no credit, or the peer does not take what it has
 
@@ -11,7 +11,7 @@ the loop's thread, so that no patch can slip between the last page and the first
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import Any, Final, NamedTuple
 
 import msgspec
 
@@ -37,7 +37,8 @@ LOOK_S: Final = 0.005
 @dataclass(slots=True, eq=False)
 class Watch:
     """`version`: the last one sent; None: the snapshot comes first. `behind`: something was written
-    while it was reading, perhaps after the reader had looked."""
+    while it was reading, perhaps after the reader had looked. `closing`: the canvas was closed, of
+    which it is told without credit."""
 
     request: Request
     canvas_id: bytes
@@ -45,6 +46,7 @@ class Watch:
     credit: int
     reading: bool = False
     behind: bool = False
+    closing: bool = False
     ended: bool = False
 
 
@@ -87,6 +89,10 @@ class CanvasFeed:
             if fact.kind == "canvas.patched" and fact.payload is not None:
                 for watch in list(watches):
                     self._live(watch, fact.payload)
+            elif fact.kind == "canvas.closed":
+                for watch in list(watches):
+                    watch.closing = True
+                    self._advance(watch)
             elif fact.kind == "canvas.erased":
                 for watch in list(watches):
                     self._forget(watch)
@@ -159,13 +165,14 @@ class CanvasFeed:
 
     def _advance(self, watch: Watch) -> None:
         """Read what is missing, if it may be sent."""
-        if watch.reading or watch.ended or not watch.credit:
+        if watch.reading or watch.ended or not (watch.credit or watch.closing):
             watch.behind = watch.reading
             return
         if watch.request.peer.backlog_bytes >= PEER_BYTES_MAX:
             self._call_later(LOOK_S, lambda: self._advance(watch))
             return
-        watch.reading, watch.behind = True, False
+        watch.reading = True
+        watch.behind = watch.closing = False
         version, credit = watch.version, watch.credit
         principal = None if watch.request.admin else watch.request.principal
         canvas_id = watch.canvas_id
@@ -182,31 +189,39 @@ class CanvasFeed:
             self._forget(watch)
             watch.request.fail(found)
             return
-        snapshot, patches = found
-        if snapshot is not None:
+        snapshot, patches, end = found
+        if snapshot is not None and watch.credit:
             watch.version = snapshot["version"]
             watch.credit -= 1
             watch.request.item({"snapshot": snapshot})
         for version, patch in patches:
             if watch.credit and version == (watch.version or 0) + 1:
                 self._send(watch, version, patch)
-        if snapshot is not None or patches or watch.behind:
+        if end is not None and watch.version == end["version"]:
+            self._forget(watch)
+            watch.request.ok(end)
+        elif snapshot is not None or patches or watch.behind:
             self._advance(watch)  # until nothing is missing
 
 
+class Missing(NamedTuple):
+    """What a subscriber lacks: `snapshot` if it can go on from no version, or the next patches;
+    `end`: what its stream ends with once it has got all, for a closed canvas takes no more."""
+
+    snapshot: dict[str, Any] | None
+    patches: list[tuple[int, Any]]
+    end: dict[str, Any] | None
+
+
 def missing(
-    reader: ReadSide,
-    canvas_id: bytes,
-    principal: str | None,
-    after: int | None,
-    limit: int,
-) -> tuple[dict[str, Any] | None, list[tuple[int, Any]]]:
-    """What a subscriber at that version lacks: the snapshot if it can go on from none, or the next
-    patches. Raises NotFound."""
+    reader: ReadSide, canvas_id: bytes, principal: str | None, after: int | None, limit: int
+) -> Missing:
+    """What one lacks who is at that version and may be sent so many. Raises NotFound, Gone."""
     row = reader.stream(CANVAS, canvas_id)
     if row is None or principal not in (None, row.principal):
         raise NotFound("there is no such canvas", field="canvas_id")
-    patches: list[tuple[int, Any]] = []
+    now = reader.rows("canvas.row", (row.stream,))[0]
+    end = {"closed": True, "close_reason": now[8], "version": now[0]} if now[7] else None
     if after is not None:
         try:
             told = [
@@ -214,11 +229,11 @@ def missing(
                 for one in patches_after(reader, row.stream, after, min(limit, PAGE_PATCHES))
             ]
         except Gone:
-            after = None
+            pass  # compacted: it begins anew; what was erased cannot be loaded either
         else:
-            return None, told
+            return Missing(None, told, end)
     found = load(reader, row.stream)
-    return view(found, Who(canvas_id, row.principal, 0)), patches
+    return Missing(view(found, Who(canvas_id, row.principal, 0)), [], end)
 
 
 def patches_after(reader: ReadSide, stream: int, after: int, limit: int) -> list[dict[str, Any]]:
