@@ -10,6 +10,7 @@ from palyra_actors.actors.entity import CommandEntity, ask
 from palyra_actors.actors.work import Portion
 from palyra_actors.domain import cron as domain
 from palyra_actors.domain import cron_commands as commands
+from palyra_actors.domain import schedule as times
 from palyra_actors.domain.catalog import CRON
 from palyra_actors.domain.cron import Job, Run, Settings, Who
 from palyra_actors.domain.fact import Change, Decision, Fact
@@ -66,6 +67,8 @@ class CronActor(CommandEntity):
             raise
         except Exception as error:
             # The same job at the same time decides the same again: it would fail for ever.
+            if isinstance(command, commands.Update):
+                raise times.uncomputable(error) from error
             if not isinstance(command, commands.Wake):
                 raise
             log.exception("job %s cannot go on and is disabled", self.stream_id.hex())

@@ -15,7 +15,15 @@ import time
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
-from palyra_actors.errors import Conflict, InvalidTransition, NoReply, NotFound, PalyraError
+from palyra_actors.errors import (
+    Conflict,
+    Invalid,
+    InvalidTransition,
+    NoReply,
+    NotFound,
+    PalyraError,
+    TooLarge,
+)
 from palyra_actors.wire import frames
 
 if TYPE_CHECKING:
@@ -207,21 +215,31 @@ class Worker:
         ).start()
 
     def _do(self, run: RunContext) -> None:
-        body: dict[str, Any] = {"run_id": run.run_id, "fence": run.fence}
         try:
-            body |= {"status": "succeeded", "usage": self._functions[run.name](run)}
-        except Exception as error:  # noqa: BLE001 - whatever it is, the run has failed
-            told = {"type": type(error).__name__, "message": str(error)[:ERROR_CHARACTERS_MAX]}
-            body |= {"status": "failed", "error": told}
-        try:
+            outcome = self._outcome(run)
             if not run.cancelled:
-                self._call("cron.finish", body)
+                self._tell(run, outcome)
         except (Conflict, NotFound):
             log.warning("run %s was not this worker's any more when it ended", run.run_id)
         except PalyraError as error:
             log.warning("the end of run %s could not be told: %s", run.run_id, error)
         finally:
             self._ended(run)
+
+    def _outcome(self, run: RunContext) -> dict[str, Any]:
+        try:
+            return {"status": "succeeded", "usage": self._functions[run.name](run)}
+        except BaseException as error:  # noqa: BLE001 - also what would end the thread, unheard
+            return {"status": "failed", "error": _described(error)}
+
+    def _tell(self, run: RunContext, outcome: Mapping[str, Any]) -> None:
+        body = {"run_id": run.run_id, "fence": run.fence}
+        try:
+            self._call("cron.finish", {**body, **outcome})
+        except (Invalid, TooLarge) as refused:  # what it returned; the run is not to wait for that
+            told = _described(refused)
+            told["message"] = f"what the function returned cannot be kept: {told['message']}"
+            self._call("cron.finish", {**body, "status": "failed", "error": told})
 
     def _ended(self, run: RunContext) -> None:
         with self._lock:
@@ -240,6 +258,16 @@ class Worker:
             self._operations._calls.note(op, frames.pack(body, "body"))
         except (NoReply, RuntimeError):  # it is closed
             self._stopping = True
+
+
+def _described(error: BaseException) -> dict[str, str]:
+    """An exception as a run's error."""
+    try:
+        message = str(error)
+    except Exception:  # noqa: BLE001 - somebody's own
+        message = "it says nothing that can be read"
+    message = message[:ERROR_CHARACTERS_MAX].encode("utf-8", "backslashreplace").decode()
+    return {"type": type(error).__name__, "message": message}
 
 
 class _Heard:

@@ -42,6 +42,7 @@ NO_WORKER: Final = "no_worker"
 ORPHANED: Final = "orphaned"
 DISABLED: Final = "disabled"
 DELETED: Final = "deleted"
+RESCHEDULED: Final = "rescheduled"
 QUARANTINED: Final = "quarantined"
 
 

@@ -32,6 +32,7 @@ from palyra_actors.domain.cron import (
     QUEUE_FULL,
     QUEUED,
     REPLACED,
+    RESCHEDULED,
     RUNNING,
     TICK,
     Job,
@@ -134,6 +135,7 @@ def decide(job: Job | None, command: Command, who: Who) -> Decision:
         case Update():
             return _update(plan, command)
         case Delete():
+            plan.pass_over(DELETED)
             for run in (job.active, job.waiting):
                 if run is not None:
                     plan.end(run, CANCELLED, DELETED)
@@ -247,6 +249,9 @@ def _update(plan: "_Plan", command: Update) -> Decision:
     changes = {name: new for name, new in command.changes.items() if new != present[name]}
     if changes:
         enabled = changes.get("enabled", job.enabled)
+        if not enabled or "schedule" in changes:
+            plan.pass_over(RESCHEDULED if enabled else DISABLED)
+            job = plan.job
         settings = job.settings._replace(
             **{name: new for name, new in changes.items() if name != "enabled"}
         )
@@ -275,16 +280,17 @@ def _wake(plan: "_Plan", command: Wake) -> None:
     for _ in range(STEPS_MAX):
         job, now_ms = plan.job, plan.who.now_ms
         deadline = None if job.active is None else job.active.deadline_ms
-        cutoff = max(now_ms - job.settings.misfire_grace_ms, command.up_since_ms)
+        grace_ms, up_since_ms = now_ms - job.settings.misfire_grace_ms, command.up_since_ms
         due = job.due_ms if job.enabled else None
-        missed = due is not None and due < cutoff
+        # One whose time had passed when the job was made was not missed by the engine before.
+        missed = due is not None and (due < grace_ms or max(due, job.anchor_ms) < up_since_ms)
         moment = None if due is None or due > now_ms else now_ms if missed else due
         if deadline is not None and deadline <= (now_ms if moment is None else moment):
             plan.meet_deadline()
         elif moment is None:
             break
         elif missed:
-            plan.miss(cutoff)
+            plan.miss(max(grace_ms, up_since_ms))
         else:
             plan.tick()
     if command.hand:
@@ -330,19 +336,30 @@ class _Plan:
 
     def miss(self, cutoff_ms: int) -> None:
         """All ticks that were due before `cutoff_ms`, at once."""
-        job = self.job
-        first, settings = job.next_ms, job.settings
-        assert first is not None
-        schedule = times.known(settings.schedule)
-        count, last = times.span(schedule, job.anchor_ms, first, max(first, cutoff_ms - 1))
-        if count > 1 and last + self._jitter(last) >= cutoff_ms:
-            count, last = count - 1, times.last_before(schedule, job.anchor_ms, first, last)
+        first, (count, last) = self.job.next_ms, self._due_before(cutoff_ms)
         then = self._following(last)
-        if settings.misfire_policy == "skip":
+        if self.job.settings.misfire_policy == "skip":
             self._skip(last, MISFIRE, count, first, then)
         else:
             self.fall_due(last, CATCH_UP, missed=count - 1, from_ms=first, then=then)
         self._check_end()
+
+    def pass_over(self, reason: str) -> None:
+        """The job stops having these ticks: those that are due and have not begun, at once."""
+        job, now_ms = self.job, self.who.now_ms
+        if job.enabled and job.due_ms is not None and job.due_ms <= now_ms:
+            first, (count, last) = job.next_ms, self._due_before(now_ms + 1)
+            self._skip(last, reason, count - 1, first, self._following(last))
+
+    def _due_before(self, cutoff_ms: int) -> times.Span:
+        """The ticks from the next one on that are due before then; that one is."""
+        job, schedule = self.job, times.known(self.job.settings.schedule)
+        first = job.next_ms
+        assert first is not None
+        count, last = times.span(schedule, job.anchor_ms, first, max(first, cutoff_ms - 1))
+        if count > 1 and last + self._jitter(last) >= cutoff_ms:
+            count, last = count - 1, times.last_before(schedule, job.anchor_ms, first, last)
+        return times.Span(count, last)
 
     def fall_due(
         self,
@@ -387,7 +404,7 @@ class _Plan:
         return run_id
 
     def _skip(
-        self, instant: int, reason: str, missed: int, from_ms: int, then: Mapping[str, Any]
+        self, instant: int, reason: str, missed: int, from_ms: int | None, then: Mapping[str, Any]
     ) -> None:
         self.say(
             "cron.run_skipped", run_id=format_ulid(self._new_id()), scheduled_ms=instant,

@@ -160,6 +160,16 @@ def known(raw: Mapping[str, Any]) -> Schedule:
     return At(raw["at_ms"]) if "at_ms" in raw else Cron(raw["cron"], raw["tz"])
 
 
+def uncomputable(error: Exception) -> Invalid:
+    """What to say of a schedule that could be computed when it was set."""
+    return Invalid(
+        f"the job's schedule cannot be computed any more: {type(error).__name__}: "
+        f"{str(error)[:100]}",
+        field="schedule",
+        hint="give the job another one, or the machine its time zones",
+    )
+
+
 # -- instants -------------------------------------------------------------------------------------
 
 

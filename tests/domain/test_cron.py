@@ -383,6 +383,57 @@ def test_a_one_shot_of_the_past_is_due_at_once_and_one_of_the_future_when_it_com
     assert later.turn_to(5).told() == [(5, "running", "tick", 0)]
 
 
+@pytest.mark.parametrize("misfire", ["skip", "catch_up"])
+def test_a_one_shot_of_the_past_was_not_missed_by_an_engine_that_could_not_know_of_it(
+    misfire: str,
+) -> None:
+    def made_at(minute: float) -> World:
+        at_ms = 10 * MINUTE - MINUTE // 4
+        return World(
+            now_ms=round(minute * MINUTE), schedule={"at_ms": at_ms}, misfire_policy=misfire
+        )
+
+    just = made_at(10)  # the engine runs since this very moment
+    just.settle()
+    assert [run.reason for run in just.runs] == ["tick"]
+    late = made_at(11)
+    late.settle()
+    went = made_at(10)
+    went.down_until(10.1)
+    wanted = {"skip": ("skipped", "misfire", 1), "catch_up": ("running", "catch_up", 0)}[misfire]
+    assert late.told()[0][1:] == went.told()[0][1:] == wanted
+
+
+@pytest.mark.parametrize(
+    ("command", "reason"),
+    [
+        (Update({"enabled": False}, False), "disabled"),
+        (Update({"schedule": {"every_ms": 5 * MINUTE}}, False), "rescheduled"),
+        (Update({"schedule": {"every_ms": 5 * MINUTE}, "enabled": False}, False), "disabled"),
+        (Delete(), "deleted"),
+    ],
+)
+def test_ticks_that_are_due_when_a_job_stops_having_them_are_accounted_for(
+    command: Any, reason: str
+) -> None:
+    world = World().turn_to(1).take()
+    world.now_ms = 4 * MINUTE + 1  # nobody has woken it yet
+    world.do(command)
+    ticks = [row for row in world.told() if row[0] != 1]
+    assert ticks == [(4, "skipped", reason, 2)]
+    world.crash()
+    skipped = [said for kind, said, _ in world.events if kind == "cron.run_skipped"]
+    assert [(said["from_ms"], said["scheduled_ms"]) for said in skipped] == [
+        (2 * MINUTE, 4 * MINUTE)
+    ]
+    again = World(jitter_ms=MINUTE // 2).turn_to(1)
+    assert again.job is not None
+    assert again.job.due_ms is not None
+    again.now_ms = again.job.due_ms - 1  # what is not due yet is no tick
+    again.do(command)
+    assert len([row for row in again.told() if row[0] != 1]) == 0
+
+
 @pytest.mark.parametrize(
     ("policy", "reason"), [("forbid", "overlap"), ("replace", ""), ("queue_one", "manual")]
 )

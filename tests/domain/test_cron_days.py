@@ -250,8 +250,10 @@ def test_whatever_happens_to_a_job_it_stays_sound_and_its_rows_say_all_of_it(
                 case "now":
                     world.do(RunNow())
                 case "off" | "on":
+                    world.now_ms += span  # nobody has looked at it yet
                     world.do(Update({"enabled": what == "on"}, False))
                 case "faster" | "slower":
+                    world.now_ms += span
                     every_ms = MINUTE if what == "slower" else MINUTE // 2
                     world.do(Update({"schedule": {"every_ms": every_ms}}, False))
         except Conflict:
@@ -267,3 +269,8 @@ def test_whatever_happens_to_a_job_it_stays_sound_and_its_rows_say_all_of_it(
         if kind == "cron.run_started" and not said["manual"]
     ]  # fmt: skip
     assert len(begun) == len(set(begun))
+    due_ms: int | None = None
+    for kind, said, ts_ms in world.events:
+        if kind == "cron.updated" and {"enabled", "schedule"} & said["changes"].keys():
+            assert due_ms is None or due_ms > ts_ms, "a tick was due, and is accounted for nowhere"
+        due_ms = said.get("due_ms", due_ms)

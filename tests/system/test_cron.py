@@ -433,6 +433,24 @@ def test_credit_is_for_so_many_runs_and_names_are_for_those(engine: Clocked) -> 
     assert next_run(other, work(other))["run_id"] == runs[2]["run_id"]
 
 
+def test_a_run_that_nobody_has_taken_goes_by_the_name_that_its_job_has_now(
+    engine: Clocked,
+) -> None:
+    job = engine.job("before")
+    engine.wire.ok("cron.run_now", {"job_id": job})
+    engine.wire.ok("cron.update", {"job_id": job, "name": "after"})
+    before, after = engine.connect(), engine.connect()
+    work(before, names=["before"])
+    run = next_run(after, work(after, names=["after"]))
+    assert run["name"] == "after"
+    waits = engine.connect()
+    sub = work(waits, names=["last"])
+    other = engine.job("first")
+    engine.wire.ok("cron.run_now", {"job_id": other})
+    engine.wire.ok("cron.update", {"job_id": other, "name": "last"})
+    assert next_run(waits, sub)["name"] == "last"
+
+
 def test_runs_are_shared_out_among_the_workers_in_turn(engine: Clocked) -> None:
     workers = [engine.connect() for _ in range(3)]
     subs = [work(one) for one in workers]
@@ -644,6 +662,11 @@ def test_a_job_that_cannot_go_on_is_quarantined_and_delays_no_other(tmp_path: Pa
     run = second.wire.ok("cron.runs", {"job_id": sick})["runs"][0]
     assert "Mars/Base" in run["error"]
     assert second.wire.ok("cron.get", {"job_id": sick})["job"]["enabled"] is False
+    for op in ("cron.enable", "cron.explain"):
+        error = second.wire.err(op, {"job_id": sick})
+        assert (error["code"], error["field"]) == ("invalid", "schedule")
+    cured = {"job_id": sick, "enabled": True, "schedule": {"every_ms": 86_400_000}}
+    assert second.wire.ok("cron.update", cured)["job"]["enabled"] is True
     assert second.wire.err("cron.get", {"job_id": blank})["code"] == "unavailable"
     second.turn(MINUTE)
     for job in fine:

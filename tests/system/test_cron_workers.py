@@ -82,6 +82,44 @@ def test_what_a_function_raises_makes_its_run_fail_and_the_next_attempt_comes(
     assert runs[2].error == {"type": "ValueError", "message": "attempt 1 with <redacted>"}
 
 
+class Mute(Exception):
+    """One that cannot be told."""
+
+    def __str__(self) -> str:
+        raise ValueError
+
+
+def raises(error: BaseException) -> Any:
+    raise error
+
+
+@pytest.mark.parametrize(
+    ("ends", "told"),
+    [
+        (lambda run: object(), ("Invalid", "what the function returned cannot be kept")),
+        (lambda run: {1: 2}, ("Invalid", "what the function returned cannot be kept")),
+        (lambda run: "x" * 20_000, ("TooLarge", "what the function returned cannot be kept")),
+        (lambda run: raises(SystemExit(3)), ("SystemExit", "3")),
+        (lambda run: raises(KeyboardInterrupt()), ("KeyboardInterrupt", "")),
+        (lambda run: raises(Mute()), ("Mute", "it says nothing")),
+        (lambda run: raises(ValueError("a \ud800 b")), ("ValueError", "a \\ud800 b")),
+    ],
+)
+def test_however_a_function_ends_its_run_ends_with_it_and_the_next_one_comes(
+    engine: Operations, ends: Callable[[RunContext], Any], told: tuple[str, str]
+) -> None:
+    job = engine.cron.create("odd", FAR, lease_ms=86_400_000)
+    worker = engine.cron.handle("odd", ends, at_once=1)
+    for _ in range(2):
+        engine.cron.run_now(job.job_id)
+        run = until(engine, job, ended)
+        assert run.status == "failed"
+        assert run.error["type"] == told[0]
+        assert run.error["message"].startswith(told[1])
+    assert worker.stop(DEADLINE_S)
+    assert worker.running == 0
+
+
 def test_a_lease_is_renewed_for_as_long_as_the_function_runs(engine: Operations) -> None:
     job = engine.cron.create("slow", FAR, lease_ms=150)
 

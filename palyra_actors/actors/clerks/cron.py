@@ -252,7 +252,10 @@ class CronClerk:
                 _, job = _find(reader, job_id, principal)
                 schedule, anchor_ms = times.known(job.settings.schedule), job.anchor_ms
             assert schedule is not None
-            found = times.explain(schedule, anchor_ms, after_ms, count)
+            try:
+                found = list(times.explain(schedule, anchor_ms, after_ms, count))
+            except Exception as error:
+                raise times.uncomputable(error) from error
             return {"times": [one._asdict() for one in found]}
 
         counter.look(request, find)
@@ -365,6 +368,8 @@ class CronClerk:
                     feed.ended(run_id, said["reason"])
         if began is not None:
             feed.offer(began)
+        if job.active is not None:
+            feed.named(job.active.run_id, key)
 
     @staticmethod
     def _item(job: Job, job_id: bytes) -> dict[str, Any]:

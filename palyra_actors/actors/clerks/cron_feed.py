@@ -176,6 +176,14 @@ class WorkFeed:
             if self.promise(one.job_id, key):
                 self._give(one)
 
+    def named(self, run_id: bytes, key: Key) -> None:
+        """The job of that run is called so now, and so is the run, if nobody has heard of it."""
+        known = self._pool.keys.get(run_id)
+        if known is not None and known != key:
+            one = self._pool.runs[known][run_id]._replace(key=key)
+            self._pool.discard(run_id)
+            self._offer_again(one)
+
     def leased(self, one: Untaken, item: Mapping[str, Any]) -> None:
         """The run is a worker's, durably: it is told."""
         self._pool.discard(one.run_id)
