@@ -2,7 +2,7 @@
 
 ignoring  100 clients that send again at once whatever they were told, each with 16 in flight:
           goodput against that of a few well-behaved ones, and the engine's memory and queues
-deaf      20 clients that ask for large replies and never read one, beside polite appends: the
+deaf      8 clients that ask for large replies and never read one, beside polite appends: the
           p99 of the polite ones, alone and beside, in turns
 greedy    one connection that sends three times the capacity, beside ten polite ones: how many of
           theirs are refused, and their p99, alone and beside, in turns
@@ -25,10 +25,16 @@ import psutil
 from load import emit, engine, workspace
 from openloop import OK, REFUSED, Connection, OpenLoop, at, be_nice, capacity
 
+from palyra_actors.api.events import new_id
 from palyra_actors.client import Client
 
 IGNORING, IN_FLIGHT = 100, 16
-ASKERS, ASK_EVERY_S, PAGE_EVENTS = 20, 0.1, 20
+ASKERS, ASK_EVERY_S = 8, 0.2
+PAGE_EVENTS, PAGE_EVENT_BYTES = 8, 32 * 1024
+PEER_REPLY_BYTES_MAX = 4 * 1024 * 1024
+"""A page is a quarter of a MiB and the door's cap is at its least: who does not read is cut within
+four seconds, and comes again."""
+
 POLITE_PER_SECOND = 1_000.0
 GREEDY = 3.0
 
@@ -80,19 +86,31 @@ def ignoring(endpoint: str, process: subprocess.Popen[str], seconds: float) -> N
     )
 
 
+def large_page(endpoint: str) -> str:
+    """A session whose events make a page that is worth not reading."""
+    with Client(endpoint) as client:
+        session = client.sessions.open(new_id())
+        for _ in range(PAGE_EVENTS):
+            session.append("message_received", {"text": "x" * PAGE_EVENT_BYTES}, budget_ms=0)
+        return session.session_id
+
+
 @contextmanager
-def askers(endpoint: str, reads: bool) -> Iterator[None]:
-    """Clients that ask for pages of events, and read them or do not."""
-    body = {"limit": PAGE_EVENTS}
-    ask = msgspec.msgpack.encode({"v": 1, "id": 1, "op": "journal.recent", "body": body})
+def askers(endpoint: str, session: str, reads: bool) -> Iterator[None]:
+    """Clients that ask for pages of events, and read them or do not; who is cut comes again."""
+    body = {"session_id": session, "limit": PAGE_EVENTS}
+    ask = msgspec.msgpack.encode({"v": 1, "id": 1, "op": "journal.read", "body": body})
     frame = bytes((0, len(ask))) + ask
     connections = [Connection(endpoint, receive_bytes=8 * 1024) for _ in range(ASKERS)]
     leave = threading.Event()
 
     def talk() -> None:
         while not leave.is_set():
-            for one in connections:
-                if not (one.closed or one.out_bytes):
+            for place, one in enumerate(connections):
+                if one.closed:
+                    one.close()
+                    connections[place] = Connection(endpoint, receive_bytes=8 * 1024)
+                elif not one.out_bytes:
                     one.send(frame)
                 one.flush()
                 while reads and one.receive():
@@ -131,15 +149,16 @@ def compare(  # noqa: PLR0917
     part: str, endpoint: str, process: subprocess.Popen[str], seconds: float, rounds: int,
     most: float,
 ) -> None:  # fmt: skip
+    session = large_page(endpoint)
     polite = OpenLoop(endpoint, connections=10)
     polite.run(POLITE_PER_SECOND, 1.0)
     alone: list[Any] = []
     beside: list[Any] = []
     for _ in range(rounds):
-        with askers(endpoint, reads=True) if part == "deaf" else nullcontext():
+        with askers(endpoint, session, reads=True) if part == "deaf" else nullcontext():
             alone.append(polite.run(POLITE_PER_SECOND, seconds))
         with (
-            askers(endpoint, reads=False)
+            askers(endpoint, session, reads=False)
             if part == "deaf"
             else greedy(endpoint, GREEDY * most, seconds + 1)
         ):
@@ -164,6 +183,7 @@ def compare(  # noqa: PLR0917
         accepted_p99_ms_alone=p99_alone,
         accepted_p99_ms_beside=p99_beside,
         ratio=round(p99_beside / p99_alone, 3),
+        client_ratio=round(middle(beside, "client", 0.99) / middle(alone, "client", 0.99), 3),
         client_p50_ms_alone=middle(alone, "client", 0.5),
         client_p50_ms_beside=middle(beside, "client", 0.5),
         client_p99_ms_alone=middle(alone, "client", 0.99),
@@ -200,8 +220,11 @@ def main() -> None:
         for part in ("ignoring", "deaf", "greedy"):
             subprocess.run([sys.executable, *sys.argv, "--part", part], check=True)
         return
-    with workspace(options.dir) as folder, engine(folder) as (endpoint, process):
-        run(options.part, endpoint, process, options.seconds, options.rounds)
+    with workspace(options.dir) as folder:
+        config = folder / "engine.toml"
+        config.write_text(f"[door]\npeer_reply_bytes_max = {PEER_REPLY_BYTES_MAX}\n")
+        with engine(folder, "--config", str(config)) as (endpoint, process):
+            run(options.part, endpoint, process, options.seconds, options.rounds)
 
 
 def run(

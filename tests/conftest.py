@@ -1,11 +1,13 @@
 """What all tests share: the flag for long campaigns, the shared folder, a path, a clock."""
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from palyra_actors.testing.clock import ManualClock
+from tests.figures import Tell
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +28,12 @@ def pytest_configure(config: pytest.Config) -> None:
 def campaign(request: pytest.FixtureRequest) -> bool:
     """Whether the long campaigns were asked for."""
     return bool(request.config.getoption("--campaign"))
+
+
+@pytest.fixture
+def figure(record_property: Callable[[str, object], None]) -> Tell:
+    """Tells what was found or measured, for the page of promises."""
+    return Tell(record_property)
 
 
 @pytest.fixture(scope="session")

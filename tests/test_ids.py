@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Iterator
+from itertools import pairwise
 
 import pytest
 from hypothesis import given
@@ -10,6 +11,7 @@ from ulid import ULID
 
 from palyra_actors.errors import InvalidId
 from palyra_actors.ids import ALPHABET, Ulids, format_ulid, parse_ulid, ulid_time_ms
+from tests.figures import Tell
 
 RAW = st.binary(min_size=16, max_size=16)
 HOSTILE = st.text(
@@ -99,16 +101,19 @@ def test_ids_rise_whatever_the_clock_does(times: list[int]) -> None:
     assert made == sorted(set(made))
 
 
-def test_ids_go_on_from_the_latest_time_when_the_clock_steps_back() -> None:
+def test_ids_go_on_from_the_latest_time_when_the_clock_steps_back(figure: Tell) -> None:
     times = iter([5_000, 1_000, 5_001])
     ulids = Ulids(lambda: next(times), lambda size: bytes(size))
     first, second, third = ulids(), ulids(), ulids()
+    figure(11, "ids that fall", not first < second < third, most=0)
     assert first < second < third
     assert [ulid_time_ms(raw) for raw in (first, second, third)] == [5_000, 5_000, 5_001]
 
 
-def test_ids_rise_within_a_millisecond_from_the_largest_entropy() -> None:
+def test_ids_rise_within_a_millisecond_from_the_largest_entropy(figure: Tell) -> None:
     ulids = Ulids(lambda: 7, lambda size: b"\xff" * size)
     made = [ulids() for _ in range(1000)]
+    figure(11, "ids made within one millisecond", len(made))
+    figure(11, "ids that fall", sum(b <= a for a, b in pairwise(made)), most=0)
     assert made == sorted(set(made))
     assert {ulid_time_ms(raw) for raw in made} == {7}

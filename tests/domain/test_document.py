@@ -23,6 +23,7 @@ from palyra_actors.domain.survey import survey
 from palyra_actors.errors import Invalid, PalyraError, TooLarge
 from palyra_actors.limits import CANVAS_WORK_MAX
 from tests.campaign import examples
+from tests.figures import Tell
 
 _KEYS = st.sampled_from(["a", "b", "c/d", "e~f", "", "0", "1", "-", "ключ"])
 _LEAVES = st.none() | st.booleans() | st.integers(-3, 3) | st.sampled_from([0.5, 1.0, "", "x", "1"])
@@ -341,13 +342,18 @@ def test_copies_that_double_again_and_again_are_refused_early() -> None:
         {"op": "copy", "from": "/some", "path": "/some"},
     ],
 )
-def test_a_patch_that_takes_too_long_is_refused_before_it_did(operation: dict[str, Any]) -> None:
+def test_a_patch_that_takes_too_long_is_refused_before_it_did(
+    operation: dict[str, Any], figure: Tell
+) -> None:
     document = {"big": [1] * 500_000, "some": [1] * 2_000, "to": {}}
     back = {"op": "move", "from": "/to/big", "path": "/big"}
     operations = [operation, back] if operation["op"] == "move" else [operation]
     with pytest.raises(TooLarge) as refusal:
         apply_patch_document(document, operations * (1_000 // len(operations)))
     detail = refusal.value.detail
+    figure(26, "patches refused for their work", 1)
+    left_ = (len(document["big"]), len(document["some"]), document["to"])
+    figure(26, "of them half applied", left_ != (500_000, 2_000, {}), most=0)
     assert refusal.value.message == "the patch takes too long"
     assert detail["limit"] == CANVAS_WORK_MAX < detail["actual"] < 2_000_000
     assert detail["index"] < 100
@@ -411,7 +417,7 @@ def suite_folder() -> Path | None:
     return None
 
 
-def test_the_public_suite_passes_completely() -> None:
+def test_the_public_suite_passes_completely(figure: Tell) -> None:
     folder = suite_folder()
     if folder is None:
         pytest.skip(f"npm install {SUITE}, or set PALYRA_JSON_PATCH_SUITE to its folder")
@@ -435,4 +441,5 @@ def test_the_public_suite_passes_completely() -> None:
                 made = apply_patch_document(document, patch)
                 if "expected" in case:
                     assert same(made, {"doc": case["expected"]}), case
+    figure(26, "cases of the public suite passed", ran)
     assert ran > 80

@@ -8,6 +8,7 @@ is well writing goes on without a restart. A few of each by default, all with `-
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import closing, suppress
@@ -24,6 +25,7 @@ from palyra_actors.ids import format_ulid
 from palyra_actors.testing.faults import Action, Fault, FaultVFS, FileKind
 from tests.faults.rig import NO_BUDGET, Rig, rig
 from tests.faults.scripted import judge, script
+from tests.figures import Tell
 from tests.system.harness import event
 from tests.system.test_session_model import rebuilt_differences
 
@@ -109,7 +111,13 @@ def attempt(path: Path, disk: FaultVFS, fault: Fault) -> str:
 @pytest.mark.parametrize("times", [1, None], ids=["once", "for good"])
 @pytest.mark.parametrize(("action", "kind"), CASES, ids=lambda value: str(value))
 def test_whichever_operation_fails_acks_hold_refusals_hold_and_writing_goes_on(
-    tmp_path: Path, campaign: bool, action: Action, kind: FileKind, times: int | None
+    tmp_path: Path,
+    campaign: bool,
+    action: Action,
+    kind: FileKind,
+    times: int | None,
+    *,
+    figure: Tell,
 ) -> None:
     with FaultVFS("disk-dry") as disk:
         count = life(tmp_path / "dry.db", disk)[action, kind]
@@ -124,6 +132,7 @@ def test_whichever_operation_fails_acks_hold_refusals_hold_and_writing_goes_on(
         if campaign:
             assert rebuilt_differences(path) == 0
     sys.stdout.write(f"{action} {kind} {'for good' if times is None else 'once'}: {dict(seen)}\n")
+    figure(13, "operations below SQLite that failed", seen["fired"])
     assert count == 0 or seen["fired"], "something failed"
 
 
@@ -140,7 +149,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
 
 
 def test_a_disk_that_is_full_for_real_refuses_reads_on_and_is_ready_by_itself_once_it_has_room(
-    small_disk: Path,
+    small_disk: Path, figure: Tell
 ) -> None:
     with rig(small_disk / "journal.db", SMALL) as works:
         session = new_id()
@@ -153,10 +162,14 @@ def test_a_disk_that_is_full_for_real_refuses_reads_on_and_is_ready_by_itself_on
         asked = [works.append(event(session, payload=large)) for _ in range(4)]
         outcomes = [one.err()["code"] for one in asked]
         assert outcomes == ["unavailable"] * 4
+        began = time.monotonic()
         works.until("failing")
+        figure(13, "health says so after", time.monotonic() - began, "s", most=1)
         assert len(works.ask("journal.read").ok()["events"]) == 1, "reads go on"
         ballast.unlink()
+        began = time.monotonic()
         works.until("ready")
+        figure(13, "ready after the cure", time.monotonic() - began, "s", most=1)
         assert works.append(event(session, payload=large)).numbers() == [2]
         works.assert_states_equal_the_file()
         works.assert_at_rest()

@@ -19,6 +19,7 @@ from palyra_actors.engine import Engine
 from palyra_actors.storage.connection import Synchronous, open_reader, pragma
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.testing.power import Mark, Workload, Write, cut_power
+from tests.figures import Tell
 from tests.system.harness import event
 
 WRITERS = 4
@@ -129,11 +130,13 @@ def show(name: str, verdicts: object) -> None:
 
 @pytest.mark.timeout(900)
 def test_no_power_cut_takes_an_event_that_the_engine_acknowledged(
-    tmp_path: Path, campaign: bool
+    tmp_path: Path, campaign: bool, figure: Tell
 ) -> None:
     images = 2_000 if campaign else 200
     result = cut_power(append_from_all_sides("full"), check, tmp_path, images=images)
     show("engine, synchronous=full", dict(result.verdicts()))
+    figure(1, "power cuts", len(result.cuts))
+    figure(1, "power cuts that lost or broke something", images - result.count("ok"), most=0)
     assert result.acked == WRITERS * APPENDS
     marks = [place for place, entry in enumerate(result.log) if isinstance(entry, Mark)]
     assert any(
@@ -145,12 +148,13 @@ def test_no_power_cut_takes_an_event_that_the_engine_acknowledged(
 
 @pytest.mark.timeout(900)
 def test_the_same_campaign_finds_losses_where_commits_are_not_synced(
-    tmp_path: Path, campaign: bool
+    tmp_path: Path, campaign: bool, figure: Tell
 ) -> None:
     """The control: were nothing lost here, the test above would prove nothing."""
     images = 2_000 if campaign else 200
     result = cut_power(append_from_all_sides("normal"), check, tmp_path, images=images)
     show("engine, synchronous=normal", dict(result.verdicts()))
+    figure(1, "power cuts that lost with synchronous=NORMAL", result.count("lost"), least=1)
     assert result.count("lost") > len(result.cuts) // 10
     assert result.count("corrupt") == 0, "it loses, but breaks nothing"
 

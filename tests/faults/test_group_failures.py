@@ -14,6 +14,7 @@ from palyra_actors.actors import writer
 from palyra_actors.api.events import new_id
 from palyra_actors.testing.faults import Fault, FaultVFS
 from tests.faults.rig import Rig, rig
+from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, event
 
 
@@ -43,7 +44,7 @@ def changed(original: dict[str, object]) -> dict[str, object]:
 
 
 def test_each_bad_request_of_a_group_fails_alone_and_its_neighbours_are_stored(
-    works: Rig,
+    works: Rig, figure: Tell
 ) -> None:
     a, b, run = new_id(), new_id(), new_id()
     stored = event(a, run_id=run)
@@ -62,6 +63,9 @@ def test_each_bad_request_of_a_group_fails_alone_and_its_neighbours_are_stored(
             works.append(event(a), event(b), event(b, run_id=run)),  # refused by one of two
             works.append(good[3], good[5]),  # of both sessions
         ]
+    figure(5, "bad requests in one group, of ten", sum("err" in one.reply() for one in asked))
+    figure(5, "neighbours that failed with them", sum("err" in asked[n].reply() for n in
+           (0, 2, 3, 5, 6, 9)), most=0)  # fmt: skip
     assert asked[1].err()["code"] == "id_reused"
     assert asked[1].err()["field"] == "events[1].event_id"
     assert asked[4].err()["code"] == "invalid"
@@ -243,7 +247,7 @@ def test_health_turns_ready_by_itself_once_the_disk_takes_writes_again(works: Ri
 
 
 def test_a_commit_that_outlasts_the_stop_is_answered_unknown_and_what_waits_behind_it_none(
-    works: Rig,
+    works: Rig, figure: Tell
 ) -> None:
     session = new_id()
     works.append(event(session)).ok()
@@ -254,6 +258,7 @@ def test_a_commit_that_outlasts_the_stop_is_answered_unknown_and_what_waits_behi
     assert under_way.code() == ("unavailable", "unknown")
     assert [one.code() for one in behind] == [("unavailable", "none")] * 3
     tally = works.tally
+    figure(8, "requests that a stop met, without an answer", tally.under_way, most=0)
     assert tally.received == tally.ok + tally.refused + tally.unknown + tally.closed
     works.let_go()
     assert works.writer.close(DEADLINE_S), "the disk is back: what was left open is closed"

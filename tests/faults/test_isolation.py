@@ -6,6 +6,7 @@ a program elsewhere ends one request here.
 
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from palyra_actors.ids import format_ulid
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.testing.faults import Fault, FaultVFS
 from tests.faults.rig import NO_BUDGET, Rig, rig
+from tests.figures import Tell
 from tests.system.harness import event
 
 FEED: Any = feed
@@ -189,7 +191,7 @@ def test_a_disk_that_cannot_be_read_is_no_fault_of_the_session(
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
 @pytest.mark.parametrize("place", ["lay_out", "prepare_answers"])
 def test_a_writer_that_fails_leaves_its_group_unknown_and_is_back_at_once(
-    works: Rig, patch: pytest.MonkeyPatch, place: str, error: BaseException
+    works: Rig, patch: pytest.MonkeyPatch, place: str, error: BaseException, figure: Tell
 ) -> None:
     session = new_id()
     works.append(event(session)).ok()
@@ -202,8 +204,10 @@ def test_a_writer_that_fails_leaves_its_group_unknown_and_is_back_at_once(
     works.let_go()
     held.ok()
     assert [one.code() for one in asked] == [("unavailable", "unknown")] * 3
+    began = time.monotonic()
     again = [works.append(one) for one in events]
     assert [one.numbers() for one in again] == [[2], [3], [4]]
+    figure(14, "the writer is back after", time.monotonic() - began, "s", most=1)
     assert works.append(event(session)).numbers() == [5]
     assert works.status() == "ready"
     works.sessions()
@@ -359,13 +363,15 @@ def put_a_copy(path: Path) -> None:
 
 @pytest.mark.parametrize("take_away", [unlink, replace, put_a_copy])
 def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
-    works: Rig, take_away: Callable[[Path], None]
+    works: Rig, take_away: Callable[[Path], None], figure: Tell
 ) -> None:
     assert engine_module.OWNER_LOOK_S < 1.0, "it is noticed within a second"
     session = new_id()
     works.append(event(session)).ok()
     take_away(works.path)
+    began = time.monotonic()
     works.until("failing")
+    figure(16, "taken away, and noticed after", time.monotonic() - began, "s", most=1)
     assert "replaced or unlinked" in works.works.health()["reasons"][0]
     asked = [works.append(event(session)) for _ in range(3)]
     assert [one.code() for one in asked] == [("unavailable", "none")] * 3

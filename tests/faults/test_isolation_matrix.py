@@ -37,6 +37,7 @@ from palyra_actors.engine import Works
 from palyra_actors.storage import journal, upkeep
 from tests.faults.rig import NO_BUDGET, Asked, Rig, rig
 from tests.faults.test_isolation import raising
+from tests.figures import Tell
 from tests.system.harness import event, house
 from tests.system.test_session_model import rebuilt_differences
 
@@ -211,14 +212,17 @@ def fault_in(works: Rig, where: Where, error: BaseException, patch: pytest.Monke
     "where", ENTRIES, ids=lambda one: f"{one[0].__name__.rsplit('.')[-1]}.{one[1]}"
 )
 def test_whoever_fails_the_others_go_on_and_it_comes_back(
-    database: Path, campaign: bool, monkeypatch: pytest.MonkeyPatch, where: Where
+    database: Path, campaign: bool, monkeypatch: pytest.MonkeyPatch, where: Where, figure: Tell
 ) -> None:
     chosen = FAULTS if campaign else [FAULTS[ENTRIES.index(where) % len(FAULTS)]]
     for error in chosen:
         path = database.with_name(f"{type(error).__name__}.db")
         with rig(path, CONFIG) as works:
             fault_in(works, where, error, monkeypatch)
-        assert rebuilt_differences(path) == 0
+        different = rebuilt_differences(path)
+        figure(14, "faults in entry points", 1)
+        figure(14, "rows that differ after them", different, most=0)
+        assert different == 0
 
 
 @pytest.mark.parametrize("name", ["receive", "flush", "_send", "_send_many"])

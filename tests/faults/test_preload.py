@@ -21,6 +21,7 @@ import pytest
 from palyra_actors.engine import Engine
 from tests.faults.scripted import Told, judge, script
 from tests.faults.test_disk import SMALL, ids_in
+from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, Wire
 
 CONFIG = """
@@ -133,7 +134,7 @@ def settle(wire: Wire, told: list[Told]) -> None:
 @pytest.mark.parametrize("times", [1, 0], ids=["once", "for good"])
 @pytest.mark.parametrize("call", ["write", "sync", "open"])
 def test_whichever_system_call_fails_acks_hold_refusals_hold_and_writing_goes_on(
-    tmp_path: Path, shim: str, campaign: bool, call: str, times: int
+    tmp_path: Path, shim: str, campaign: bool, call: str, times: int, *, figure: Tell
 ) -> None:
     (tmp_path / "dry").mkdir()
     dry = Failing(tmp_path / "dry", shim, call=call, at=0)
@@ -148,12 +149,13 @@ def test_whichever_system_call_fails_acks_hold_refusals_hold_and_writing_goes_on
         error = ENOSPC if call == "write" and number % 2 else EIO
         fault: dict[str, Any] = {"call": call, "at": number, "times": times, "errno": error}
         seen[attempt(tmp_path / str(number), shim, **fault)] += 1
+    figure(13, "system calls that failed", seen.total())
     sys.stdout.write(f"{call} {'once' if times else 'for good'} of {count}: {dict(seen)}\n")
 
 
 @pytest.mark.parametrize("error", [ENOSPC, EROFS], ids=["full", "read-only"])
 def test_a_disk_that_is_full_or_read_only_refuses_writes_reads_on_and_writes_on_once_it_is_cured(
-    tmp_path: Path, shim: str, error: int
+    tmp_path: Path, shim: str, error: int, figure: Tell
 ) -> None:
     """Cured at first, so that it starts well and has written; then the cure is taken away."""
     (tmp_path / "cured").touch()
@@ -163,10 +165,14 @@ def test_a_disk_that_is_full_or_read_only_refuses_writes_reads_on_and_writes_on_
         assert [one.send(wire.call) for one in told[:6]] == ["ok"] * 6
         engine.cured.unlink()
         assert "ok" not in [one.send(wire.call) for one in told[6:]]
+        began = time.monotonic()
         until_status(wire, "failing")
+        figure(13, "health says so after", time.monotonic() - began, "s", most=1)
         assert len(wire.ok("journal.read")["events"]) >= 10, "reads go on"
         engine.cured.touch()
+        began = time.monotonic()
         until_status(wire, "ready")
+        figure(13, "ready after the cure", time.monotonic() - began, "s", most=1)
         settle(wire, told)
     assert engine.end() == 0
     judge(told, ids_in(tmp_path / "journal.db"))

@@ -3,6 +3,7 @@ that breaks a promise is found out.
 """
 
 import os
+import re
 import subprocess
 import sys
 
@@ -11,6 +12,7 @@ import pytest
 from palyra_actors.testing.sim import live
 from palyra_actors.testing.sim.__main__ import main
 from palyra_actors.testing.sim.breaks import BREAKS
+from tests.figures import Tell
 
 SEEDS, SEEDS_IN_CAMPAIGN = 100, 10_000
 CONTROL_SEEDS_MAX = 40
@@ -18,12 +20,20 @@ CONTROL_SEEDS_MAX = 40
 
 @pytest.mark.timeout(20_000)
 def test_random_lives_keep_every_promise(
-    campaign: bool, capsys: pytest.CaptureFixture[str]
+    campaign: bool, capsys: pytest.CaptureFixture[str], figure: Tell
 ) -> None:
     seeds = SEEDS_IN_CAMPAIGN if campaign else SEEDS
     jobs = (os.cpu_count() or 1) if campaign else 1
     code = main(["--seeds", str(seeds), "--jobs", str(jobs)])
-    assert code == 0, capsys.readouterr().out
+    told = capsys.readouterr().out
+    counted = re.search(r"^(\d+) seeds, (\d+) failed, (\d+) requests", told, re.MULTILINE)
+    assert counted is not None
+    lives, failed, requests = map(int, counted.groups())
+    for promise in (4, 6, 11, 29):
+        figure(promise, "random lives", lives)
+        figure(promise, "requests in them", requests)
+        figure(promise, "lives with a promise broken", failed, most=0)
+    assert code == 0, told
 
 
 def test_a_seed_goes_the_same_way_whatever_the_interpreter_hashes_by() -> None:

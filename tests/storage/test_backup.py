@@ -20,6 +20,7 @@ from palyra_actors.storage.connection import PAGE_BYTES, open_reader
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.port import Head
 from tests.faults.rig import NO_BUDGET
+from tests.figures import Tell
 
 TEXT = "a sentence that would be found again, and some more of it " * 8
 BACKUP: Any = backup
@@ -69,7 +70,7 @@ def pages(path: Path) -> list[bytes]:
 
 
 def test_a_copy_made_under_load_is_an_exact_prefix_with_all_that_was_acknowledged_before(
-    live: Engine, copy: Path, tmp_path: Path
+    live: Engine, copy: Path, tmp_path: Path, figure: Tell
 ) -> None:
     fill(live, 200)
     leave, written = threading.Event(), list[int]()
@@ -86,6 +87,8 @@ def test_a_copy_made_under_load_is_an_exact_prefix_with_all_that_was_acknowledge
         for _ in range(5):
             acked = live.head().seq
             made = live.backup(copy)
+            figure(17, "copies made under load", 1)
+            figure(17, "acknowledged before and missing", max(0, acked - made.head.seq), most=0)
             assert acked <= made.head.seq <= live.head().seq
             assert live.verify(expect=as_seen(made.head)).valid, "a prefix of the live journal"
             assert head_of(copy) == made.head

@@ -22,6 +22,7 @@ from palyra_actors.engine import Engine
 from palyra_actors.errors import InternalFault, OpenRefused, StorageUnavailable
 from palyra_actors.storage.rebuild import Rebuild
 from tests.faults.rig import NO_BUDGET, rig
+from tests.figures import Tell
 from tests.storage.test_transfer import lived_through
 from tests.system.harness import event
 
@@ -101,6 +102,7 @@ def test_damage_to_the_file_is_refused_or_found_or_harmless(
     tmp_path: Path,
     campaign: bool,
     damage: Callable[[bytearray, random.Random], bytearray],
+    figure: Tell,
 ) -> None:
     folder, true = whole
     seen: Counter[str] = Counter()
@@ -110,6 +112,8 @@ def test_damage_to_the_file_is_refused_or_found_or_harmless(
         path.write_bytes(damage(bytearray(path.read_bytes()), random.Random(seed)))
         seen[outcome(path, true, path.read_bytes)] += 1
     sys.stdout.write(f"{damage.__name__}: {dict(seen)}\n")
+    figure(13, "damaged files", seen.total())
+    figure(15, "damaged files refused, each left as it was", seen["refused"])
     if damage is not flipped:
         assert seen["refused"], "most of it is seen at once"
 
@@ -172,6 +176,7 @@ def test_damage_to_the_wal_of_a_crash_is_refused_because_the_anchor_has_seen_mor
     tmp_path: Path,
     campaign: bool,
     damage: Callable[[bytearray, random.Random, bytes], bytearray],
+    figure: Tell,
 ) -> None:
     """SQLite itself takes what is left of a WAL for all of it, and says nothing."""
     now, earlier, true, _ = crashed
@@ -185,6 +190,9 @@ def test_damage_to_the_wal_of_a_crash_is_refused_because_the_anchor_has_seen_mor
         wal.write_bytes(damage(bytearray(wal.read_bytes()), random.Random(seed), older))
         seen[outcome(path, true, lambda: path.read_bytes() + wal.read_bytes())] += 1  # noqa: B023
     sys.stdout.write(f"{damage.__name__}: {dict(seen)}\n")
+    figure(13, "damaged WALs", seen.total())
+    figure(20, "damaged WALs of a crash", seen.total())
+    figure(20, "let in and lost", seen["found by verify"], most=0)
     assert seen["found by verify"] == 0, "it is not let in"
     assert seen["refused"]
 

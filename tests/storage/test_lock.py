@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import apsw
@@ -11,6 +12,7 @@ import pytest
 from palyra_actors.errors import InternalFault, OpenRefused
 from palyra_actors.storage.connection import open_writer
 from palyra_actors.storage.lock import DatabaseLock
+from tests.figures import Tell
 
 _ACQUIRE = """
 import sys
@@ -50,20 +52,25 @@ def names_of(path: Path) -> list[Path]:
 
 
 def test_a_second_engine_in_another_process_is_refused_by_any_name_and_told_who_has_it(
-    database: Path,
+    database: Path, figure: Tell
 ) -> None:
     with DatabaseLock.acquire(database):
         connection = opened(database)
         answers = [acquire_elsewhere(name) for name in names_of(database)]
         connection.close()
+    figure(16, "second engines let in", sum("refused" not in one for one in answers), most=0)
     assert answers == [f"refused {os.getpid()}"] * 3
 
 
-def test_a_second_engine_in_this_process_is_refused_by_any_name(database: Path) -> None:
+def test_a_second_engine_in_this_process_is_refused_by_any_name(
+    database: Path, figure: Tell
+) -> None:
     with DatabaseLock.acquire(database):
         for name in names_of(database):
+            began = time.monotonic()
             with pytest.raises(OpenRefused, match="in use by this process"):
                 DatabaseLock.acquire(name)
+            figure(16, "a second engine refused after", time.monotonic() - began, "s", most=1)
 
 
 def test_being_refused_costs_the_holder_none_of_its_locks(database: Path) -> None:

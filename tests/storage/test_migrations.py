@@ -20,6 +20,7 @@ from palyra_actors.storage.migrations import (
     schema_version,
 )
 from palyra_actors.testing.faults import Action, Fault, FaultVFS, abandon
+from tests.figures import Tell
 
 FIRST = Migration(1, "things", "CREATE TABLE things (n INTEGER PRIMARY KEY, name TEXT) STRICT;")
 SECOND = Migration(
@@ -158,7 +159,7 @@ def test_steps_already_done_stay_when_a_later_one_fails(
 
 @pytest.mark.parametrize("action", ["write", "sync"])
 def test_a_crash_anywhere_in_a_migration_leaves_the_old_version_or_the_new_one(
-    tmp_path: Path, action: Action
+    tmp_path: Path, action: Action, figure: Tell
 ) -> None:
     """The disk dies for good at the n-th operation, for each n; the file is then opened anew."""
     versions: list[int] = []
@@ -181,6 +182,8 @@ def test_a_crash_anywhere_in_a_migration_leaves_the_old_version_or_the_new_one(
         after.close()
         if not fault.fired:
             break
+    figure(30, "migrations cut short", len(versions) - 1)
+    figure(30, "half migrated files", sum(one not in (1, 2) for one in versions), most=0)
     assert versions[-1] == 2
     assert versions.count(1) > 3
 

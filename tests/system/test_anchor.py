@@ -19,6 +19,7 @@ from palyra_actors.errors import OpenRefused
 from palyra_actors.storage import anchor
 from palyra_actors.storage.port import Head
 from tests.faults.rig import NO_BUDGET, Rig, rig
+from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, event
 
 MODULE = vars(anchors_module)
@@ -187,8 +188,10 @@ def test_verify_finds_a_tail_that_is_cut_off_under_a_running_engine(works: Rig) 
 
 
 def test_a_thousand_events_are_anchored_without_waiting_for_the_second(
-    monkeypatch: pytest.MonkeyPatch,
+    monkeypatch: pytest.MonkeyPatch, figure: Tell
 ) -> None:
+    figure(20, "anchored every", anchors_module.EVERY_S, "s", most=1)
+    figure(20, "or every", anchors_module.EVERY_EVENTS, "events", most=1_000)
     assert anchors_module.EVERY_EVENTS < 1_000
     assert anchors_module.EVERY_S < 1.0
     monkeypatch.setitem(MODULE, "EVERY_S", 3600.0)

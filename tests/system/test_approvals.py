@@ -12,6 +12,7 @@ import pytest
 from palyra_actors.api.events import new_id
 from palyra_actors.domain.export import Flaw, check
 from palyra_actors.testing.clock import ManualClock
+from tests.figures import Tell
 from tests.system.harness import NO_BUDGET, House, Wire, event, house
 
 CHECKER = Path(__file__).parent / "check_export.py"
@@ -266,11 +267,15 @@ def test_a_list_is_filtered_and_read_page_by_page(
 
 
 def test_an_export_is_the_same_bytes_twice_and_holds_what_was_asked_for(
-    twelve: tuple[Wire, list[dict[str, Any]]],
+    twelve: tuple[Wire, list[dict[str, Any]]], figure: Tell
 ) -> None:
     wire, made = twelve
     whole = export(wire)
-    assert whole == export(wire)
+    again = export(wire)
+    figure(21, "bytes exported twice", len(whole))
+    differ = sum(a != b for a, b in zip(whole, again, strict=True))
+    figure(21, "bytes that differ", differ, most=0)
+    assert whole == again
     lines = [json.loads(line) for line in whole.splitlines()]
     assert [line["record"] for line in lines[:-2]] == made
     assert lines[-1]["trailer"]["count"] == 13
@@ -293,7 +298,7 @@ def independent(export: bytes, folder: Path) -> str:
 
 
 def test_an_independent_checker_agrees_and_finds_each_change(
-    twelve: tuple[Wire, list[dict[str, Any]]], tmp_path: Path
+    twelve: tuple[Wire, list[dict[str, Any]]], tmp_path: Path, figure: Tell
 ) -> None:
     wire, _ = twelve
     whole = export(wire)
@@ -309,7 +314,10 @@ def test_an_independent_checker_agrees_and_finds_each_change(
         [*lines[:-1], lines[-1].replace(b'"count":13', b'"count":12')],
     ):
         text = b"".join(damaged)
-        assert independent(text, tmp_path) == "damaged"
+        verdict = independent(text, tmp_path)
+        figure(21, "damaged exports", 1)
+        figure(21, "not found by the page", verdict != "damaged", most=0)
+        assert verdict == "damaged"
         with pytest.raises(Flaw):
             check(damaged)
 

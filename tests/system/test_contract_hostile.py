@@ -1,6 +1,7 @@
 """Any bytes get a typed answer: nothing is stored, memory stays bounded, the next one is served."""
 
 import random
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from palyra_actors.api.events import new_id
 from palyra_actors.errors import WIRE_ERRORS
 from palyra_actors.limits import FRAME_BYTES_MAX
+from tests.figures import Tell
 from tests.system.harness import House, Wire, event, pack, served
 
 MIB = 1024 * 1024
@@ -195,18 +197,22 @@ BOMBS = list(_bombs())
 
 
 @pytest.mark.parametrize("name", BOMBS)
-def test_a_hostile_frame_of_4_mib_gets_an_answer(wire: Wire, name: str) -> None:
+def test_a_hostile_frame_of_4_mib_gets_an_answer(wire: Wire, name: str, figure: Tell) -> None:
     before = wire.head()
     frame = _bombs()[name]
     assert len(frame) <= FRAME_BYTES_MAX + 1
+    began = time.monotonic()
     reply = wire.raw(frame)
+    took_ms = (time.monotonic() - began) * 1000
+    figure(25, "hostile frames of 4 MiB", 1)
+    figure(25, "a frame answered after", took_ms, "ms", most=250)
     if name != "secrets everywhere":
         assert _typed(reply) in ("malformed", "invalid", "too_large", "invalid_id", "unknown_op")
         assert wire.head() == before
     assert "seq" in wire.ok("journal.head")
 
 
-def test_a_hostile_frame_of_4_mib_takes_at_most_64_mib(tmp_path: Path) -> None:
+def test_a_hostile_frame_of_4_mib_takes_at_most_64_mib(tmp_path: Path, figure: Tell) -> None:
     taken: dict[str, float] = {}
     with served(tmp_path) as (endpoint, process), Wire(endpoint) as wire:
         wire.append(event(new_id()))
@@ -218,6 +224,7 @@ def test_a_hostile_frame_of_4_mib_takes_at_most_64_mib(tmp_path: Path) -> None:
             wire.raw(frame)
             taken[name] = _peak_mib(process.pid) - before
         assert wire.ok("engine.health")["status"] == "ready"
+    figure(25, "more memory for a frame", max(taken.values()), "MiB", most=64)
     assert {name: mib for name, mib in taken.items() if mib > 64} == {}
 
 

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from palyra_actors.api.events import new_id
+from tests.figures import Tell
 from tests.system.harness import House, Wire, event, house, pack
 
 
@@ -135,7 +136,7 @@ def test_a_retry_of_what_ended_a_run_is_no_second_end(wire: Wire) -> None:
     assert wire.append(sent[1]) == _again(first[1:])
 
 
-def test_the_same_request_many_times_in_flight_is_stored_once(wire: Wire) -> None:
+def test_the_same_request_many_times_in_flight_is_stored_once(wire: Wire, figure: Tell) -> None:
     session, other = new_id(), new_id()
     before = wire.head()[0]
     for _ in range(10):
@@ -144,6 +145,8 @@ def test_the_same_request_many_times_in_flight_is_stored_once(wire: Wire) -> Non
         replies = [wire.receive()["ok"]["results"] for _ in ids]
         assert sum(not results[0]["duplicate"] for results in replies) == 1
         assert len({tuple(r["seq"] for r in results) for results in replies}) == 1
+    figure(3, "events sent ten times at once", 30)
+    figure(3, "stored twice", wire.head()[0] - before - 30, most=0)
     assert wire.head()[0] == before + 30
 
 

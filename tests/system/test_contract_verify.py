@@ -7,6 +7,7 @@ import apsw
 import pytest
 
 from palyra_actors.api.events import new_id
+from tests.figures import Tell
 from tests.system.harness import House, Wire, event, house
 
 SIZE = 30
@@ -149,14 +150,17 @@ CHANGES: dict[str, str] = {
 
 @pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
 def test_any_change_of_a_row_is_found_with_the_first_bad_seq(
-    tmp_path: Path, filled: Path, campaign: bool, change: str
+    tmp_path: Path, filled: Path, campaign: bool, change: str, figure: Tell
 ) -> None:
     for bad in range(2, SIZE) if campaign else (11,):
         connection = _copy(filled, tmp_path)
         if _spoil(connection, change, bad):
             verified = _verify(tmp_path / "journal.db")
             first_bad = bad + 1 if change is CHANGES["a row in between"] else bad
-            assert (verified["valid"], verified["first_bad_seq"]) == (False, first_bad)
+            found = (verified["valid"], verified["first_bad_seq"]) == (False, first_bad)
+            figure(19, "changes of rows", 1)
+            figure(19, "not found, or with another seq", not found, most=0)
+            assert found, verified
         else:
             assert bad != 11
 

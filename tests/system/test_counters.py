@@ -10,9 +10,11 @@ import zmq
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.errors import PalyraError
+from tests.figures import Tell
 from tests.system.harness import NO_BUDGET, House, Reply, Wire, event, eventually, house, pack
 
 Session = str
+OUTCOMES = ("ok", "refused", "unknown", "closed")
 
 
 def at_rest(wire: Wire, end_streams: Callable[[], None] = lambda: None) -> Reply:
@@ -21,7 +23,7 @@ def at_rest(wire: Wire, end_streams: Callable[[], None] = lambda: None) -> Reply
     def balanced(stats: Reply) -> bool:
         end_streams()  # also those that are begun only now
         counted = stats["requests"]
-        answered = sum(counted[what] for what in ("ok", "refused", "unknown", "closed"))
+        answered = sum(counted[what] for what in OUTCOMES)
         assert answered < counted["received"], "more was answered than asked"
         return bool(counted["received"] - 1 == answered)
 
@@ -77,13 +79,19 @@ def traffic(home: House, rnd: random.Random, rounds: int) -> None:
 
 
 def test_every_request_is_counted_once_whoever_asked_and_whoever_left(
-    tmp_path: Path, campaign: bool
+    tmp_path: Path, campaign: bool, figure: Tell
 ) -> None:
     for seed in range(20 if campaign else 4):
         with house(tmp_path / str(seed), NO_BUDGET) as home:
             traffic(home, random.Random(seed), 40)
             watcher = home.connect()
             counted = at_rest(watcher, lambda home=home: end_streams(home))  # type: ignore[misc]
+            answered = sum(counted["requests"][what] for what in OUTCOMES)
+            received = counted["requests"]["received"] - 1  # the question for it is under way
+            figure(8, "requests of any kind", received)
+            figure(8, "without an answer", home.engine._works.tally.under_way, most=0)
+            figure(29, "requests counted", received)
+            figure(29, "off by", abs(received - answered), most=0)
             assert counted["requests"]["ok"] > 20
             assert counted["requests"]["refused"] > 20
             assert counted["appends"]["acked"] > 0

@@ -20,6 +20,7 @@ import pytest
 from palyra_actors.api.worker import RunContext
 from palyra_actors.client import Client
 from palyra_actors.errors import PalyraError
+from tests.figures import Tell
 from tests.system import check_cron
 from tests.system.harness import DEADLINE_S, Wire
 from tests.system.ledger import SERVE, EngineProcess
@@ -122,11 +123,15 @@ def campaign_of(
 
 @pytest.mark.timeout(1200)
 def test_no_tick_is_lost_and_none_runs_twice_however_often_the_engine_is_killed(
-    tmp_path: Path, campaign: bool
+    tmp_path: Path, campaign: bool, figure: Tell
 ) -> None:
     kills = 50 if campaign else 3
     found, told, heard = campaign_of(SERVE, tmp_path, kills=kills, seed=5)
     sys.stdout.write(f"{kills} kills: {found}; {len(heard.runs)} runs heard\n")
+    figure(12, "kills", kills)
+    figure(12, "starts", found["starts"])
+    figure(12, "second starts", found["double_starts"], most=0)
+    figure(12, "ticks unaccounted for", found["unexplained"], most=0)
     assert (found["double_starts"], found["unexplained"], found["other"]) == (0, 0, 0), found
     assert found["jobs"] == len(POLICIES)
     assert found["starts"] > kills * 10
@@ -138,9 +143,12 @@ def test_no_tick_is_lost_and_none_runs_twice_however_often_the_engine_is_killed(
     )
 
 
-def test_the_same_campaign_finds_double_starts_in_an_engine_that_forgets(tmp_path: Path) -> None:
+def test_the_same_campaign_finds_double_starts_in_an_engine_that_forgets(
+    tmp_path: Path, figure: Tell
+) -> None:
     """The control: were nothing wrong here, the test above would prove nothing."""
     found, _, _ = campaign_of(FORGETFUL, tmp_path, kills=2, seed=5, settled=False)
     sys.stdout.write(f"forgetful: {found}\n")
+    figure(12, "second starts of the control that forgets", found["double_starts"], least=1)
     assert found["double_starts"] > 0
     assert found["unexplained"] > 0

@@ -18,6 +18,7 @@ from palyra_actors.client import Client
 from palyra_actors.engine import Engine
 from palyra_actors.errors import ConfigInvalid, Denied, NoReply
 from palyra_actors.keys import KeyFolder, Pair, Role
+from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, NO_BUDGET, House, Silent, Wire, curve, event, house
 
 LET_IN = zmq.EVENT_HANDSHAKE_SUCCEEDED
@@ -117,20 +118,31 @@ def test_a_reader_reads_its_own_and_writes_nothing(locked_house: House) -> None:
     assert reader.refuse(event(new_id()))["code"] == "denied"
 
 
-def test_a_stranger_gets_no_handshake(locked_house: House) -> None:
+def test_a_stranger_gets_no_handshake(locked_house: House, figure: Tell) -> None:
     assert locked_house.keys is not None
     with visitor(locked_house.endpoint, **stranger(locked_house.keys)) as monitor:
-        assert await_event(monitor, LET_IN, *SENT_AWAY) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+        came = await_event(monitor, LET_IN, *SENT_AWAY)
+        figure(23, "strangers", 1)
+        figure(23, "let in", came == LET_IN, most=0)
+        assert came == zmq.EVENT_HANDSHAKE_FAILED_AUTH
 
 
-def test_who_has_no_key_gets_no_handshake(locked_house: House) -> None:
+def test_who_has_no_key_gets_no_handshake(locked_house: House, figure: Tell) -> None:
     with visitor(locked_house.endpoint) as monitor:
-        assert await_event(monitor, LET_IN, *SENT_AWAY, *CUT) != LET_IN
+        came = await_event(monitor, LET_IN, *SENT_AWAY, *CUT)
+        figure(23, "strangers", 1)
+        figure(23, "let in", came == LET_IN, most=0)
+        assert came != LET_IN
 
 
-def test_who_rings_with_plain_text_passwords_gets_no_handshake(locked_house: House) -> None:
+def test_who_rings_with_plain_text_passwords_gets_no_handshake(
+    locked_house: House, figure: Tell
+) -> None:
     with visitor(locked_house.endpoint, PLAIN_USERNAME=b"ada", PLAIN_PASSWORD=b"x") as monitor:
-        assert await_event(monitor, LET_IN, *SENT_AWAY, *CUT) != LET_IN
+        came = await_event(monitor, LET_IN, *SENT_AWAY, *CUT)
+        figure(23, "strangers", 1)
+        figure(23, "let in", came == LET_IN, most=0)
+        assert came != LET_IN
 
 
 def test_a_client_does_not_speak_to_an_engine_with_another_key(locked_house: House) -> None:

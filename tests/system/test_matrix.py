@@ -7,6 +7,7 @@ import pytest
 
 from palyra_actors.keys import KeyFolder
 from palyra_actors.wire.operations import BODIES
+from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, House, Wire, house
 from tests.system.matrix import ROWS, Followed, Listed, Named, Row, Shared, Swept, Things
 
@@ -49,12 +50,13 @@ def test_every_operation_has_a_row() -> None:
 
 @pytest.mark.parametrize(("op", "row", "role"), CASES)
 def test_each_role_may_what_it_may_with_each_ones_things(
-    house_of_all: House, admin: Wire, op: str, row: Row, role: str
+    house_of_all: House, admin: Wire, op: str, row: Row, role: str, *, figure: Tell
 ) -> None:
     me = PRINCIPALS[role]
     with Visit(house_of_all, me) as visit:
         if role not in MAY[row.role]:
             _is_denied(visit, admin, op, row, me)
+            figure(24, "operations that a role may not, all denied alike", 1)
             return
         match row:
             case Named():
@@ -67,6 +69,7 @@ def test_each_role_may_what_it_may_with_each_ones_things(
                 _sweeps_its_own(visit, admin, op, row, me)
             case Shared(body=body, answer=answer):
                 assert _said(visit.ask(op, body)) == answer
+    figure(24, "operations by role, each asked about its own, another's and a missing one", 1)
 
 
 class Visit:

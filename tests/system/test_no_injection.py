@@ -10,6 +10,7 @@ from palyra_actors.api.events import new_id
 from palyra_actors.domain.session_commands import owner_word
 from palyra_actors.storage.connection import open_checkpointer, open_reader, open_writer
 from palyra_actors.storage.migrations import migrate
+from tests.figures import Tell
 from tests.system.harness import House, Wire, event
 
 OTHERS = owner_word("olga")
@@ -42,7 +43,7 @@ def kept(shared_house: House) -> tuple[str, str]:
 
 @pytest.mark.parametrize("words", HOSTILE, ids=ascii)
 def test_words_to_search_for_are_words_and_show_nothing_of_others(
-    wire: Wire, kept: tuple[str, str], words: str
+    wire: Wire, kept: tuple[str, str], words: str, figure: Tell
 ) -> None:
     before = wire.head()
     for op, body in (
@@ -55,6 +56,9 @@ def test_words_to_search_for_are_words_and_show_nothing_of_others(
     ):
         reply = wire.call(op, body, principal="walt")
         _answers(reply)
+        figure(27, "hostile texts in questions", 1)
+        shown = any(one in str(reply) for one in kept)
+        figure(27, "that showed something of another's", shown, most=0)
         assert not any(one in str(reply) for one in kept)
     assert wire.head() == before
 
@@ -79,7 +83,9 @@ def test_what_is_kept_under_a_hostile_name_is_found_under_it_and_under_no_other(
     assert wire.ok("journal.verify")["valid"]
 
 
-def test_every_connection_is_defensive_trusts_no_schema_and_loads_nothing(tmp_path: Path) -> None:
+def test_every_connection_is_defensive_trusts_no_schema_and_loads_nothing(
+    tmp_path: Path, figure: Tell
+) -> None:
     path = str(tmp_path / "journal.db")
     writer = open_writer(path, synchronous="full", cache_bytes=1 << 20, wal_keep_bytes=0)
     migrate(writer, path)
@@ -96,5 +102,6 @@ def test_every_connection_is_defensive_trusts_no_schema_and_loads_nothing(tmp_pa
             one.execute("SELECT load_extension('x')")
         with pytest.raises(apsw.ExtensionLoadingError):
             one.load_extension("x")
+    figure(27, "kinds of connections, all defensive", len(connections))
     for one in reversed(connections):
         one.close()

@@ -16,6 +16,7 @@ import pytest
 
 from palyra_actors.api.events import new_id
 from palyra_actors.keys import KeyFolder, read_client_key
+from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, Wire, curve, event, pack
 
 MARKS = [f"canary{number}qzx7" for number in range(10)]
@@ -200,7 +201,7 @@ def _mistakes() -> Iterator[dict[str, Any]]:
         yield {"op": "canvas.patch", "body": body}
 
 
-def test_secrets_that_clients_say_come_out_nowhere(served: Served) -> None:
+def test_secrets_that_clients_say_come_out_nowhere(served: Served, figure: Tell) -> None:
     with served.wire("walt") as wire, served.wire("reed") as reader, served.wire("ada") as admin:
         for op, body in _writes():
             served.said.append((op, wire.call(op, body)))
@@ -225,6 +226,8 @@ def test_secrets_that_clients_say_come_out_nowhere(served: Served) -> None:
     served.said.append(served.command("doctor", "--db", database))
     served.stop()
     leaks = [said for said in served.said if FOUND.search(_output(said))]
+    figure(28, "answers, logs and files looked through", len(served.said))
+    figure(28, "with a secret", len(leaks), most=0)
     assert leaks == []
     files = [path for path in served.folder.rglob("*") if path.is_file()]
     assert {path.name for path in files} >= {"journal.db", "copy.db", "log"}

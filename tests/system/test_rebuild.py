@@ -22,6 +22,7 @@ from palyra_actors.domain.folds import upcast
 from palyra_actors.engine import Engine
 from palyra_actors.errors import PalyraError
 from palyra_actors.storage.rebuild import PROJECTIONS, Rebuild, Rebuilt
+from tests.figures import Tell
 from tests.system.harness import NO_BUDGET, served
 
 KILLS = 4
@@ -108,7 +109,7 @@ class Commander:
 
 
 def test_after_a_kill_at_any_moment_the_projections_are_what_the_journal_makes(
-    tmp_path: Path, campaign: bool
+    tmp_path: Path, campaign: bool, figure: Tell
 ) -> None:
     commander = Commander(random.Random(7))
     done = 0
@@ -124,9 +125,11 @@ def test_after_a_kill_at_any_moment_the_projections_are_what_the_journal_makes(
         with Engine.open(tmp_path / "journal.db", NO_BUDGET) as engine:
             assert engine.verify().valid
         found = rebuilt(tmp_path / "journal.db")
+        figure(6, "rows that differ from the live ones", len(found.differences), most=0)
         assert found.differences == [], "\n".join(map(str, found.differences))
     assert done > 0
     counted = rebuilt(tmp_path / "journal.db").rows
+    figure(6, "rows made anew from the journal", sum(counted.values()))
     for table in ("sessions", "runs", "approvals", "canvases", "canvas_snapshots"):
         assert counted[table] > 0, table
 

@@ -12,7 +12,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import psutil
@@ -26,6 +26,9 @@ from palyra_actors.api.events import Event, new_id
 from palyra_actors.config import ActorsConfig, BudgetConfig, Config
 from palyra_actors.engine import Engine
 from palyra_actors.errors import InvalidTransition, TooLarge
+
+if TYPE_CHECKING:  # run as a program, this file is no part of a package
+    from tests.figures import Tell
 
 RSS_BYTES_MAX = 400 * 1024 * 1024
 CHILD_SECONDS_MAX = 110
@@ -64,17 +67,23 @@ def in_a_process_of_its_own(database: Path, sessions: int, rounds: int) -> dict[
 
 
 def test_ten_thousand_awake_appended_to_in_turn_take_400_mb_and_no_thread_more(
-    database: Path, campaign: bool
+    database: Path, campaign: bool, figure: "Tell"
 ) -> None:
     result = in_a_process_of_its_own(database, 10_000, 20 if campaign else 2)
 
+    rss_mib = result["rss_bytes_max"] / (1 << 20)
+    figure(9, "of memory with 10,000 sessions", rss_mib, "MiB", most=RSS_BYTES_MAX / (1 << 20))
+    more = result["threads_with_all"] - result["threads_with_one"]
+    figure(9, "threads more with all of them", more, most=0)
     assert result["resident"] == 10_000
     assert result["passivated"] == 0
     assert result["rss_bytes_max"] <= RSS_BYTES_MAX
     assert result["threads_with_all"] == result["threads_with_one"]
 
 
-def test_sessions_that_left_memory_go_on_where_they_were(database: Path, campaign: bool) -> None:
+def test_sessions_that_left_memory_go_on_where_they_were(
+    database: Path, campaign: bool, figure: "Tell"
+) -> None:
     sessions = [new_id() for _ in range(10_000 if campaign else 600)]
     resident_max = len(sessions) // 10
     rounds = 3
@@ -84,6 +93,8 @@ def test_sessions_that_left_memory_go_on_where_they_were(database: Path, campaig
         found = history(engine)
         verified = engine.verify()
 
+    over = actors["resident"] - resident_max
+    figure(9, "sessions in memory beyond their cap", over, most=0)
     assert actors["resident"] == resident_max
     assert actors["activated"] == rounds * len(sessions)
     assert actors["passivated"] == actors["activated"] - resident_max

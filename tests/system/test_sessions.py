@@ -8,6 +8,7 @@ import pytest
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.testing.clock import ManualClock
+from tests.figures import Tell
 from tests.system.harness import House, Wire, event, house
 
 SECRET = "ghp_abcdefghijklmnopqrstuvwxyz0123456789"
@@ -324,7 +325,9 @@ def everything(folder: Path) -> bytes:
     return b"".join(file.read_bytes() for file in sorted(folder.iterdir()) if file.is_file())
 
 
-def test_what_is_erased_is_in_no_file_any_more_and_the_chain_verifies(tmp_path: Path) -> None:
+def test_what_is_erased_is_in_no_file_any_more_and_the_chain_verifies(
+    tmp_path: Path, figure: Tell
+) -> None:
     words = [f"needle{n:05d}" for n in range(600)]
     with house(tmp_path) as opened:
         wire = opened.connect()
@@ -345,7 +348,11 @@ def test_what_is_erased_is_in_no_file_any_more_and_the_chain_verifies(tmp_path: 
         assert b"needle00300" in everything(tmp_path)
         told = wire.ok("session.erase", {"session_id": session})
         assert told["erased"] == 603
-        assert b"needle" not in everything(tmp_path)
+        left = everything(tmp_path)
+        figure(22, "payloads erased", told["erased"])
+        figure(22, "bytes of files looked through", len(left))
+        figure(22, "found", left.count(b"needle"), most=0)
+        assert b"needle" not in left
         found = wire.ok("journal.verify")
         assert (found["valid"], found["erased"]) == (True, 603)
         assert {one["payload"] for one in wire.read(session_id=session)[:603]} == {None}
