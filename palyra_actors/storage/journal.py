@@ -16,7 +16,7 @@ import apsw
 from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, KIND_NUMBERS, STREAM_NAMES
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
 from palyra_actors.domain.run import Run
-from palyra_actors.errors import StorageUnavailable
+from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.storage.connection import drop, try_room
 from palyra_actors.storage.port import (
     APART,
@@ -267,8 +267,8 @@ class JournalWriter(_Side):
             StorageUnavailable: SQLite could not; all of it is undone.
         """
         connection = self._connection
-        before = connection.total_changes()
         try:
+            before = connection.total_changes()
             connection.execute("BEGIN IMMEDIATE")
             for statement, rows in changes:
                 connection.executemany(sql(statement), rows)
@@ -321,7 +321,7 @@ class JournalWriter(_Side):
         """Drop the connection, open the file again and say what its last event is.
 
         Raises:
-            StorageUnavailable: it cannot be opened now.
+            StorageUnavailable, OpenRefused: it cannot be opened now.
         """
         drop(self._connection)
         try:
@@ -342,8 +342,9 @@ class JournalWriter(_Side):
         try:
             try_room(self._connection, min(room_bytes, PROBE_BYTES_MAX))
         except apsw.Error as error:
-            if isinstance(error, apsw.IOError):  # perhaps a sync: this connection is done with
-                with suppress(StorageUnavailable):
+            # perhaps a sync: this connection is done with, or it was, and opening failed as well
+            if isinstance(error, apsw.IOError | apsw.ConnectionClosedError):
+                with suppress(StorageUnavailable, OpenRefused):
                     self.reopen()
             raise StorageUnavailable(
                 f"the database cannot be written: {error}", detail={"outcome": "none"}

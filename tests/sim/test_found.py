@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from palyra_actors.actors.clerks import memory
+from palyra_actors.errors import StorageUnavailable
 from palyra_actors.storage.port import CommitUnknown
 from palyra_actors.testing.faults import Fault
 from palyra_actors.testing.sim import Order, Peer, World
@@ -240,3 +242,36 @@ def test_jobs_are_due_in_time_although_the_first_look_for_them_failed(world: Wor
     world.settle(lambda: world.clock.monotonic() > upto)
     runs = world.ask(world.connect(), "cron.runs", {"job_id": J})["ok"]["runs"]
     assert len(runs) >= 2
+
+
+def test_a_look_whether_the_disk_takes_writes_again_that_loses_the_file_is_not_the_last(
+    world: World,
+) -> None:
+    """Its connection is dropped, and no other can be had: whoever writes is told so, and the next
+    look finds the file again."""
+    storage: Any = world.running.writer._storage
+    for action in ("sync", "open"):
+        world.disk.inject(Fault(action, times=None))
+    with pytest.raises(StorageUnavailable):
+        storage.probe(100)
+    with pytest.raises(StorageUnavailable):
+        storage.apply([])
+    world.disk.heal()
+    with pytest.raises(StorageUnavailable):
+        storage.probe(100)  # it finds no connection, and opens one
+    storage.probe(100)
+    assert code(world.ask(world.connect(), "journal.append", append(S1))) is None
+
+
+def test_a_memory_that_was_on_its_way_while_its_session_was_erased_goes_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = world.connect()
+    world.ask(peer, "journal.append", append(S1))
+    world.ask(peer, "session.erase", {"session_id": S1})
+    kept = {"source": "manual", "content": "needle", "session_id": S1}
+    assert code(world.ask(peer, "memory.ingest", kept)) == "gone"
+    monkeypatch.setattr(memory, "check_session", lambda *_: None)  # it was looked at before
+    assert code(world.ask(peer, "memory.ingest", kept)) is None
+    world.settle()
+    assert world.ask(peer, "memory.list")["ok"]["items"] == []

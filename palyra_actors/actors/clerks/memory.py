@@ -1,5 +1,6 @@
 """Memories at the desk: kept, found, listed, replaced, forgotten."""
 
+import logging
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -45,6 +46,8 @@ from palyra_actors.wire.memory import (
 )
 from palyra_actors.wire.messages import NoBody
 
+log = logging.getLogger(__name__)
+
 TAG: Final = re.compile(rf"[a-z0-9:_.-]{{1,{MEMORY_TAG_BYTES_MAX}}}\Z", re.ASCII)
 PAGE_ROWS: Final = 500
 SCAN_ROWS_MAX: Final = 20_000
@@ -65,6 +68,7 @@ class MemoryClerk:
         self._upkeep = Upkeep(counter, self._works, self._forgetter, self._backfill)
         counter.house.listeners[MEMORY] = self._written
         counter.heirlooms.append(self._forget_of)
+        counter.after_crash.append(self._forget_left_behind)
 
     def operations(self) -> Mapping[str, Any]:
         return {
@@ -157,6 +161,8 @@ class MemoryClerk:
             if fact.kind == "memory.ingested":
                 assert fact.payload is not None
                 self._backfill.note(fact.seq, stream, fact.payload["content"])
+                if fact.session_id is not None:
+                    self._forget_left_behind(fact.session_id)
             elif fact.kind != "memory.superseded":
                 self._forgetter.written(portion.unit.request, fact.seq)
 
@@ -181,6 +187,28 @@ class MemoryClerk:
                 self._forget_of(session_id, done)
 
         counter.ask(partial(_followers, session_id=session_id), come)
+
+    def _forget_left_behind(self, session_id: bytes | None = None) -> None:
+        """What was on its way while its session was erased goes with it, too. Of that session, or
+        of any."""
+        counter = self._counter
+        try:
+            rows = (
+                counter.reader.rows("memory.left_behind", (FOLLOWERS_AT_ONCE,))
+                if session_id is None
+                else counter.reader.rows("memory.left_behind_in", (session_id,))
+            )
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("memories of erased sessions could not be read: %s", error)
+            counter.call_later(AGAIN_S, lambda: self._forget_left_behind(session_id))
+            return
+
+        def done() -> None:
+            if session_id is None and len(rows) == FOLLOWERS_AT_ONCE:
+                self._forget_left_behind()
+
+        for place, (erased,) in enumerate(rows, 1):
+            self._forget_of(erased, done if place == len(rows) else _nothing_more)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -347,6 +375,10 @@ class MemoryClerk:
                 field="channel",
             )
         return clean
+
+
+def _nothing_more() -> None:
+    """Nobody waits for it."""
 
 
 def _tags(tags: Sequence[str]) -> tuple[str, ...]:

@@ -91,6 +91,16 @@ WHERE i.stream = ? AND i.session_id = ? AND i.dead IS NULL
                       WHERE w.selects = 1 AND w.stream = i.stream AND w.session_id = i.session_id AND w.seq > i.seq)
 LIMIT 1
 
+-- name: memory.left_behind
+SELECT e.session_id FROM sessions e JOIN memory_scopes m ON m.owner = e.owner
+WHERE e.status = 3 AND EXISTS (SELECT 1 FROM memory_items i
+                               WHERE i.stream = m.stream AND i.session_id = e.session_id AND i.dead IS NULL)
+LIMIT ?
+
+-- name: memory.left_behind_in
+SELECT e.session_id FROM streams t JOIN sessions e ON e.stream = t.stream
+WHERE t.stream_id = ? AND t.kind = 1 AND e.status = 3
+
 -- name: memory.from_session
 SELECT i.memory_id FROM memory_items i JOIN events e ON e.event_id = i.from_event
 WHERE i.stream = ? AND i.from_event IS NOT NULL AND i.dead IS NULL AND e.stream = ? LIMIT ?
