@@ -87,14 +87,30 @@ class Embedder:
             np.concatenate([good for _, good in parts]),
         )
 
+    @property
+    def busy(self) -> bool:
+        """Whether anything waits."""
+        return not self._tasks.empty()
+
+    def step(self) -> bool:
+        """Do what the thread would do next, where it was never started; False: nothing waits."""
+        if self._tasks.empty():
+            return False
+        task = self._tasks.get_nowait()
+        if task is not None:
+            self._serve(*task)
+        return True
+
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            texts, query, done = task
-            result: Embedded | ProviderFault
-            try:
-                result = self._embedded(texts, query)
-            except ProviderFault as fault:
-                result = fault
-            except BaseException as error:  # noqa: BLE001 - a provider's fault ends no thread
-                result = ProviderFault(f"{type(error).__name__}")
-            self._call_soon(lambda done=done, result=result: done(result))  # type: ignore[misc]
+            self._serve(*task)
+
+    def _serve(self, texts: Sequence[str], query: bool, done: Done) -> None:
+        result: Embedded | ProviderFault
+        try:
+            result = self._embedded(texts, query)
+        except ProviderFault as fault:
+            result = fault
+        except BaseException as error:  # noqa: BLE001 - a provider's fault ends no thread
+            result = ProviderFault(f"{type(error).__name__}")
+        self._call_soon(lambda: done(result))

@@ -12,7 +12,7 @@ import apsw
 from palyra_actors.storage.connection import open_reader
 from palyra_actors.storage.journal import stored_from_row
 from palyra_actors.storage.queries import sql
-from palyra_actors.testing.sim import rules
+from palyra_actors.testing.sim import rules, shows
 from palyra_actors.testing.sim.events import Event, event_of, require
 from palyra_actors.testing.sim.model import Model
 from palyra_actors.testing.sim.peers import Asked, Order
@@ -123,6 +123,16 @@ class Auditor:
         self.model.fold(event)
         return [order] if begins and order is not None else []
 
+    def forgotten(self) -> None:
+        """At rest: of memories that are gone there is no text, and of the others there is."""
+        assert self._connection is not None
+        rows = self._connection.execute(sql("events_after"), (0, 1 << 62)).fetchall()
+        memories = self.model.memories
+        for stored in map(stored_from_row, rows):
+            if stored.kind == "memory.ingested":
+                gone = stored.seq in memories.gone
+                require((stored.payload is None) == gone, "what is gone is destroyed", stored.seq)
+
     def left_by_crash(self) -> None:
         """The engine is up again: what does the journal hold now?"""
         self._connection, self._away = None, False
@@ -204,6 +214,8 @@ class Auditor:
         require(code != "internal", "no request meets a fault of the engine's", order.op, error)
         if code == "unavailable":
             require(self.excused, "unavailable needs a reason", order.op, error)
+        if order.op == "memory.get" and code == "not_found" and self._read_now:
+            shows.no_memory(self.model, asked)
         if code in PASSING or order.op not in rules.WRITES:
             return
         self.note_codes((asked,))
@@ -272,17 +284,37 @@ class Auditor:
             case "journal.read" | "journal.recent":
                 self._is_page(asked, told)
             case "session.get" if self._read_now:
-                _equal(told["session"], rules.shown_session(model, order.body["session_id"]))
+                shows.equal(told["session"], rules.shown_session(model, order.body["session_id"]))
             case "run.get" if self._read_now:
-                _equal(told["run"], rules.shown_run(model, order.body["run_id"]))
+                shows.equal(told["run"], rules.shown_run(model, order.body["run_id"]))
             case "run.tape" if self._read_now:
                 run = model.runs[order.body["run_id"]]
                 entries = [(one["seq"], one["kind"]) for one in told["entries"]]
                 require(entries == model.entries(run), "the tape is the run's events", entries)
             case "approval.get" if self._read_now:
-                _equal(told["approval"], rules.shown_approval(model, order.body["approval_id"]))
+                shows.equal(
+                    told["approval"], rules.shown_approval(model, order.body["approval_id"])
+                )
             case "canvas.get":
                 self._is_canvas(order, told["canvas"])
+            case "journal.credit":
+                stream = asked.peer.asked.get(order.body["sub"])
+                if stream is not None:
+                    stream.credit += order.body["credit"]
+            case "session.history":
+                for view in told["events"]:
+                    self._is_event(view)
+                shows.history(model, asked, told, self._read_now)
+            case "session.list":
+                shows.sessions(model, asked, told, self._read_now)
+            case "approval.export" if asked.peer.open:
+                shows.export(model, asked, told, self._read_now)
+            case "memory.get":
+                shows.memory(model, asked, told, self._read_now)
+            case "memory.list":
+                shows.memories(model, asked, told, self._read_now)
+            case "memory.search":
+                shows.hits(model, asked, told, self._read_now)
 
     def _is_head(self, head: Mapping[str, Any]) -> None:
         seq, digest = head["seq"], head["hash"]
@@ -339,7 +371,7 @@ class Auditor:
             order.body, told,
         )  # fmt: skip
         if order.body.get("version") is None and self._read_now:
-            _equal(told, rules.shown_canvas(self.model, order.body["canvas_id"]))
+            shows.equal(told, rules.shown_canvas(self.model, order.body["canvas_id"]))
 
     def _is_run(self, told: Mapping[str, Any]) -> None:
         """A run that goes to a worker: it is his in the journal, before he hears of it."""
@@ -355,6 +387,11 @@ class Auditor:
         """Subscriptions: in `seq` order, nothing left out, nothing twice."""
         if "run" in item:
             self._is_run(item["run"])
+        if "event" in item or asked.order.op == "canvas.subscribe":
+            asked.credit -= 1
+        if asked.order.op == "canvas.subscribe":
+            self.look()
+            shows.watched(self.model, asked, item)
         if "event" not in item:
             return
         view, body = item["event"], asked.order.body
@@ -375,8 +412,3 @@ class Auditor:
         require(view["seq"] > last and not skipped, "a stream has no gap", last, view["seq"],
                 skipped)  # fmt: skip
         asked.order.about = view["seq"]
-
-
-def _equal(told: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
-    shown = {name: told[name] for name in expected}
-    require(shown == expected, "what is shown is what the model says", shown, expected)

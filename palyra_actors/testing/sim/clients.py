@@ -18,10 +18,13 @@ KINDS: Final = (
 STATES: Final = ("in_progress", "in_progress", "done", "failed", "cancelled", "accepted", "pending")
 KEYS: Final = ("alpha", "beta", "gamma")
 NAMES: Final = ("title", "items", "count", "note")
-_POOLS: Final = {"session": 5, "run": 8, "approval": 6, "canvas": 4, "cron": 3}
+WORDS: Final = ("maple", "cedar", "birch", "alder")
+CHANNELS: Final = ("ci", "ops")
+SOURCES: Final = ("manual", "summary", "import")
+_POOLS: Final = {"session": 5, "run": 8, "approval": 6, "canvas": 4, "cron": 3, "memory": 6}
 _FIRST: Final = {
     "run": "run.start", "approval": "approval.request", "canvas": "canvas.create",
-    "cron": "cron.create",
+    "cron": "cron.create", "memory": "memory.ingest",
 }  # fmt: skip
 """What is asked for, mostly, where there is nothing of the family yet."""
 STRANGERS_SHARE: Final = 0.12
@@ -65,6 +68,10 @@ class Author:
             "cron.enable": (self._job, 1),
             "cron.delete": (self._job, 0.5),
             "cron.run_now": (self._job, 2),
+            "memory.ingest": (self._ingest, 12),
+            "memory.update": (self._renew, 4),
+            "memory.delete": (self._forget, 2),
+            "memory.purge": (self._purge, 1.5),
         }
         self._reads: Mapping[str, tuple[Callable[[Peer], Body], float]] = {
             "journal.head": (lambda peer: {}, 2),
@@ -76,6 +83,14 @@ class Author:
             "run.tape": (lambda peer: {"run_id": self._pick(peer, "run")}, 2),
             "approval.get": (lambda peer: {"approval_id": self._pick(peer, "approval")}, 2),
             "canvas.get": (lambda peer: {"canvas_id": self._pick(peer, "canvas")}, 3),
+            "session.list": (self._sessions, 3),
+            "session.history": (self._history, 3),
+            "approval.export": (self._export, 1),
+            "memory.get": (lambda peer: {"memory_id": self._memory(peer)}, 2),
+            "memory.list": (self._memories, 3),
+            "memory.search": (self._search, 3),
+            "memory.maintain": (lambda peer: {}, 0.7),
+            "memory.backfill": (lambda peer: {}, 0.3),
         }
 
     def new_id(self) -> str:
@@ -100,6 +115,14 @@ class Author:
         if self._chance.random() < 0.3:
             body["session_id"] = self._pick(peer, "session")
         return Order("journal.subscribe", body, peer.principal, peer.role == "admin")
+
+    def watch(self, peer: Peer) -> Order:
+        """Look on as a canvas changes, now and then from some version on."""
+        name = self._pick(peer, "canvas")
+        body: Body = {"canvas_id": name, "credit": self._chance.randint(1, 20)}
+        if self._chance.random() < 0.5:
+            body["after_version"] = self._version(name)
+        return Order("canvas.subscribe", body, peer.principal, peer.role == "admin")
 
     def forged(self, order: Order) -> Order:
         """The ids of an order that was acknowledged, and other words."""
@@ -127,6 +150,7 @@ class Author:
         families: dict[str, Mapping[str, Any]] = {
             "session": model.sessions, "run": model.runs, "approval": model.approvals,
             "canvas": model.canvases, "cron": model.cron.jobs, "journal": model.by_id,
+            "memory": {name: one for (_, name), one in model.memories.items.items()},
         }  # fmt: skip
         return families[family]
 
@@ -364,3 +388,95 @@ class Author:
         if self._chance.random() < 0.4:
             body["session_id"] = self._pick(peer, "session")
         return body
+
+    def _sessions(self, peer: Peer) -> Body:
+        chance = self._chance
+        asked = {
+            "status": self._maybe(0.2, lambda: chance.choice(("open", "archived"))),
+            "query": self._maybe(0.3, lambda: chance.choice(("one", "two wor", "t", "t3"))),
+            "limit": self._maybe(0.3, lambda: chance.randint(1, 3)),
+            "after": self._maybe(0.2, lambda: self._pick(peer, "session", 0.0)),
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _history(self, peer: Peer) -> Body:
+        body: Body = {"session_id": self._pick(peer, "session")}
+        if self._chance.random() < 0.4:
+            body |= {"after": self._chance.randint(0, 9), "limit": self._chance.randint(1, 9)}
+        return body
+
+    def _export(self, peer: Peer) -> Body:
+        decided = self._maybe(0.3, lambda: self._chance.choice(("allow", "timeout", "pending")))
+        body: Body = {"format": self._chance.choice(("ndjson", "json"))}
+        return body if decided is None else {**body, "decision": decided}
+
+    # -- memories ---------------------------------------------------------------------------------
+
+    def _memory(self, peer: Peer) -> str:
+        """One that is there, mostly of the peer's own, or was, or never was."""
+        chance, known = self._chance, self._model().memories.items
+        if not known or chance.random() < 0.15:
+            return chance.choice(self._pools["memory"])
+        own = [name for owner, name in known if owner == peer.principal]
+        every = [name for _, name in known]
+        return chance.choice(own if own and chance.random() > STRANGERS_SHARE else every)
+
+    def _text(self) -> str:
+        """One of few, so that equal ones come; now and then a long one."""
+        text = " ".join(self._chance.choices(WORDS, k=self._chance.choice((1, 1, 2))))
+        return (
+            text + " pine" * self._chance.randrange(800) if self._chance.random() < 0.05 else text
+        )
+
+    def _place(self, peer: Peer) -> Body:
+        return {
+            "channel": self._maybe(0.4, lambda: self._chance.choice(CHANNELS)),
+            "session_id": self._maybe(0.3, lambda: self._pick(peer, "session")),
+        }
+
+    def _ingest(self, peer: Peer) -> Body:
+        chance = self._chance
+        return self._named(
+            {
+                "memory_id": self._maybe(0.6, lambda: chance.choice(self._pools["memory"])),
+                "source": chance.choice(SOURCES),
+                "content": self._text(),
+                **self._place(peer),
+                "tags": self._maybe(0.3, lambda: [chance.choice(WORDS)]),
+                "confidence": self._maybe(0.2, lambda: 0.5),
+                "expires_ms": self._maybe(0.25, self._soon_ms),
+                "from_event_id": self._maybe(0.15, self._event_of_somebody),
+            }
+        )
+
+    def _event_of_somebody(self) -> str | None:
+        events = self._model().events
+        return self._chance.choice(events).event_id if events else None
+
+    def _renew(self, peer: Peer) -> Body:
+        return self._named({"memory_id": self._memory(peer), "content": self._text()})
+
+    def _forget(self, peer: Peer) -> Body:
+        return self._named({"memory_id": self._memory(peer)})
+
+    def _purge(self, peer: Peer) -> Body:
+        match self._chance.choice(("session_id", "channel", "channel", "all")):
+            case "session_id":
+                body: Body = {"session_id": self._pick(peer, "session")}
+            case "channel":
+                body = {"channel": self._chance.choice(CHANNELS)}
+            case _:
+                body = {"all": True}
+        return self._named(body)
+
+    def _memories(self, peer: Peer) -> Body:
+        asked = {
+            "limit": self._maybe(0.3, lambda: self._chance.randint(1, 3)),
+            "channel": self._maybe(0.2, lambda: self._chance.choice(CHANNELS)),
+            "tags": self._maybe(0.1, lambda: [self._chance.choice(WORDS)]),
+        }
+        return {name: value for name, value in asked.items() if value is not None}
+
+    def _search(self, peer: Peer) -> Body:
+        mode = self._chance.choice(("lexical", "lexical", "hybrid", "vector"))
+        return {"query": self._chance.choice(WORDS), "mode": mode, "top_k": 64}

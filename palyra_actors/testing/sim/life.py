@@ -15,20 +15,25 @@ import msgspec
 
 from palyra_actors.errors import OpenRefused
 from palyra_actors.storage.rebuild import Rebuild
+from palyra_actors.storage.transfer import export, load
 from palyra_actors.testing.faults import Fault
 from palyra_actors.testing.power import SURVIVALS
-from palyra_actors.testing.sim import rules
+from palyra_actors.testing.sim import rules, shows
 from palyra_actors.testing.sim.audit import Auditor
 from palyra_actors.testing.sim.breaks import SYNCHRONOUS, TAMPERS
 from palyra_actors.testing.sim.clients import PRINCIPALS, Author
 from palyra_actors.testing.sim.events import require
+from palyra_actors.testing.sim.memories import PEOPLE
 from palyra_actors.testing.sim.model import RUN_STEPS
 from palyra_actors.testing.sim.peers import Asked, Order, Peer
-from palyra_actors.testing.sim.world import World, small_config
+from palyra_actors.testing.sim.world import MEMORIES_MAX, World, small_config
 
 REQUESTS: Final = (50, 200)
 PEERS: Final = 4
-STREAMS: Final = frozenset({"journal.subscribe", "cron.work"})
+STREAMS: Final = frozenset({"journal.subscribe", "cron.work", "canvas.subscribe"})
+MOVED_EVERY: Final = 10
+"""So many lives have one at whose end the journal is moved to another file, which takes a while."""
+
 MOVES_MAX: Final = 20_000
 SWEEPS_MS: Final = 2_500
 """In which the engine has looked for all whose time is over."""
@@ -108,6 +113,7 @@ class _Run:
             self._loop: 40,
             self._commit: 14,
             self._read: 9,
+            self._embed: 3,
             self._checkpoint: 3,
             self._anchor: 1,
             self._wait: 8,
@@ -140,6 +146,8 @@ class _Run:
             self._resolve_all()
             self._rest()
             self._rebuild()
+            if life.seed % MOVED_EVERY == 0:
+                self._move()
             seq, digest = self.auditor.model.head
             self.hash.update(digest)
             life.head, life.digest = seq, self.hash.hexdigest()
@@ -159,6 +167,9 @@ class _Run:
 
     def _read(self) -> None:
         self.world.turn_reader()
+
+    def _embed(self) -> None:
+        self.world.turn_embedder()
 
     def _checkpoint(self) -> None:
         self.world.turn_checkpoint()
@@ -185,6 +196,8 @@ class _Run:
         envelope = {"budget_ms": 0} if self.chance.random() < 0.3 else {}
         asked = self.world.send(peer, order, **envelope)
         asked.since = self.auditor.durable
+        if order.op in STREAMS:
+            asked.credit = order.body["credit"]
         self.auditor.note_codes((asked,))
         self.hash.update(msgspec.msgpack.encode((order.op, order.body)))
         return asked
@@ -198,12 +211,19 @@ class _Run:
                 self._subscribe(peer)
             elif what < 0.25:
                 self._send(peer, self.author.workers(peer))
+            elif what < 0.27:
+                self._watch(peer)
             else:
                 self._write(peer, self.author.write(peer))
 
     def _subscribe(self, peer: Peer) -> None:
         order = self.author.subscription(peer)
         order.about = order.body.get("after_seq")
+        self._send(peer, order)
+
+    def _watch(self, peer: Peer) -> None:
+        order = self.author.watch(peer)
+        order.about = order.body.get("after_version")
         self._send(peer, order)
 
     def _write(self, peer: Peer, order: Order) -> None:
@@ -389,6 +409,14 @@ class _Run:
         for name, job in model.cron.jobs.items():
             due = job.enabled and job.next_ms is not None and job.next_ms <= now_ms
             require(not due, "every tick is accounted for", name, job, now_ms)
+        for (owner, name), kept in model.memories.items.items():
+            require(not kept.over(now_ms), "a memory expires", owner, name, kept)
+            session = model.sessions.get(kept.said["session_id"])
+            left = session is not None and (session.status, session.owner) == ("erased", owner)
+            require(not left, "a memory is forgotten with its session", owner, name)
+        for owner in PEOPLE:
+            count = len(model.memories.of(owner))
+            require(count <= MEMORIES_MAX, "what is too much is evicted", owner, count)
         for name, where in self.orphans.items():
             run = model.runs.get(name)
             left = run is not None and run.session == where and bool(RUN_STEPS[run.state])
@@ -407,7 +435,10 @@ class _Run:
         asked = [
             world.send(peer, Order(op, {field: name}, "local", True)) for op, field, name in asks
         ]
-        asked.append(world.send(peer, Order("journal.verify", {}, "local", True)))
+        asked += [
+            world.send(peer, Order(op, {}, "local", True))
+            for op in ("journal.verify", "session.list", "memory.list", "memory.stats")
+        ]
         world.settle(lambda: all(one.replies for one in asked))
         for one in asked:
             body = one.order.body
@@ -419,6 +450,15 @@ class _Run:
             require(code == ("gone" if erased else None), "what is there is shown", one.order.op,
                     body, one.replies)  # fmt: skip
         world.disconnect(peer)
+        stats, kept = asked[-1].replies[0]["ok"], model.memories.items.values()
+        counted = stats["items"], stats["superseded"]
+        later = sum(one.superseded_by is not None for one in kept)
+        require(counted == (len(kept) - later, later), "memories are counted", stats, len(kept))
+        self.auditor.forgotten()
+        for other in world.peers:
+            for one in other.asked.values():
+                if one.order.op == "canvas.subscribe":
+                    shows.watched_all(model, one)
 
     def _resolve_all(self) -> None:
         """What was left open is asked again: it is one or the other."""
@@ -432,6 +472,18 @@ class _Run:
                     "what was open resolves to one or the other", order.op, order.body,
                     asked.replies,
                 )  # fmt: skip
+
+    def _move(self) -> None:
+        """What is exported becomes the same journal elsewhere."""
+        lines: list[bytes] = []
+        sent = export(self.world.path, lines.append)
+        target = self.world.path.parent.with_name("moved") / "moved.db"
+        target.parent.mkdir()
+        came = load(lines, target)
+        require(sent.head == came.head, "an import is the same journal", sent, came)
+        again: list[bytes] = []
+        export(target, again.append)
+        require(again == lines, "an import is exported as it was", len(lines), len(again))
 
     def _rebuild(self) -> None:
         """The projections made anew from the journal are the live ones."""

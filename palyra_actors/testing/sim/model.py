@@ -13,6 +13,7 @@ import rfc8785
 from palyra_actors.domain.chain import GENESIS, expected_hash
 from palyra_actors.testing.sim.events import Event, require
 from palyra_actors.testing.sim.jobs import Jobs
+from palyra_actors.testing.sim.memories import OWNERS, Memories
 from palyra_actors.testing.sim.peers import Order
 
 RUN_STEPS: Final[dict[str, tuple[str, ...]]] = {
@@ -67,6 +68,8 @@ class Approval:
     until_ms: int | None = None
     standing: str | None = None
     decided_ms: int | None = None
+    seq: int = 0
+    decided_seq: int | None = None
 
     def answers(self, now_ms: int) -> bool:
         """Whether it decides further requests about its subject."""
@@ -109,6 +112,7 @@ class Model:
         self.canvases: dict[str, Canvas] = {}
         self.forgotten: set[str] = set()  # runs and approvals of erased sessions
         self.cron = Jobs()
+        self.memories = Memories(orders)
         self._folds: dict[str, Callable[[Event], None]] = {
             "session.opened": self._opened,
             "session.branched": self._branched,
@@ -154,6 +158,9 @@ class Model:
             self._in_session(event)
         if stored.stream == "cron":
             self.cron.fold(event)
+            return
+        if stored.stream == "memory":
+            self.memories.fold(event, OWNERS[stored.stream_id])
             return
         fold = self._folds.get(stored.kind)
         if fold is not None:
@@ -204,6 +211,15 @@ class Model:
         if key is not None:
             holder = self.keys.setdefault((session.owner, key), name)
             require(holder == name, "a key names one session of its owner", key, holder, name)
+
+    def history(self, name: str) -> list[Event]:
+        """The session's events, those that it has from its parents first."""
+        session = self.sessions[name]
+        inherited: list[Event] = []
+        if session.parent is not None and session.at is not None:
+            told = self.history(session.parent)
+            inherited = [one for one in told if one.stored.stream_seq <= session.at]
+        return inherited + session.events
 
     def _archived(self, event: Event) -> None:
         self.sessions[event.stream_id].status = "archived"
@@ -286,6 +302,7 @@ class Model:
             (said["subject_type"], said["subject_id"]),
             event.stored.ts_ms,
             said["expires_ms"],
+            seq=event.stored.seq,
         )
 
     def _decided(self, event: Event) -> None:
@@ -304,7 +321,7 @@ class Model:
             require((said["decision"] == "timeout") == over, "past its time it times out", said)
         approval.decision, approval.scope = said["decision"], said["scope"]
         approval.until_ms, approval.standing = said["until_ms"], said["standing"]
-        approval.decided_ms = now_ms
+        approval.decided_ms, approval.decided_seq = now_ms, event.stored.seq
 
     def standing(self, session: str, subject: tuple[str, str], now_ms: int) -> bool:
         """Whether a decision stands for this subject."""

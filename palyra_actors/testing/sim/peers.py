@@ -53,6 +53,8 @@ class Asked:
     """Events that were known to be in the journal when it was sent."""
     codes: set[str] = field(default_factory=set)
     """For what it could have been refused at some moment since."""
+    credit: int = 0
+    """Of a stream: how many more items it was promised to take."""
     idle: bool = False
     """At some moment since there was nothing to be done for it."""
 

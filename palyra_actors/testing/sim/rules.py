@@ -42,6 +42,8 @@ def _answer_is_gone(model: Model, event_id: str) -> bool:
     event = model.by_id[event_id]
     if event.stored.stream == "cron":
         return False
+    if event.stored.stream == "memory":
+        return model.memories.made_by(event_id) is None
     if event.stored.stream == "canvas":
         canvas = model.canvases[event.stream_id]
         return canvas.erased or canvas.horizon > 1
@@ -61,6 +63,10 @@ def changes_nothing(model: Model, order: Order) -> bool:
         case "cron.enable" | "cron.disable":
             job = model.cron.jobs.get(body["job_id"])
             return job is not None and job.enabled == (order.op == "cron.enable")
+        case "memory.ingest":
+            return model.memories.same(order.principal, _place(body)) is not None
+        case "memory.purge":
+            return not model.memories.selected(order.principal, body)
         case "canvas.compact":
             canvas = model.canvases.get(body["canvas_id"])
             return canvas is not None and canvas.horizon == canvas.version
@@ -338,6 +344,56 @@ def _run_of_job(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     yield "conflict" if stale else PERHAPS + "conflict"
 
 
+# -- memories -------------------------------------------------------------------------------------
+
+
+def _place(body: Mapping[str, Any]) -> tuple[Any, ...]:
+    return body.get("channel"), body.get("session_id"), body["content"]
+
+
+def _ingest(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    body, memories = order.body, model.memories
+    until = body.get("expires_ms")
+    if until is not None:
+        yield "invalid" if until <= now_ms else PERHAPS + "invalid"
+    if body.get("session_id") is not None:
+        for code in _session(model, order, body["session_id"], missing=False, archived=False):
+            yield PERHAPS + code
+    if (order.principal, body.get("memory_id")) in memories.items:
+        same = memories.same(order.principal, _place(body))
+        if same is None or same.over(now_ms):
+            yield "id_reused"
+        elif same.said["expires_ms"] is not None:
+            yield PERHAPS + "id_reused"
+
+
+def _update_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    """Which of several an admin means is chosen when the request comes, and done later."""
+    found = model.memories.holders(order, order.body["memory_id"])
+    if not found:
+        yield "not_found"
+    sure = PERHAPS if order.admin else ""
+    if order.admin:
+        yield PERHAPS + "not_found"
+    for one in found:
+        if one.superseded_by is not None:
+            yield sure + "conflict"
+        if one.said["expires_ms"] is not None:
+            yield (sure if one.over(now_ms) else PERHAPS) + "not_found"
+
+
+def _delete_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    if not model.memories.holders(order, order.body["memory_id"]):
+        yield "not_found"
+    elif order.admin:
+        yield PERHAPS + "not_found"
+
+
+def _purge(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    """Whatever it selects, it may be nothing."""
+    yield from ()
+
+
 _RULES: Final[dict[str, Callable[[Model, Order, int], Iterator[str]]]] = {
     "session.resolve": _resolve,
     "session.update": _update,
@@ -362,6 +418,10 @@ _RULES: Final[dict[str, Callable[[Model, Order, int], Iterator[str]]]] = {
     "cron.run_now": _job,
     "cron.heartbeat": _run_of_job,
     "cron.finish": _run_of_job,
+    "memory.ingest": _ingest,
+    "memory.update": _update_memory,
+    "memory.delete": _delete_memory,
+    "memory.purge": _purge,
 }
 WRITES: Final = frozenset({"journal.append", *_RULES})
 

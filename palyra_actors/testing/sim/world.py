@@ -8,10 +8,11 @@
         assert world.ask(agent, "session.resolve", {"session_key": "build"}) ...
 
 Nothing happens by itself. Each of the engine's threads is a call here (`turn_loop`, `turn_commit`,
-`turn_reader`, `turn_checkpoint`), and time passes by `wait`. Whoever makes the calls decides what
-overlaps with what: `settle` makes them in turn until nothing is left to do, a random scheduler
-(`palyra_actors.testing.sim.life`) in whatever order its seed says. Ids, faults and cuts come from
-the same seed, so that a world that is treated alike goes alike, to the last byte of its journal.
+`turn_reader`, `turn_embedder`, `turn_checkpoint`), and time passes by `wait`. Whoever makes the
+calls decides what overlaps with what: `settle` makes them in turn until nothing is left to do, a
+random scheduler (`palyra_actors.testing.sim.life`) in whatever order its seed says. Ids, faults and
+cuts come from the same seed, so that a world that is treated alike goes alike, to the last byte of
+its journal.
 """
 
 import contextlib
@@ -28,7 +29,13 @@ from typing import Any, Final, Self
 import apsw
 import msgspec
 
-from palyra_actors.config import ActorsConfig, Config, StorageConfig
+from palyra_actors.config import (
+    ActorsConfig,
+    Config,
+    MemoryConfig,
+    RetentionConfig,
+    StorageConfig,
+)
 from palyra_actors.engine import Works
 from palyra_actors.errors import StorageUnavailable
 from palyra_actors.runtime.wakeup import Wakeup
@@ -40,6 +47,9 @@ from palyra_actors.testing.sim.peers import Asked, Order, Peer
 
 CHECKPOINT_BYTES: Final = 32 * 1024
 """Of WAL that are worth a checkpoint here: small, so that a short life sees some."""
+
+MEMORIES_MAX: Final = 12
+"""Of one principal; the least useful of more go by themselves."""
 
 TURNS_MAX: Final = 20_000
 """Turns within which everything has to come to rest; what needs more is stuck."""
@@ -62,7 +72,14 @@ def small_config(synchronous: str = "full") -> Config:
     )
     # below what is sensible for a real disk, and for that reason out of the setting's range
     msgspec.structs.force_setattr(storage, "checkpoint_bytes", CHECKPOINT_BYTES)
-    return Config(storage=storage, actors=ActorsConfig(resident_max=8, idle_seconds=2.0))
+    memory = MemoryConfig(
+        dimensions=8,
+        maintenance_seconds=0.5,
+        backfill_seconds=2.0,
+        retention=RetentionConfig(scope_max_entries=MEMORIES_MAX),
+    )
+    actors = ActorsConfig(resident_max=8, idle_seconds=2.0)
+    return Config(storage=storage, actors=actors, memory=memory)
 
 
 class Inbox:
@@ -211,6 +228,10 @@ class World:
         self._looked_at = self.clock.monotonic()
         self.running.checkpoints.look(LOOK_EVERY_S)
 
+    def turn_embedder(self) -> bool:
+        """What the thread that makes vectors would do next; False: nothing."""
+        return self.running.remembering.embedder.step()
+
     def turn_anchor(self) -> None:
         """The anchor's thread writes the head outside the database."""
         self.running.anchors.step()
@@ -225,7 +246,7 @@ class World:
         """Whatever is due; where nothing is, time passes until something will be."""
         if self.loop_due:
             self.turn_loop()
-        elif self.turn_commit() or self.turn_reader():
+        elif self.turn_commit() or self.turn_reader() or self.turn_embedder():
             pass
         elif self.clock.monotonic() >= self._looked_at + LOOK_EVERY_S:
             self.turn_checkpoint()
@@ -256,6 +277,7 @@ class World:
             or works.writer.busy
             or works.writer.committer.busy
             or works.pool.busy
+            or works.remembering.embedder.busy
             or works.tally.under_way > len(works.feed) + sum(map(len, works.feed.beside))
         )
 
