@@ -15,10 +15,12 @@ ROWS = rows()
 
 @cache
 def names_in(file: str) -> list[str]:
-    """The names of a file's tests."""
+    """The names of a file's tests, and of state machines that are run as tests."""
     tree = ast.parse((ROOT / file).read_text("utf-8"))
-    found = (node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
-    return [name for name in found if name.startswith("test_")]
+    found = [node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)]
+    found += [name.id for node in tree.body if isinstance(node, ast.Assign)
+              for name in node.targets if isinstance(name, ast.Name)]  # fmt: skip
+    return [name for name in found if name.lower().startswith("test")]
 
 
 @cache
