@@ -485,13 +485,15 @@ def shown_approval(model: Model, name: str) -> dict[str, Any]:
 
 
 def shown_canvas(model: Model, name: str) -> dict[str, Any]:
-    """`canvas.get`, as it is now."""
+    """`canvas.get`, as it is now. One whose time is over is closed before its event says so: where
+    it has a time, the clock knows."""
     canvas = model.canvases[name]
-    return {
+    shown = {
         "canvas_id": name,
         "session_id": canvas.session,
         "version": canvas.version,
         "state": canvas.state,
-        "closed": canvas.closed,
         "expires_ms": canvas.expires_ms,
     }
+    sure = canvas.closed or canvas.expires_ms is None
+    return {**shown, "closed": canvas.closed} if sure else shown
