@@ -105,7 +105,7 @@ def test_two_approvals_of_one_id_in_one_group_cost_no_neighbour_its_answer(world
         world, peer, ("approval.request", approval(S1)), ("approval.request", approval(S2)),
         ("journal.append", append(S3)),
     )  # fmt: skip
-    assert [code(reply) for reply in replies] == [None, "not_found", None]
+    assert [code(reply) for reply in replies] == [None, "conflict", None]
 
 
 def test_a_retry_gets_its_first_answer_whatever_came_since(world: World) -> None:
