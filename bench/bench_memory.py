@@ -1,6 +1,6 @@
 """Are memories found within their budget, kept quickly, and forgotten without holding up others?
 
-    python bench/bench_memory.py [--items N] [--queries N] [--evict N] [--folder DIR] [--keep DIR]
+    python bench/bench_memory.py [--items N] [--queries N] [--evict N] [--purge] [--folder DIR]
 
 Texts are 12 to 60 words from a vocabulary of 30,000 with the frequencies of natural language, of
 one principal; vectors are the hash provider's. Prints a JSON line per result:
@@ -11,6 +11,7 @@ one principal; vectors are the hash provider's. Prints a JSON line per result:
                     product and partition of as many vectors in this process
     memory_recall   vector search against brute force, for the oldest and the newest tenth
     memory_evict    evicting `--evict` items while others append: their latency, the time it took
+    memory_purge    the same while all that is left is purged, with `--purge`
 
 The file is filled behind the engine's back, by the same folds.
 """
@@ -140,6 +141,7 @@ def fill(database: Path, texts: list[str]) -> None:
                 connection.execute(sql("memory.add_vector"), vector).fetchall()
                 if not seq & 63:
                     connection.execute(sql("insert_mark"), (1, seq >> 6, seq)).fetchall()
+            connection.execute(sql("memory.merge"), (1_024,)).fetchall()
     connection.execute(sql("move_head"), (1, len(texts), len(texts))).fetchall()
     connection.close()
 
@@ -266,22 +268,22 @@ def cpu_s(process: int) -> float:
     return float(times.user + times.system)
 
 
-def measure_evict(endpoint: str, wire: Wire, evict: int) -> None:
-    """Appends of one event, 200 a second, while `evict` items go."""
+def measure_beside(endpoint: str, wire: Wire, bench: str, op: str, body: dict[str, Any]) -> None:
+    """Appends of one event, 200 a second, while something large is done."""
     stop, times, late = threading.Event(), list[float](), [0]
 
     def append() -> None:
         own = Wire(endpoint)
-        ids = itertools.count(2**90)
+        ids = itertools.count(time.time_ns())
         while not stop.is_set():
-            body = {"events": [{
+            event = {"events": [{
                 "event_id": format_ulid(next(ids).to_bytes(16, "big")),
                 "session_id": "01JZ5X9W6TQ3M8C4R0VBN7HEAD", "kind": "message_received",
                 "actor": "user", "ts_ms": 1, "payload": {"text": "x" * 200},
             }]}  # fmt: skip
             began = time.perf_counter()
             try:
-                ok = own.ask("journal.append", body)
+                ok = own.ask("journal.append", event)
                 late[0] += not ok["timing"]["within_budget"]
             except RuntimeError:
                 late[0] += 1
@@ -294,13 +296,14 @@ def measure_evict(endpoint: str, wire: Wire, evict: int) -> None:
     quiet, times[:] = list(times), []
     before = late[0]
     began = time.perf_counter()
-    told = wire.ask("memory.maintain", {"limit": evict})
+    told = wire.ask(op, body)
+    told.pop("timing", None)
     took = time.perf_counter() - began
     busy, late_then = list(times), late[0] - before
     stop.set()
     thread.join()
     emit(
-        "memory_evict", asked=evict, **told, seconds=round(took, 2), appends=len(busy),
+        bench, asked=body, **told, seconds=round(took, 2), appends=len(busy),
         late_or_refused=late_then, beside=percentiles(busy), before=percentiles(quiet),
     )  # fmt: skip
 
@@ -310,6 +313,7 @@ def main() -> None:
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=400)
     parser.add_argument("--evict", type=int, default=5_000)
+    parser.add_argument("--purge", action="store_true")
     parser.add_argument("--ingest", type=int, default=10_000)
     parser.add_argument("--folder", default=None)
     parser.add_argument("--fill-only", type=Path, help="Fill this folder and end.")
@@ -340,13 +344,16 @@ def run(folder: Path, texts: Texts, options: argparse.Namespace) -> None:
         wire = Wire(endpoint)
         measure_search(wire, texts, kept, options.queries)
         if options.evict:
-            measure_evict(endpoint, wire, options.evict)
+            body = {"limit": options.evict}
+            measure_beside(endpoint, wire, "memory_evict", "memory.maintain", body)
         if options.ingest:
             texts.begin_again(2)
             new = [texts.text() for _ in range(options.ingest)]
             for in_flight in (64, 256):
                 half = new[: len(new) // 2] if in_flight == 64 else new[len(new) // 2 :]
                 measure_ingest(wire, process.pid, half, in_flight)
+        if options.purge:
+            measure_beside(endpoint, wire, "memory_purge", "memory.purge", {"all": True})
         emit("memory_stats", **json.loads(json.dumps(wire.ask("memory.stats", {}))))
 
 

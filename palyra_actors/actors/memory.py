@@ -7,8 +7,8 @@ notes since.
 """
 
 from collections import deque
-from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Final
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, ClassVar, Final, NamedTuple
 
 import msgspec
 
@@ -251,6 +251,26 @@ def present(reader: ReadSide, rows: Sequence[Sequence[Any]]) -> list[Item]:
         ):
             items.append(item)
     return items
+
+
+class Size(NamedTuple):
+    """Of a scope: items, bytes of their texts, and how many of the items were superseded."""
+
+    items: int
+    bytes: int
+    superseded: int
+
+
+def sizes(reader: ReadSide, streams: Collection[int]) -> dict[int, Size]:
+    """What these scopes hold. What was removed does not count from its event on, also while it is
+    still to be destroyed."""
+    if reader.rows("memory.selections"):
+        rows = reader.rows("memory.sizes_beside_work")
+    elif len(streams) == 1:
+        rows = reader.rows("memory.sizes_of", tuple(streams))
+    else:
+        rows = reader.rows("memory.sizes")
+    return {row[0]: Size(*row[1:]) for row in rows if row[0] in streams}
 
 
 def find(reader: ReadSide, stream: int, memory_id: bytes) -> Item | None:

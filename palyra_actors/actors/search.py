@@ -23,7 +23,7 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from palyra_actors.actors.memory import present
+from palyra_actors.actors.memory import present, sizes
 from palyra_actors.actors.shelf import NEVER, Block, Names, Shelf, Shelves, from_file
 from palyra_actors.domain.catalog import MEMORY_SOURCES
 from palyra_actors.domain.memory import view
@@ -175,11 +175,12 @@ def _rank_scope(
     names = Names() if shelf is None else shelf.names
     blocks: Iterator[Block]
     if shelf is None:
-        count = sum(row[1] for row in reader.rows("memory.sizes_of", (stream,)))
+        count = sum(one.items for one in sizes(reader, (stream,)).values())
         blocks = from_file(reader, stream, number, model.dimensions, names)
     else:
-        count = shelf.count
-        blocks = iter((shelf.block(),))
+        block = shelf.block()
+        count = int(np.count_nonzero(block.alive))
+        blocks = iter((block,))
     lexical = NOTHING_FOUND
     if question.mode != "vector":
         lexical = _find_words(reader, stream, question.query, count, shelf)

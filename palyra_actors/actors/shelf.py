@@ -318,7 +318,7 @@ class Shelves:
         return shelf
 
     def _load(self, reader: ReadSide, stream: int, model: int) -> Shelf | None:
-        count = sum(row[1] for row in reader.rows("memory.sizes_of", (stream,)))
+        ((count,),) = reader.rows("memory.count", (stream,))
         needed = count * row_bytes(self._provider.model.dimensions)
         if needed > self._bytes_max:
             return None

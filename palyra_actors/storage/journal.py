@@ -20,6 +20,7 @@ from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.storage.connection import drop, try_room
 from palyra_actors.storage.port import (
     APART,
+    FOLLOWED,
     Batch,
     Clash,
     CommitUnknown,
@@ -32,7 +33,7 @@ from palyra_actors.storage.port import (
     StreamRow,
 )
 from palyra_actors.storage.queries import sql, sql_of_rows
-from palyra_actors.storage.upkeep import finish, return_free_pages
+from palyra_actors.storage.upkeep import finish, return_free_pages, wal_state
 
 MARK_EVERY: Final = 64
 """Events of a stream between two marks; what a page of a stream may read too much."""
@@ -52,9 +53,6 @@ ROWS_TOGETHER: Final = 32
 MANY_ROWS: Final = frozenset(("insert_event", "move_head"))
 
 _EVENTS_IN_SCAN: Final = 512
-
-VACUUM_PAGES: Final = 2_048
-"""Free pages (8 MiB) given back after an erasure; the rest is given back by later ones."""
 
 
 def stored_from_row(row: Sequence[Any]) -> Stored:
@@ -166,6 +164,8 @@ class JournalWriter(_Side):
                     executemany(sql(statement), left)
             for statement, changes in batch.changes:
                 executemany(sql(statement), changes)
+                if statement in FOLLOWED:
+                    execute(sql(FOLLOWED[statement][0]), FOLLOWED[statement][1])
             for statement in APART:
                 if statement in batch.apart:
                     executemany(sql(statement), batch.apart[statement])
@@ -288,30 +288,21 @@ class JournalWriter(_Side):
         except apsw.Error as error:
             raise StorageUnavailable(f"free pages could not be returned: {error}") from error
 
-    def empty_wal(self) -> None:
+    def empty_wal(self, frames_max: int) -> None:
         """Nothing is in the WAL any more, not even what its pages held before.
 
         Raises:
-            StorageUnavailable: not yet; a reader holds an old snapshot.
+            StorageUnavailable: not yet; a reader holds an old snapshot, or more than `frames_max`
+                frames are to be moved before, for which others would wait.
         """
         try:
+            if wal_state(self._connection).remaining > frames_max:
+                raise StorageUnavailable("a checkpoint has to go before")
             busy, _, _ = self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()[0]
         except apsw.Error as error:
             raise StorageUnavailable(f"the WAL could not be emptied: {error}") from error
         if busy:
             raise StorageUnavailable("a reader holds an old snapshot")
-
-    def erased(self, seq: int) -> None:
-        """The erasure is done: all payloads before that seq are gone from the table, and now from
-        free pages and the WAL. Raises StorageUnavailable: not yet; a reader holds an old snapshot.
-        """
-        connection = self._connection
-        try:
-            connection.pragma("incremental_vacuum", VACUUM_PAGES)
-            self.empty_wal()
-            connection.execute(sql("erasure.delete"), (seq,))
-        except apsw.Error as error:
-            raise StorageUnavailable(f"the WAL could not be emptied: {error}") from error
 
     def known_runs(self, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]:
         """Those of the runs that are in the file."""

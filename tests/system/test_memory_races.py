@@ -10,6 +10,8 @@ from palyra_actors.actors.clerks import forgetting
 from palyra_actors.client import Client
 from palyra_actors.engine import Engine
 from palyra_actors.errors import NoReply, NotFound, PalyraError
+from palyra_actors.storage.connection import open_reader
+from palyra_actors.storage.journal import JournalWriter
 from palyra_actors.storage.rebuild import Rebuild
 from tests.system.harness import NO_BUDGET, served
 from tests.system.test_memory import assert_rebuilt_is_live, raw_bytes
@@ -99,7 +101,7 @@ def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
     slices = [1]
 
     def one_slice_and_no_more(self: Any, works: Any, place: int) -> None:
-        self._slice = 7
+        self._pace.size = 7
         if slices:
             slices.pop()
             _go_on(self, works, place)
@@ -114,6 +116,9 @@ def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
             engine.memories.purge(channel="c", timeout_s=0.5)
         assert [item.content for item in engine.memories.all()] == ["stays"]
         assert [hit.item.content for hit in engine.memories.search("Zanzibar")] == ["stays"]
+        counts = engine.memories.stats()
+        assert (counts["items"], counts["pending_destructions"]) == (1, 30 - 7)
+        assert counts["bytes"] == len("stays")
         again = engine.memories.add("Zanzibar 3", channel="c")
         engine.close(wait_s_max=0.5)
     monkeypatch.undo()
@@ -132,6 +137,61 @@ def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
 
 
 _go_on = forgetting.Forgetter._go_on
+
+
+def test_a_purge_merges_the_index_before_most_of_it_would_cancel_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done: list[int] = []  # items crossed out of the index, and 0 where a merge of it all began
+    apply = JournalWriter.apply
+
+    def watched(self: JournalWriter, changes: Any) -> int:
+        done.extend(len(rows) for name, rows in changes if name == "memory.drop")
+        done.extend(0 for name, rows in changes if name == "memory.merge" and rows[:1] < [(0,)])
+        return apply(self, changes)
+
+    monkeypatch.setattr(JournalWriter, "apply", watched)
+    monkeypatch.setattr(forgetting, "ROUND_ITEMS_MIN", 8)
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        for n in range(200):
+            engine.memories.add(f"Timbuktu {n}")
+        assert engine.memories.purge(everything=True) == 200
+        assert engine.memories.stats()["pending_destructions"] == 0
+        assert engine.memories.search("Timbuktu", mode="lexical") == []
+    rounds: list[list[int]] = [[]]
+    for items in done:
+        rounds[-1].append(items) if items else rounds.append([])
+    assert [sum(one) for one in rounds if one] == [175, 22, 3]  # seven eighths, and what is few
+    assert b"Timbuktu" not in raw_bytes(tmp_path)
+    assert_rebuilt_is_live(tmp_path / "m.db")
+
+
+def test_the_index_is_kept_in_few_pieces_a_little_with_each_group(tmp_path: Path) -> None:
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        for n in range(60):  # a group each, and a piece of the index
+            engine.memories.add(f"Samarkand {n} {n * n}")
+        reader = open_reader(tmp_path / "m.db", cache_bytes=2**20)
+        pieces = reader.execute("SELECT count(DISTINCT segid) FROM memory_texts_idx").fetchall()
+        reader.close()
+        assert int(str(pieces[0][0])) <= 12
+
+
+def test_a_purge_that_is_still_at_work_makes_nobody_elses_memories_too_many(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = NO_BUDGET.replaced("memory", retention={"max_entries": 20})
+    monkeypatch.setattr(forgetting.Forgetter, "_go_on", lambda *_: None)  # it never comes further
+    with Engine.open(tmp_path / "m.db", config) as engine:
+        for n in range(15):
+            engine.memories.add(f"old {n}")
+        for n in range(15):
+            engine.memories.add(f"purged {n}", channel="c")
+        with pytest.raises(NoReply):
+            engine.memories.purge(channel="c", timeout_s=0.5)
+        with pytest.raises(NoReply):  # it waits for the purge
+            engine.memories.maintain(timeout_s=0.5)
+        assert len(list(engine.memories.all())) == 15
+        engine.close(wait_s_max=0.5)
 
 
 def test_a_kill_between_two_slices_loses_nothing_that_was_acknowledged(tmp_path: Path) -> None:

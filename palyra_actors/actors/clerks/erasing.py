@@ -13,17 +13,14 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.slices import AFTER_FAILURE_S, Pace, do_slice, sweep
 from palyra_actors.actors.work import Request
-from palyra_actors.errors import PalyraError, StorageUnavailable
-from palyra_actors.storage.port import WriteSide
+from palyra_actors.errors import PalyraError
 
 log = logging.getLogger(__name__)
 
-SLICE_EVENTS: Final = 256
-"""Payloads destroyed in one transaction: a few milliseconds."""
-
-AGAIN_S: Final = 0.05
-"""How often it is looked whether readers have let go of the WAL."""
+SLICE_EVENTS_MAX: Final = 256
+"""Payloads destroyed in one transaction, where they are small."""
 
 
 class Rest(NamedTuple):
@@ -40,6 +37,7 @@ class Eraser:
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
         self._at_work = False
+        self._pace = Pace(8, SLICE_EVENTS_MAX)
         self._waiting: list[tuple[Request, Any]] = []
         counter.loop.call_soon(self.look)
 
@@ -60,7 +58,7 @@ class Eraser:
             left = self._counter.reader.rows("erasure.all")
         except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
             log.warning("what is to be erased could not be read: %s", error)
-            self._counter.call_later(1.0, self.look)
+            self._counter.call_later(AFTER_FAILURE_S, self.look)
             return
         if left:
             self._at_work = True
@@ -73,36 +71,39 @@ class Eraser:
                 request.ok(body)
 
     def _slice(self, rest: Rest, before: int) -> None:
-        def work(storage: WriteSide) -> None:
-            following: int | None = before
-            try:
-                if before:
-                    following = storage.rub_out(rest.stream, before, SLICE_EVENTS, rest.floor)
-                else:
-                    storage.erased(rest.seq)
-                    following = None
-            except PalyraError as error:
-                if not isinstance(error, StorageUnavailable) or before:
-                    log.warning("payloads could not be destroyed yet: %s", error)
-                self._counter.loop.call_soon(lambda: self._again(rest, before))
+        size = self._pace.size
+
+        def then(result: int | PalyraError, seconds: float) -> None:
+            if isinstance(result, PalyraError):
+                log.warning("payloads could not be destroyed yet: %s", result)
+                self._counter.call_later(AFTER_FAILURE_S, lambda: self._slice(rest, before))
                 return
-            self._counter.loop.call_soon(lambda: self._went(rest, following))
+            self._pace.took(seconds)
+            if result:
+                self._slice(rest, result)
+            else:
+                self._heirlooms(rest)
 
-        self._counter.chore(work)
+        do_slice(
+            self._counter, lambda storage: storage.rub_out(rest.stream, before, size, rest.floor),
+            then,
+        )  # fmt: skip
 
-    def _again(self, rest: Rest, before: int) -> None:
-        self._counter.call_later(AGAIN_S, lambda: self._slice(rest, before))
+    def _finish(self, rest: Rest) -> None:
+        """Nothing is left of it, in the log and in free pages either."""
 
-    def _went(self, rest: Rest, before: int | None) -> None:
-        if before:
-            self._slice(rest, before)
-            return
-        if before == 0:
-            self._heirlooms(rest)
-            return
-        self._at_work = False
-        self._counter.destroyed()
-        self.look()
+        def then(result: int | PalyraError, seconds: float) -> None:
+            del seconds
+            if isinstance(result, PalyraError):
+                log.warning("that an erasure is over could not be written: %s", result)
+                self._counter.call_later(AFTER_FAILURE_S, lambda: self._finish(rest))
+                return
+            self._at_work = False
+            self._counter.destroyed()
+            self.look()
+
+        done = [("erasure.delete", [(rest.seq,)])]
+        do_slice(self._counter, lambda storage: storage.apply(done), then)
 
     def _heirlooms(self, rest: Rest) -> None:
         """Its payloads are gone; now what came from it, if it is a session."""
@@ -110,7 +111,7 @@ class Eraser:
             found = self._counter.reader.rows("erasure.session", (rest.stream,))
         except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
             log.warning("which session is erased could not be read: %s", error)
-            self._counter.call_later(1.0, lambda: self._heirlooms(rest))
+            self._counter.call_later(AFTER_FAILURE_S, lambda: self._heirlooms(rest))
             return
         left = [partial(call, found[0][0]) for call in self._counter.heirlooms if found]
 
@@ -118,6 +119,6 @@ class Eraser:
             if left:
                 left.pop()(go_on)
             else:
-                self._slice(rest, 0)
+                sweep(self._counter, lambda: self._finish(rest))
 
         go_on()

@@ -4,7 +4,11 @@
                                              └─ killed: goes on at the next start
 
 The rows of `memory_work` are what is left to do. A slice is one transaction of a few milliseconds,
-and others are written between two: its size follows from how long the last one took.
+and others are written between two.
+
+A step of a merge ends when it has written some pages. Where all that it reads cancels out it writes
+none, and reads the whole index in one go: 0.2 s for 100,000 items. So what is left of a scope goes
+in rounds: at most seven eighths of it are crossed out before the index is merged.
 """
 
 import logging
@@ -16,30 +20,37 @@ from typing import Any, Final, NamedTuple
 import msgspec
 
 from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.slices import (
+    AFTER_FAILURE_S,
+    Pace,
+    do_slice,
+    give_back,
+    sweep,
+)
 from palyra_actors.actors.memory import selected_rows
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.memory import SELECTED, UNHURRIED, from_payload
 from palyra_actors.domain.words import index_line
 from palyra_actors.errors import PalyraError
-from palyra_actors.storage.port import Parameters, ReadSide, WriteSide
+from palyra_actors.storage.port import Parameters, ReadSide
 
 log = logging.getLogger(__name__)
-
-SLICE_S: Final = 0.0025
-"""What a slice is to take of the writer's time: a tenth of the budget of those who wait for it."""
 
 SLICE_ITEMS_MAX: Final = 512
 SECURE_ITEMS_MAX: Final = 64
 """So few are taken out of the index word by word, which leaves no trace of them but takes half a
 millisecond each. More are crossed out, and the index merged until nothing crossed out is left."""
 
-MERGE_PAGES: Final = 16
-MERGES_MAX: Final = 100_000
-SHRINK_PAGES: Final = 128
-AGAIN_S: Final = 0.05
-"""How often it is looked whether readers have let go of the WAL."""
+ROUND_PART: Final = 8
+"""The part of a scope's items that a round leaves in the index: a merge reads at most some twenty
+pages for each that it writes."""
 
-AFTER_FAILURE_S: Final = 1.0
+ROUND_ITEMS_MIN: Final = 1_024
+"""So few may cancel out altogether: a few milliseconds."""
+
+BESIDE_PAGES: Final = 16
+MERGE_PAGES_MAX: Final = 64
+MERGES_MAX: Final = 100_000
 
 
 class Work(NamedTuple):
@@ -53,10 +64,12 @@ class Work(NamedTuple):
 
 
 class Slice(NamedTuple):
-    """What is to be written to destroy some items, and how many these are."""
+    """What is to be written to destroy some items, and how many these are. `round_items`: how many
+    of the scope may be crossed out before the index is merged, where that was asked."""
 
     changes: Sequence[tuple[str, Sequence[Parameters]]]
     items: int
+    round_items: int | None = None
 
 
 @dataclass(slots=True)
@@ -76,8 +89,10 @@ class Forgetter:
         self._waiting: list[Waiting] = []
         self._seqs: dict[int, int] = {}  # request to the seq of its event
         self._counts: dict[int, int] = {}
-        self._slice = 8
+        self._pace = Pace(8, SLICE_ITEMS_MAX)
+        self._merging = Pace(4, MERGE_PAGES_MAX)
         self._bulk = True  # what a crash left is merged, whatever it was
+        self._round_left: int | None = None  # items that may be crossed out; None: not counted yet
         counter.loop.call_soon(self.look)
 
     def answer_when_done(self, request: Request, event_id: bytes | None, purge: bool) -> None:
@@ -111,7 +126,7 @@ class Forgetter:
             return
         self._at_work = True
         self._waiting.append(Waiting(None, lambda _: done()))
-        self._merge((), -MERGE_PAGES, MERGES_MAX)
+        self._merge_all(lambda: give_back(self._counter, lambda: self._finish(())))
 
     def written(self, request: Request, seq: int) -> None:
         """The request's event is durable; it will be answered in a moment."""
@@ -143,18 +158,29 @@ class Forgetter:
 
     def _go_on(self, works: Sequence[Work], place: int) -> None:
         if place == len(works):
-            if self._bulk and _urgent(works):
-                self._merge(works, -MERGE_PAGES, MERGES_MAX)
+            self._round_left = None
+            if not self._bulk:
+                self._sweep(works)
+            elif _urgent(works):
+                self._merge_all(lambda: self._sweep(works))
             else:
-                self._merge(works, MERGE_PAGES, MERGES_MAX if self._bulk else 0)
+                self._merge(self._merging.size, MERGES_MAX, lambda: self._sweep(works))
             return
-        work, limit, bulk = works[place], self._slice, self._bulk
+        if self._round_left is not None and self._round_left <= 0:
+            self._round_left = None
+            self._merge_all(lambda: self._go_on(works, place))
+            return
+        work, limit, bulk, left = works[place], self._pace.size, self._bulk, self._round_left
+        if left is not None:
+            limit = min(limit, left)
+        pages = BESIDE_PAGES
 
         def come(found: Any) -> None:
             if isinstance(found, PalyraError):
                 log.warning("what is to be forgotten could not be read: %s", found)
                 self._counter.call_later(AFTER_FAILURE_S, lambda: self._go_on(works, place))
             elif found.items == 0:
+                self._round_left = None  # the next work may be of another scope
                 self._go_on(works, place + 1)
             else:
                 self._destroy(works, place, found)
@@ -163,7 +189,13 @@ class Forgetter:
             nonlocal bulk
             if not bulk and len(_doomed(reader, work, SECURE_ITEMS_MAX + 1)) > SECURE_ITEMS_MAX:
                 bulk = self._bulk = True
-            return destruction(_doomed(reader, work, limit), secure=not bulk)
+            allowed, items = None, limit
+            if bulk and left is None:
+                ((count,),) = reader.rows("memory.count", (work.stream,))
+                allowed = max(ROUND_ITEMS_MIN, count - count // ROUND_PART)
+                items = min(items, allowed)
+            found = destruction(_doomed(reader, work, items), pages=pages if bulk else None)
+            return found._replace(round_items=allowed)
 
         self._counter.ask(find, come)
 
@@ -175,44 +207,42 @@ class Forgetter:
                 self._counter.call_later(AFTER_FAILURE_S, lambda: self._go_on(works, place))
                 return
             self._counts[seq] = self._counts.get(seq, 0) + found.items
-            wanted = int(self._slice * SLICE_S / max(seconds, 1e-5))
-            self._slice = min(max(1, wanted), 2 * self._slice, SLICE_ITEMS_MAX)
+            left = self._round_left if found.round_items is None else found.round_items
+            self._round_left = None if left is None else left - found.items
+            if found.items == self._pace.size:
+                self._pace.took(seconds)
             self._go_on(works, place)
 
-        self._do(lambda storage: storage.apply(found.changes), then)
+        do_slice(self._counter, lambda storage: storage.apply(found.changes), then)
 
     # -- what they leave: crossed-out entries, free pages, the WAL --------------------------------
 
-    def _merge(self, works: Sequence[Work], pages: int, left: int) -> None:
-        def then(changed: int | PalyraError, seconds: float) -> None:
-            del seconds
+    def _merge_all(self, then: Callable[[], None]) -> None:
+        """Merge the whole index into one piece: nothing crossed out is left in it."""
+        self._merge(-self._merging.size, MERGES_MAX, then)
+
+    def _merge(self, pages: int, left: int, then: Callable[[], None]) -> None:
+        """Step by step, until there is nothing to merge or `left` steps are done. `pages` of a
+        step; negative where the whole index is to become one piece."""
+
+        def done(changed: int | PalyraError, seconds: float) -> None:
             if isinstance(changed, PalyraError):
-                again = lambda: self._merge(works, pages, left)  # noqa: E731
+                again = lambda: self._merge(pages, left, then)  # noqa: E731
                 self._counter.call_later(AFTER_FAILURE_S, again)
-            elif changed < 2:  # SQLite says so: nothing is left to merge
-                self._shrink(works)
+                return
+            self._merging.took(seconds)
+            if changed < 2 or left <= 1:  # SQLite says so: nothing is left to merge
+                then()
             else:
-                self._merge(works, MERGE_PAGES, left - 1)
+                self._merge(self._merging.size, left - 1, then)
 
-        if left:
-            self._do(lambda storage: storage.apply([("memory.merge", [(pages,)])]), then)
+        do_slice(self._counter, lambda storage: storage.apply([("memory.merge", [(pages,)])]), done)
+
+    def _sweep(self, works: Sequence[Work]) -> None:
+        if _urgent(works):
+            sweep(self._counter, lambda: self._finish(works))
         else:
-            self._shrink(works)
-
-    def _shrink(self, works: Sequence[Work]) -> None:
-        def then(left: int | PalyraError, seconds: float) -> None:
-            del seconds
-            if isinstance(left, PalyraError):
-                self._counter.call_later(AFTER_FAILURE_S, lambda: self._shrink(works))
-            elif left:
-                self._shrink(works)
-            elif _urgent(works):
-                loop = self._counter.loop
-                self._counter.urge_checkpoint(lambda: loop.call_soon(lambda: self._finish(works)))
-            else:
-                self._finish(works)
-
-        self._do(lambda storage: storage.shrink(SHRINK_PAGES), then)
+            give_back(self._counter, lambda: self._finish(works))
 
     def _finish(self, works: Sequence[Work]) -> None:
         changes: list[tuple[str, Sequence[Parameters]]] = [
@@ -222,39 +252,16 @@ class Forgetter:
         ]
         changes.append(("memory.work_done", [(work.seq,) for work in works]))
 
-        def do(storage: WriteSide) -> int:
-            if _urgent(works):
-                storage.empty_wal()
-            return storage.apply(changes)
-
         def then(result: int | PalyraError, seconds: float) -> None:
             del seconds
             if isinstance(result, PalyraError):
-                self._counter.call_later(AGAIN_S, lambda: self._finish(works))
+                self._counter.call_later(AFTER_FAILURE_S, lambda: self._finish(works))
                 return
             self._at_work = False
             self._counter.destroyed()
             self.look()
 
-        self._do(do, then)
-
-    def _do(
-        self, work: Callable[[WriteSide], int], then: Callable[[int | PalyraError, float], None]
-    ) -> None:
-        """Have it done between two groups; `then` hears of it on this thread."""
-        clock = self._counter.loop.clock
-
-        def chore(storage: WriteSide) -> None:
-            began = clock.monotonic()
-            result: int | PalyraError
-            try:
-                result = work(storage)
-            except PalyraError as error:
-                result = error
-            seconds = clock.monotonic() - began
-            self._counter.loop.call_soon(lambda: then(result, seconds))
-
-        self._counter.chore(chore)
+        do_slice(self._counter, lambda storage: storage.apply(changes), then)
 
     def _told(self, event_id: bytes | None) -> Mapping[str, Any]:
         """What the purge came to that was asked for before under that id."""
@@ -282,9 +289,13 @@ def _doomed(reader: ReadSide, work: Work, limit: int) -> list[tuple[Any, ...]]:
     return selected_rows(reader, work.stream, work.session_id, work.channel, work.seq, limit)
 
 
-def destruction(rows: Sequence[Sequence[Any]], *, secure: bool) -> Slice:
+def destruction(rows: Sequence[Sequence[Any]], *, pages: int | None) -> Slice:
     """What has to be written to destroy items. The payloads' digests stay, so that the chain still
-    verifies."""
+    verifies.
+
+    `pages` None: they are taken out of the index word by word; else they are crossed out, and so
+    many pages of the index are merged, which keeps the pieces that this leaves few.
+    """
     lines: list[Parameters] = []
     tags: list[Parameters] = []
     digests: list[Parameters] = []
@@ -296,10 +307,12 @@ def destruction(rows: Sequence[Sequence[Any]], *, secure: bool) -> Slice:
         tags += [(stream, tag, seq) for tag in item.tags]
         digests.append((sha256(payload).digest(), seq))
     own: list[Parameters] = [(row[0],) for row in rows]
+    merging: list[Parameters] = [] if pages is None else [(pages,)]
     return Slice(
         [
-            ("memory.secure", [(int(secure),)]),
+            ("memory.secure", [(int(pages is None),)]),
             ("memory.unindex", lines),
+            ("memory.merge", merging),
             ("memory.drop_tag", tags),
             ("memory.drop_vector", own),
             ("memory.rub_out", digests),

@@ -13,7 +13,7 @@ from palyra_actors.actors.clerks.memory_upkeep import Upkeep
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering
 from palyra_actors.actors.clerks.session import check_session, clean_text, sees
 from palyra_actors.actors.embedder import Embedded
-from palyra_actors.actors.memory import present
+from palyra_actors.actors.memory import present, sizes
 from palyra_actors.actors.search import Library, Question, search
 from palyra_actors.actors.shelf import note_of
 from palyra_actors.actors.work import Portion, Request
@@ -480,19 +480,25 @@ def _followers(reader: ReadSide, *, session_id: bytes) -> tuple[str, domain.Comm
 
 def _statistics(reader: ReadSide, works: Remembering, principal: str | None) -> Mapping[str, Any]:
     owners = _owners(reader, principal)
-    sizes = [row for stream in owners for row in reader.rows("memory.sizes_of", (stream,))]
+    held = sizes(reader, owners).values()
+    kept = sum(one.items for one in held)
+    superseded = sum(one.superseded for one in held)
     model = works.provider.model
     numbers = reader.rows("memory.model", model)
-    number = numbers[0][0] if numbers else 0
-    vectors = sum(reader.rows("memory.vectors_of", (number, stream))[0][0] for stream in owners)
-    kept = sum(row[1] for row in sizes)
-    superseded = sum(row[3] for row in sizes)
+    number, destroying = numbers[0][0] if numbers else 0, 0
+    if reader.rows("memory.work_left"):
+        destroying = sum(reader.rows("memory.count", (one,))[0][0] for one in owners) - kept
+        beside = reader.rows("memory.vectors_beside_work", (number,))
+        vectors = sum(count for stream, count in beside if stream in owners)
+    else:
+        vectors = sum(reader.rows("memory.vectors_of", (number, one))[0][0] for one in owners)
     upkeep = dict(reader.rows("memory.upkeep"))
     return {
         "items": kept - superseded,
         "superseded": superseded,
-        "bytes": sum(row[2] for row in sizes),
+        "bytes": sum(one.bytes for one in held),
         "pending_embeddings": max(0, kept - vectors),
+        "pending_destructions": max(0, destroying),
         "provider": model.provider,
         "model": model.name,
         "dimensions": model.dimensions,

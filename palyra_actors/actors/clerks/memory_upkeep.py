@@ -19,6 +19,7 @@ from cronsim import CronSim
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.forgetting import Forgetter
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering, Retention
+from palyra_actors.actors.memory import sizes
 from palyra_actors.actors.shelf import row_bytes
 from palyra_actors.domain.catalog import MEMORY
 from palyra_actors.domain.memory import Drop, scope_id
@@ -203,19 +204,19 @@ def _too_much(
     reader: ReadSide, retention: Retention, owners: Mapping[int, str], owner: str | None, limit: int
 ) -> list[Any]:
     """The least useful of those scopes that are over: what was superseded, then the oldest."""
-    sizes = {row[0]: (row[1], row[2]) for row in reader.rows("memory.sizes") if row[0] in owners}
+    held = sizes(reader, owners)
     entries = retention.scope_max_entries or _UNBOUNDED
     size = retention.scope_max_bytes or _UNBOUNDED
     if owner is None:  # what all take together is no principal's business
         if retention.max_entries:
             entries = min(
-                entries, _level([one for one, _ in sizes.values()], retention.max_entries)
+                entries, _level([one.items for one in held.values()], retention.max_entries)
             )
         if retention.max_bytes:
-            size = min(size, _level([one for _, one in sizes.values()], retention.max_bytes))
+            size = min(size, _level([one.bytes for one in held.values()], retention.max_bytes))
     found: list[Any] = []
-    for stream, (count, bytes_) in sizes.items():
-        many, much = count - entries, bytes_ - size
+    for stream, one in held.items():
+        many, much = one.items - entries, one.bytes - size
         if len(found) < limit and (many > 0 or much > 0):
             for row in _least_useful(reader, stream, limit - len(found)):
                 if many <= 0 and much <= 0:

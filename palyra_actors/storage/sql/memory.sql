@@ -68,6 +68,9 @@ SELECT seq, stream, selects, session_id, channel FROM memory_work ORDER BY seq
 -- name: memory.work_done
 DELETE FROM memory_work WHERE seq = ?
 
+-- name: memory.count
+SELECT count(*) FROM memory_items i WHERE i.stream = ?
+
 -- name: memory.dead
 SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
 WHERE i.stream = ? AND i.dead IS NOT NULL AND i.seq > ? ORDER BY i.seq LIMIT ?
@@ -178,6 +181,24 @@ SELECT stream, count(*), sum(bytes), sum(superseded_by IS NOT NULL) FROM memory_
 -- name: memory.sizes_of
 SELECT stream, count(*), sum(bytes), sum(superseded_by IS NOT NULL) FROM memory_items
 WHERE stream = ? AND dead IS NULL GROUP BY stream
+
+-- name: memory.sizes_beside_work
+SELECT i.stream, count(*), sum(i.bytes), sum(i.superseded_by IS NOT NULL) FROM memory_items i
+WHERE i.dead IS NULL
+      AND NOT EXISTS (SELECT 1 FROM memory_work w
+                      WHERE w.selects = 1 AND w.stream = i.stream AND w.seq > i.seq
+                            AND (w.session_id IS NULL OR w.session_id IS i.session_id)
+                            AND (w.channel IS NULL OR w.channel IS i.channel))
+GROUP BY i.stream
+
+-- name: memory.vectors_beside_work
+SELECT i.stream, count(*) FROM memory_items i JOIN memory_vectors v ON v.seq = i.seq AND v.model = ?
+WHERE i.dead IS NULL
+      AND NOT EXISTS (SELECT 1 FROM memory_work w
+                      WHERE w.selects = 1 AND w.stream = i.stream AND w.seq > i.seq
+                            AND (w.session_id IS NULL OR w.session_id IS i.session_id)
+                            AND (w.channel IS NULL OR w.channel IS i.channel))
+GROUP BY i.stream
 
 -- name: memory.vectors_of
 SELECT count(*) FROM memory_vectors WHERE model = ? AND stream = ?

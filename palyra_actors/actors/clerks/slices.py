@@ -1,0 +1,113 @@
+"""Long work on the writer's connection, in slices: others are written between two of them.
+
+    a slice, a slice, … ──▶ sweep: free pages ─▶ WAL into the database, beside the writer ─▶ WAL cut
+
+Whoever destroys something ends with a sweep: nothing of it is in free pages or in the log then.
+"""
+
+import logging
+from collections.abc import Callable
+from typing import Final
+
+from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.errors import PalyraError
+from palyra_actors.storage.port import WriteSide
+
+log = logging.getLogger(__name__)
+
+SLICE_S: Final = 0.0025
+"""What a slice is to take of the writer's time: a tenth of the budget of those who wait for it."""
+
+SHRINK_PAGES_MAX: Final = 128
+CUT_FRAMES_MAX: Final = 128
+"""Frames that may be left in the WAL when it is cut off: half a megabyte, which is moved and synced
+in a few milliseconds. Where more were written meanwhile, a checkpoint beside the writer goes first
+again."""
+
+AGAIN_S: Final = 0.05
+"""How often it is looked whether readers have let go of the WAL."""
+
+AFTER_FAILURE_S: Final = 1.0
+
+
+class Pace:
+    """How much goes into a slice: it follows from how long the last one took."""
+
+    def __init__(self, first: int, most: int) -> None:
+        self.size = first
+        self._most = most
+
+    def took(self, seconds: float) -> None:
+        """A slice of that size; at most twice as much goes into the next."""
+        wanted = int(self.size * SLICE_S / max(seconds, 1e-5))
+        self.size = min(max(1, wanted), 2 * self.size, self._most)
+
+
+def do_slice(
+    counter: Counter,
+    work: Callable[[WriteSide], int],
+    then: Callable[[int | PalyraError, float], None],
+) -> None:
+    """Have it done between two groups; `then` hears what came of it and how many seconds it took,
+    on the loop's thread."""
+    loop = counter.loop
+
+    def chore(storage: WriteSide) -> None:
+        began = loop.clock.monotonic()
+        result: int | PalyraError
+        try:
+            result = work(storage)
+        except PalyraError as error:
+            result = error
+        seconds = loop.clock.monotonic() - began
+        loop.call_soon(lambda: then(result, seconds))
+
+    counter.chore(chore)
+
+
+def give_back(counter: Counter, then: Callable[[], None]) -> None:
+    """Cut all free pages off the file."""
+    pace = Pace(16, SHRINK_PAGES_MAX)
+
+    def slice_() -> None:
+        do_slice(counter, lambda storage: storage.shrink(pace.size), done)
+
+    def done(left: int | PalyraError, seconds: float) -> None:
+        if isinstance(left, PalyraError):
+            log.warning("free pages could not be given back yet: %s", left)
+            counter.call_later(AFTER_FAILURE_S, slice_)
+            return
+        pace.took(seconds)
+        if left:
+            slice_()
+        else:
+            then()
+
+    slice_()
+
+
+def sweep(counter: Counter, then: Callable[[], None]) -> None:
+    """Leave nothing in free pages or in the WAL of what was destroyed before; then call `then`.
+
+    It waits for readers that hold an old snapshot.
+    """
+
+    def move() -> None:
+        counter.urge_checkpoint(lambda: counter.loop.call_soon(cut))
+
+    def cut() -> None:
+        do_slice(counter, _cut, done)
+
+    def done(result: int | PalyraError, seconds: float) -> None:
+        del seconds
+        if isinstance(result, PalyraError):
+            counter.call_later(AGAIN_S, move)
+        else:
+            then()
+
+    give_back(counter, move)
+
+
+def _cut(storage: WriteSide) -> int:
+    storage.empty_wal(CUT_FRAMES_MAX)
+    return 0
