@@ -4,7 +4,7 @@ orjson with sorted keys writes it wherever that is the same: no fractions that i
 (1.0, 1e-7), no integers beyond 2^53, no keys that UTF-8 sorts otherwise than UTF-16. A document of
 that kind is *plain*. Of any other one the text is mended, number by number; without a compiler, or
 where keys have to change places, the values that orjson writes otherwise are put in its way as they
-have to be. A megabyte with 44,000 fractions takes 3 ms, 25 value by value and 100 by `rfc8785`
+have to be. A megabyte with 44,000 fractions takes 4 ms, 25 value by value and 100 by `rfc8785`
 (`bench/bench_canvas.py`).
 """
 
