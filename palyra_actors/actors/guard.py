@@ -32,9 +32,12 @@ from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
 log = logging.getLogger(__name__)
 
 MIB: Final = 1024 * 1024
-LOOK_S: Final = 0.025
-LOOK_AGAIN_S: Final = 0.005  # while memory grows: a loopback brings in a MiB a millisecond
-WINDOW_LOOKS: Final = 40  # a second, while nothing grows
+LOOK_S: Final = 0.01
+LOOK_AGAIN_S: Final = 0.002  # while memory grows: a loopback brings in a MiB a millisecond
+WINDOW_LOOKS: Final = 100  # a second, while nothing grows
+ALERT_BYTES: Final = 4 * MIB
+"""By which the process may grow within the window before its size is looked at more often."""
+
 GROWTH_BYTES_MAX: Final = 16 * MIB
 """By which the process may grow within the window before it is asked who holds what."""
 
@@ -53,7 +56,8 @@ came in, the one who holds most that is not whole is taken for the reason, from 
 
 SLACK_BYTES: Final = 16 * 1024  # greeting and handshake
 PINGS_BYTES_A_SECOND: Final = 100
-COUNT_LOOKS: Final = 10
+SAY_EVERY_S: Final = 1.0
+COUNT_LOOKS: Final = 25
 """Connections are counted every so many looks."""
 
 _TCP_INFO_BYTES: Final = 136
@@ -118,6 +122,9 @@ class Guard:
         self._window: deque[tuple[int, int]] = deque(maxlen=WINDOW_LOOKS)
         self._before: dict[int, Held] = {}
         self._emptied = 0
+        self._alert = False
+        self._said_at = -SAY_EVERY_S
+        self._unsaid = 0
         self._leave = threading.Event()
         self._thread = threading.Thread(target=self._run, name="palyra-guard", daemon=True)
         self.cut = 0
@@ -135,7 +142,7 @@ class Guard:
 
     def _run(self) -> None:
         looks = 0
-        while not self._leave.wait(LOOK_AGAIN_S if self._before else LOOK_S):
+        while not self._leave.wait(LOOK_AGAIN_S if self._alert else LOOK_S):
             looks += 1
             try:
                 self.look(_resident_bytes(), count=looks % COUNT_LOOKS == 0)
@@ -148,6 +155,7 @@ class Guard:
         self._window.append((resident_bytes, reading.taken_bytes))
         least, taken_then = min(self._window)
         grown = resident_bytes - least
+        self._alert = grown > ALERT_BYTES
         crowded = count and len(os.listdir("/proc/self/fd")) > self._connections_max
         if grown <= GROWTH_BYTES_MAX and not crowded:
             self._before.clear()
@@ -223,11 +231,21 @@ class Guard:
     def _shut(self, one: Held, why: str) -> None:
         with suppress(OSError), sockets.socket(fileno=os.dup(one.descriptor)) as own:
             if os.fstat(own.fileno()).st_ino == one.inode:
-                log.warning("a connection from %s is cut off: %s", own.getpeername()[0], why)
+                self._say(own.getpeername()[0], why)
                 if one.known is not None:
                     one.known.refused = True  # what is whole of it is read and dropped
                 own.shutdown(sockets.SHUT_RDWR)
                 self.cut += 1
+
+    def _say(self, address: str, why: str) -> None:
+        """One line a second: who is cut is not to fill the disk with it."""
+        now = time.monotonic()
+        if now - self._said_at < SAY_EVERY_S:
+            self._unsaid += 1
+            return
+        more = f", as {self._unsaid} before it were" if self._unsaid else ""
+        log.warning("a connection from %s is cut off: %s%s", address, why, more)
+        self._said_at, self._unsaid = now, 0
 
 
 def received_bytes(own: sockets.socket) -> int:

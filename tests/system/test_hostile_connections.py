@@ -27,9 +27,9 @@ IN_FLIGHT_MIB_MAX = 160
 """Of whole frames that wait their turn; the 40 MiB that one may have, and what comes in while it is
 noticed on a busy machine."""
 
-HANDSHAKES_MIB_MAX = 160
-"""Of handshakes of many MiB: what is read of all of them before they are noticed and cut, which was
-up to 76 MiB on a busy machine."""
+HANDSHAKES_MIB_MAX = 96
+"""Of handshakes of 8 MiB each: what is read of all of them before they are noticed and cut. 24 to
+48 MiB here, and a busy machine may notice late; the figure is held to `MORE_MIB_MAX`."""
 
 
 class Besieged:
