@@ -6,7 +6,9 @@ from typing import Any
 import pytest
 
 from palyra_actors.actors.clerks import memory
+from palyra_actors.domain.catalog import SESSION
 from palyra_actors.errors import StorageUnavailable
+from palyra_actors.ids import parse_ulid
 from palyra_actors.storage.port import CommitUnknown
 from palyra_actors.testing.faults import Fault
 from palyra_actors.testing.sim import Order, Peer, World
@@ -56,6 +58,28 @@ def test_a_key_that_was_refused_is_still_to_be_had(world: World) -> None:
     refused = world.ask(peer, "session.resolve", {"session_id": S1, "session_key": "b"})
     assert code(refused) == "conflict"
     assert world.ask(peer, "session.resolve", {"session_key": "b"})["ok"]["created"]
+
+
+@pytest.mark.parametrize("create", [False, True])
+def test_who_looks_for_a_key_while_another_is_refused_it_is_told_what_is_so(
+    world: World, create: bool
+) -> None:
+    peer = world.connect()
+    world.ask(peer, "session.resolve", {"session_id": S1})
+    session: Any = world.running.directory.resident(SESSION, parse_ulid(S1))
+    session.actor_inbox.hold()  # it waits for something, and so do those who ask it
+    sent = [
+        world.send(peer, Order("session.resolve", body, "local", True))
+        for body in (
+            {"session_id": S1, "session_key": "a"},
+            {"session_key": "a", "create": create},
+        )
+    ]
+    world.turn_loop()
+    session.actor_inbox.release()
+    world.settle(lambda: all(asked.replies for asked in sent))
+    told = [code(asked.replies[0]) for asked in sent]
+    assert told == ["conflict", None if create else "not_found"]
 
 
 def test_an_admins_look_at_a_session_of_that_key_gives_him_no_key_of_that_name(

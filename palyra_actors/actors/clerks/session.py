@@ -324,9 +324,14 @@ class SessionClerk:
         self._once_settled(request, holder, again, op=op, body=body)
 
     def _gives_up(self, request: Request, key: str, holder: bytes) -> bool:
-        """Whether it has the key in the file, and its erasure is on its way there."""
-        session = self._counter.directory.resident(SESSION, holder)
-        return isinstance(session, SessionActor) and session.has_given_up(request.principal, key)
+        """Whether it has the key in the file, and its erasure is on its way there; or has asked for
+        it, and may be refused."""
+        session, owner = self._counter.directory.resident(SESSION, holder), request.principal
+        if not isinstance(session, SessionActor):
+            return False
+        if session.undecided and not session.has_key(owner, key):
+            return not self._counter.reader.rows("session.by_key", (owner, key))
+        return session.has_given_up(owner, key)
 
     def _once_settled(
         self,

@@ -264,6 +264,11 @@ class Auditor:
             return
         if order.first is None:
             order.first = body
+        elif (
+            order.op == "canvas.create"
+            and self.model.canvases[body["canvas"]["canvas_id"]].horizon > 1
+        ):
+            shows.compacted(order.first["canvas"], body["canvas"])
         else:
             require(
                 order.first == body, "the same request gets the first answer", order.op, order.body,

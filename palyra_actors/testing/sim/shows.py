@@ -191,6 +191,15 @@ def _present(model: Model, asked: Asked) -> list[Memory]:
     ]
 
 
+# -- canvases -------------------------------------------------------------------------------------
+
+
+def compacted(first: Mapping[str, Any], again: Mapping[str, Any]) -> None:
+    """A canvas's creation told again after a compaction: a large state may be gone by then."""
+    state = again["state"] if again["state"] is not None else first["state"]
+    require({**again, "state": state} == first, "the same request gets the first answer", again)
+
+
 # -- streams of canvases --------------------------------------------------------------------------
 
 
