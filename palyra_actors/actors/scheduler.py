@@ -1,4 +1,4 @@
-"""Wakes every job when something about it is due, and nobody else ever.
+"""Wakes every job when something about it is due, the engine's own too, and nobody else.
 
     file, by `wake_ms` ──the next minute's──▶ heap ──due──▶ Wake, one at a time a job
                                                ▲               │ written: its next moment
@@ -9,6 +9,8 @@ minute or so is kept in a heap; the rest is left in the file, so that a hundred 
 are known cost nothing while they wait. There is one timer, to the first moment of the heap, and at
 most a second away: that is when a wall clock that was set is noticed. A `Wake` that nothing is due
 for does nothing, so it does no harm to wake a job in vain.
+
+The engine's own jobs (`rota`) have their turn by the same timer.
 
 Moments are wall time. A clock that is set forward makes ticks late, as if the engine had slept; one
 that is set back makes jobs wait until it has come to their next instant again: no instant has two
@@ -22,6 +24,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar, Final, NamedTuple
 
 from palyra_actors.actors.cron import Ahead
+from palyra_actors.actors.rota import Rota
 from palyra_actors.errors import PalyraError
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop, Timer
@@ -79,7 +82,8 @@ class Look:
 
 class Scheduler(PooledActor):
     """`ask` has a reader look something up and passes on what it found; `wake` has a job do what is
-    due and passes on its answer, or the error. All of it in the loop's thread.
+    due and passes on its answer, or the error. All of it in the loop's thread. `wakes_jobs`: the
+    engine's own have their turn in any case.
     """
 
     listed: ClassVar[bool] = False
@@ -89,8 +93,12 @@ class Scheduler(PooledActor):
         loop: Loop,
         ask: Callable[[Callable[[ReadSide], Any], Callable[[Any], None]], None],
         wake: Callable[[bytes, Moment, Callable[[Mapping[str, Any] | PalyraError], None]], None],
+        rota: Rota,
     ) -> None:
         super().__init__(loop)
+        self.wakes_jobs = True
+        self._rota = rota
+        rota.changed = self.tell
         self._loop = loop
         self._ask = ask
         self._wake = wake
@@ -157,6 +165,10 @@ class Scheduler(PooledActor):
 
     def _look(self) -> None:
         self._notice_steps()
+        self._rota.turn()
+        if not self.wakes_jobs:
+            self._set_timer(None)
+            return
         now_ms = self._loop.clock.wall_ms()
         if now_ms + HORIZON_MS // 2 > self._target_ms and not self._reading:
             self._read_on(now_ms + HORIZON_MS)
@@ -229,6 +241,9 @@ class Scheduler(PooledActor):
     def _set_timer(self, wait_ms: int | None) -> None:
         """One timer: to the first moment, and at most a second."""
         seconds = LOOK_S_MAX if wait_ms is None else min(max(wait_ms, 0) / 1000, LOOK_S_MAX)
+        own_s = self._rota.wait_s()
+        if own_s is not None:
+            seconds = min(seconds, own_s)
         moment = self._loop.clock.monotonic() + seconds
         if self._timer is not None:
             if self._timer.call is not None and self._timer_at <= moment:

@@ -37,9 +37,15 @@ def list_jobs(
     enabled: Annotated[
         bool | None, typer.Option("--enabled/--disabled", help="Only those that are, or are not.")
     ] = None,
+    system: Annotated[
+        bool, typer.Option("--system", help="The engine's own: the upkeep that it does by itself.")
+    ] = False,
     as_json: bool = False,
 ) -> None:
     """Jobs, when each is due next, and how it went the last time."""
+    if system:
+        _list_own(engine, as_json=as_json)
+        return
     found = engine.cron.list(enabled=enabled)
     if as_json:
         show_all(found, {}, as_json=True)
@@ -60,6 +66,24 @@ def list_jobs(
             "-" if last is None else _result(last),
         )
         table.add_row(*(Text(plain(cell)) for cell in cells))
+    console().print(table)
+
+
+def _list_own(engine: Operations, *, as_json: bool) -> None:
+    """The engine's own jobs: they have no runs, what they change is in the journal."""
+    own = engine.call("engine.stats")["duties"]
+    if as_json:
+        print_json(own)
+        return
+    from rich.table import Table
+
+    table = Table("name", "due", "next", "last", "turns", "failed", box=None, pad_edge=False)
+    now_ms = _now_ms()
+    for name, one in own.items():
+        table.add_row(
+            name, f"every {span(one['every_ms'])}", _away(one["next_ms"], now_ms),
+            _away(one["last_ms"], now_ms), str(one["turns"]), str(one["failures"]),
+        )  # fmt: skip
     console().print(table)
 
 

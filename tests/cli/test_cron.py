@@ -54,6 +54,21 @@ def test_a_list_shows_when_jobs_are_due_and_how_it_went(
     assert job.job_id in lines["digest"]
 
 
+def test_the_engines_own_jobs_are_listed_apart_and_hold_no_place_among_the_others(
+    engine: Engine, job: JobInfo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    head = engine.head()
+    code, out = run(capfd, "cron", "list", "--system")
+    assert code == 0
+    lines = {line.split()[0]: line for line in out.splitlines()[1:]}
+    assert re.search(r"every 5 min +in \d+ min.* +- +0 +0", lines["memory.maintain"])
+    assert re.search(r"every 10 min +in \d+ min.* +- +0 +0", lines["memory.backfill"])
+    code, out = run(capfd, "cron", "list", "--system", "--json")
+    assert json.loads(out)["memory.maintain"]["every_ms"] == 300_000
+    assert [one.job_id for one in engine.cron.list()] == [job.job_id]
+    assert engine.head() == head
+
+
 def test_showing_a_job_shows_its_next_times_and_last_runs(
     engine: Engine, job: JobInfo, capfd: pytest.CaptureFixture[str]
 ) -> None:

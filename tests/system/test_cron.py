@@ -672,3 +672,32 @@ def test_a_job_that_cannot_go_on_is_quarantined_and_delays_no_other(tmp_path: Pa
     for job in fine:
         second.until(job, lambda told: len(told) == 2)
     second.close()
+
+
+# -- the engine's own -----------------------------------------------------------------------------
+
+
+def until_turns(engine: Clocked, name: str, turns: int) -> dict[str, int]:
+    stats = eventually(engine.wire, lambda stats: stats["duties"].get(name, {})["turns"] == turns)
+    return dict(stats["duties"][name])
+
+
+def test_the_engines_own_jobs_go_on_where_they_were_and_write_no_event_in_vain(
+    engine: Clocked, tmp_path: Path
+) -> None:
+    eventually(engine.wire, lambda stats: "memory.maintain" in stats["duties"])
+    engine.turn(5 * MINUTE)
+    once = until_turns(engine, "memory.maintain", 1)
+    assert once["last_ms"] == START + 5 * MINUTE
+    assert once["next_ms"] == START + 10 * MINUTE
+    eventually(
+        engine.wire,
+        lambda _: engine.wire.ok("memory.stats")["last_maintenance_ms"] == START + 5 * MINUTE,
+    )
+    second = again(engine, tmp_path, after_ms=60 * MINUTE)
+    eventually(second.wire, lambda stats: "memory.maintain" in stats["duties"])
+    assert second.wire.ok("engine.stats")["duties"]["memory.maintain"]["turns"] == 0
+    second.turn(1_000)
+    assert until_turns(second, "memory.maintain", 1)["last_ms"] == START + 65 * MINUTE + 1_000
+    assert second.wire.head()[0] == 0
+    second.close()

@@ -81,8 +81,8 @@ class Counter:
         """Called once the engine runs, if it was not closed the last time."""
         self.scheduling = True
         """Whether jobs are woken when they are due."""
-        self.rota = Rota(house.loop)
-        """The engine's own duties, each at its interval."""
+        self.rota = Rota(house.loop.clock)
+        """The engine's own jobs, each at its interval; the scheduler wakes them."""
         self.jobs: Callable[[], Mapping[str, int]] = dict
         """Counts of scheduler and workers."""
 

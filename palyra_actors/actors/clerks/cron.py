@@ -58,7 +58,7 @@ class CronClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._scheduler = Scheduler.launch(counter.loop, self._ask, self._wake)
+        self._scheduler = Scheduler.launch(counter.loop, self._ask, self._wake, counter.rota)
         self._feed = WorkFeed(self._take, counter.call_later, counter.loop.call_soon)
         counter.house.listeners[CRON] = self._written
         counter.beside.append(self._feed)
@@ -292,9 +292,10 @@ class CronClerk:
 
     def _begin(self) -> None:
         """The engine runs: see what is due, and which runs nobody has taken."""
+        self._scheduler.wakes_jobs = self._counter.scheduling
+        self._scheduler.tell()
         if not self._counter.scheduling:
             return
-        self._scheduler.tell()
         self._ask(lambda reader: reader.rows("cron.untaken"), self._untaken)
 
     def _untaken(self, found: Any) -> None:

@@ -63,10 +63,28 @@ class Upkeep:
         self._backfill = backfill
         self._compacted_ms = counter.now_ms()
         self._turns: deque[Callable[[], None]] = deque()
-        rota = counter.rota
-        rota.every("memory.maintain", remembering.maintenance_ms, lambda: self.maintain(None))
-        rota.every("memory.backfill", remembering.backfill_ms, lambda: self.backfill(None))
+        counter.loop.call_soon(self._begin)
         counter.call_later(FIRST_S, lambda: self._backfill.run(None, MEMORY_UPKEEP_MAX, _ignore))
+
+    def _begin(self) -> None:
+        """The engine runs: from when the upkeep was done last, it is due at its intervals."""
+        self._counter.ask(lambda reader: dict(reader.rows("memory.upkeep")), self._set)
+
+    def _set(self, found: Any) -> None:
+        if isinstance(found, PalyraError):
+            log.warning("when memories were looked after last could not be read: %s", found)
+            found = {}
+        rota, works = self._counter.rota, self._works
+        intervals: tuple[tuple[str, str, int, Callable[[], None]], ...] = (
+            ("maintain", "maintenance", works.maintenance_ms, lambda: self.maintain(None)),
+            ("backfill", "backfill", works.backfill_ms, lambda: self.backfill(None)),
+        )
+        for name, stamp, every_ms, call in intervals:
+            last_ms = found.get(stamp)
+            rota.every(
+                f"memory.{name}", every_ms, call,
+                last_ms=last_ms, catch_up=self._counter.scheduling,
+            )  # fmt: skip
 
     def maintain(
         self,
