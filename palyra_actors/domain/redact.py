@@ -15,10 +15,12 @@ and for plain numbers behind a name that counts tokens (`max_tokens=4096`).
 """
 
 import re
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Final
 
 import hyperscan
+import msgspec
 
 from palyra_actors.domain.values import NON_FINITE_BYTES
 
@@ -172,14 +174,20 @@ class FirstLook:
         self._flags |= self._bits[pattern]
 
 
-def redact(value: object, *, kind: str) -> tuple[object, bool]:
+def redact(
+    value: object, *, kind: str, look: Callable[[bytes], bool] | None = None
+) -> tuple[object, bool]:
     """A decoded value without its secrets, and whether any were found. The argument stays whole.
+
+    `look` says of MessagePack whether a secret may be in it (`FirstLook`): with it, what is long
+    is looked at by stretches first, and only those are walked that need be. 700 KB in which one
+    key names a token take 3 ms then, and 40 without.
 
     `kind` is the event's: in a `model_token` the top-level keys `token`, `tokens` and `text` hold
     the model's text, which is only looked at for shapes. At most 64 levels deep (`values.decode`).
     A key that loses a secret and would then equal another gets a number behind it.
     """
-    walk = _Walk()
+    walk = _Walk(look)
     if kind == MODEL_TOKEN and isinstance(value, dict):
         return walk.map(value, False, MODEL_TEXT_KEYS), walk.found
     return walk.value(value, False), walk.found
@@ -195,6 +203,11 @@ _KEY_CHARACTERS_CACHED: Final = 32
 _examine_short_key = lru_cache(maxsize=2048)(_examine_key)
 
 
+STRETCH: Final = 64
+"""Items of a list, or pairs of a map, that are looked at together."""
+
+_encode = msgspec.msgpack.Encoder().encode
+
 _NEVER_SECRET: Final = frozenset((int, float, bool, type(None)))
 _CONTAINERS: Final = frozenset((dict, list))
 
@@ -202,9 +215,10 @@ _CONTAINERS: Final = frozenset((dict, list))
 class _Walk:
     """One walk over one value; `found` says whether anything was taken out."""
 
-    __slots__ = ("found",)
+    __slots__ = ("_look", "found")
 
-    def __init__(self) -> None:
+    def __init__(self, look: Callable[[bytes], bool] | None = None) -> None:
+        self._look = look
         self.found = False
 
     def value(self, value: object, named: bool) -> object:
@@ -222,6 +236,13 @@ class _Walk:
     def items(self, items: list[object], named: bool) -> list[object]:
         """Most of what a large list holds is no secret by its type, or empty: no call for it."""
         below = self.value
+        if self._look is not None and not named and len(items) > STRETCH:
+            made: list[object] = []
+            for at in range(0, len(items), STRETCH):
+                stretch = items[at : at + STRETCH]
+                clear = not self._look(_encode(stretch))
+                made += stretch if clear else [below(item, False) for item in stretch]
+            return made
         return [
             item
             if type(item) in _NEVER_SECRET or (not item and type(item) in _CONTAINERS)
@@ -251,7 +272,15 @@ class _Walk:
     def map(self, pairs: dict[str, object], named: bool, exempt: frozenset[str]) -> object:
         clean: dict[str, object] = {}
         numbers: dict[str, int] = {}
-        for key, value in pairs.items():
+        many = list(pairs.items())
+        clear = False
+        for place, (key, value) in enumerate(many):
+            if self._look is not None and not named and len(many) > STRETCH:
+                if not place % STRETCH:
+                    clear = not self._look(_encode(many[place : place + STRETCH]))
+                if clear:
+                    clean[key] = value
+                    continue
             short = len(key) <= _KEY_CHARACTERS_CACHED
             names_secret, plain = _examine_short_key(key) if short else _examine_key(key)
             if plain != key:

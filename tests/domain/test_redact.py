@@ -286,6 +286,46 @@ def test_the_first_look_misses_nothing_that_the_second_takes_out(
         assert look(ormsgpack.packb(value))
 
 
+def may_be_secret(packed: bytes) -> bool:
+    return bool(look(packed) & (SECRET | TOKEN_TEXT))
+
+
+LONG = 200
+PLACES = st.dictionaries(st.integers(0, LONG - 1), st.tuples(SOUP, SOUP), max_size=6)
+
+
+@given(PLACES, st.sampled_from(["rows", "password", "pass", REDACTED]))
+def test_a_long_value_loses_the_same_whether_it_is_walked_or_looked_at_by_stretches(
+    odd: dict[int, tuple[str, str]], name: str
+) -> None:
+    rows: list[object] = [{"n": n, "text": "a row", "tags": ["one"]} for n in range(LONG)]
+    members: dict[str, object] = {f"row {n}": ["a row", n] for n in range(LONG)}
+    texts: list[object] = ["a text"] * LONG
+    for place, (key, text) in odd.items():
+        rows[place] = {key: text, "below": {key: [text, {"deep": text}]}}
+        members[key] = [text]
+        texts[place] = text.encode() if place % 2 else text
+    for value in ({name: rows, "texts": texts}, members, {name: {"all": members}}, [texts, rows]):
+        walked, found = redact(value, kind="")
+        assert redact(value, kind="", look=may_be_secret) == (walked, found)
+
+
+def test_what_is_long_is_walked_only_where_a_secret_may_be() -> None:
+    rows: list[object] = [["a row", n] for n in range(LONG)]
+    rows[150] = ["password=hunter2"]
+    seen: list[bytes] = []
+
+    def looked(packed: bytes) -> bool:
+        seen.append(packed)
+        return may_be_secret(packed)
+
+    clean, found = redact(rows, kind="", look=looked)
+    assert found
+    assert isinstance(clean, list)
+    assert len(seen) == 4
+    assert [n for n, row in enumerate(clean) if row is not rows[n]] == list(range(128, 192))
+
+
 @given(SOUP)
 def test_redacting_a_key_never_depends_on_the_cache(key: str) -> None:
     once = redact({key: "x"}, kind="x.any")

@@ -127,7 +127,9 @@ class Counter:
         """
         blob = bytes(raw)
         value = check_value(blob, field, bytes_max)
-        return redact(value, kind="") if self.suspicious(blob) else (value, False)
+        if not self.suspicious(blob):
+            return value, False
+        return redact(value, kind="", look=self.suspicious)
 
     def suspicious(self, packed: bytes) -> bool:
         """Whether a secret may be in these bytes of MessagePack: a hundredth of what `redact`
@@ -296,7 +298,7 @@ class Counter:
         packed = msgspec.msgpack.encode(said)
         content = msgspec.msgpack.decode(packed)
         if self.suspicious(packed):
-            content, _ = redact(content, kind="")
+            content, _ = redact(content, kind="", look=self.suspicious)
         return sha256(_sorted([op, principal, content])).digest()[:DIGEST_BYTES]
 
 
