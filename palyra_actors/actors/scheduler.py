@@ -25,7 +25,7 @@ from typing import Any, ClassVar, Final, NamedTuple
 
 from palyra_actors.actors.cron import Ahead
 from palyra_actors.actors.rota import Rota
-from palyra_actors.errors import PalyraError
+from palyra_actors.errors import PalyraError, Unavailable
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop, Timer
 from palyra_actors.storage.port import ReadSide, StreamRow
@@ -53,6 +53,9 @@ WAKES_A_TURN_MAX: Final = 32
 AGAIN_S: Final = 0.1
 AGAIN_S_MAX: Final = 60.0
 """When a job that could not be woken is tried again: twice as late each time, up to this."""
+
+UNAVAILABLE_S_MAX: Final = 5.0
+"""Up to this where it is not the job's fault: a disk that was full is soon well again."""
 
 
 class Moment(NamedTuple):
@@ -213,9 +216,11 @@ class Scheduler(PooledActor):
     def _again_later(self, job_id: bytes, moment: Moment, error: PalyraError) -> None:
         """It could not be woken: no other job waits for that, and it is not forgotten."""
         if error.code == "not_found":
+            self._failures.pop(job_id, None)
             return
+        longest_s = UNAVAILABLE_S_MAX if isinstance(error, Unavailable) else AGAIN_S_MAX
         failures = self._failures[job_id] = self._failures.get(job_id, 0) + 1
-        seconds = min(AGAIN_S * 2 ** min(failures - 1, 20), AGAIN_S_MAX)
+        seconds = min(AGAIN_S * 2 ** min(failures - 1, 20), longest_s)
         log.warning("job %s could not be woken, again in %.1f s: %s", job_id.hex(), seconds, error)
 
         def again() -> None:
