@@ -235,3 +235,16 @@ def test_a_retry_gets_the_first_answer(wire: Wire) -> None:
     again = wire.ok("canvas.create", made)
     assert again["duplicate"], "it was stored, whatever became of its first state"
     assert again["canvas"] == {**first["canvas"], "state": None}
+
+
+@pytest.mark.parametrize("op", ["canvas.create", "canvas.replace"])
+def test_a_state_counts_by_what_it_says_when_it_comes_again(wire: Wire, op: str) -> None:
+    canvas = new_id() if op == "canvas.create" else create(wire)
+    place = {"session_id": new_id()} if op == "canvas.create" else {"expected_version": 1}
+    body = {"canvas_id": canvas, "event_id": new_id(), **place}
+    first = wire.ok(op, {**body, "state": {"a": 1, "b": [1.5, {"c": None, "password": "one"}]}})
+    assert "duplicate" not in first
+    same = {"b": [1.5, {"password": "another", "c": None}], "a": 1}
+    assert wire.ok(op, {**body, "state": same})["duplicate"]
+    other = {"a": 1, "b": [1.5, {"c": False, "password": "one"}]}
+    assert wire.err(op, {**body, "state": other})["code"] == "id_reused"

@@ -79,7 +79,10 @@ class CanvasClerk:
         command = domain.Create(
             state, session_id, body.schema_version, body.expires_ms, redacted, plain
         )
-        counter.command(request, CANVAS, canvas_id, command, op="canvas.create", body=body)
+        counter.command(
+            request, CANVAS, canvas_id, command, op="canvas.create", body=body,
+            clean={"state": state},
+        )  # fmt: skip
 
     def _patch(self, request: Request, body: PatchCanvasBody) -> None:
         counter = self._counter
@@ -103,7 +106,10 @@ class CanvasClerk:
         canvas_id = self._counter.ulid(body.canvas_id, "canvas_id")
         state, redacted, plain = self._state(body.state)
         command = domain.Replace(body.expected_version, state, redacted, plain)
-        self._counter.command(request, CANVAS, canvas_id, command, op="canvas.replace", body=body)
+        self._counter.command(
+            request, CANVAS, canvas_id, command, op="canvas.replace", body=body,
+            clean={"state": state},
+        )  # fmt: skip
 
     def _fork(self, request: Request, body: ForkCanvasBody) -> None:
         counter = self._counter

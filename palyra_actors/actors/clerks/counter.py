@@ -33,6 +33,8 @@ ASK_AGAIN_S: Final = 0.005
 DIGEST_BYTES: Final = 16
 """Of a SHA-256: what two requests under one id are compared by."""
 
+NO_FIELDS: Final[Mapping[str, Any]] = {}
+
 _sorted = msgspec.msgpack.Encoder(order="sorted").encode
 
 
@@ -145,14 +147,17 @@ class Counter:
         *,
         op: str,
         body: WriteBody,
+        clean: Mapping[str, Any] = NO_FIELDS,
     ) -> None:
         """Hand a command to its entity; its `ok` is the decision's answer and `timing`.
+
+        `clean`: fields of the body as `clean_value` gave them, which need not be read again.
 
         Raises:
             InvalidId: the body's `event_id` is no ULID.
             Overloaded: the entity is behind.
         """
-        self._hand(request, kind, entity_id, command, self._key(request, op, body))
+        self._hand(request, kind, entity_id, command, self._key(request, op, body, clean))
 
     def refuse(self, request: Request, op: str, body: Any, refusal: PalyraError) -> None:
         """Refuse a request before any entity was asked; unless it is a retry of one that is
@@ -280,25 +285,28 @@ class Counter:
                 f"it is behind: {full}", hint="come back later", retry_after_ms=RETRY_AFTER_MS
             ) from full
 
-    def _key(self, request: Request, op: str, body: WriteBody) -> Key | None:
+    def _key(
+        self, request: Request, op: str, body: WriteBody, clean: Mapping[str, Any] = NO_FIELDS
+    ) -> Key | None:
         """Raises InvalidId: the body's `event_id` is no ULID."""
         if body.event_id is None:
             return None
         event_id = parse_ulid(body.event_id, "event_id")
-        return Key(event_id, self._digest(op, request.principal, body))
+        return Key(event_id, self._digest(op, request.principal, body, clean))
 
-    def _digest(self, op: str, principal: str, body: WriteBody) -> bytes:
+    def _digest(self, op: str, principal: str, body: WriteBody, clean: Mapping[str, Any]) -> bytes:
         """Of what is asked for, by meaning: the order of keys and the form of numbers do not
         matter, and secrets are out of it."""
         said = {
             name: it
             for name in body.__struct_fields__
-            if name != "event_id" and _is_said(it := getattr(body, name))
+            if name != "event_id" and name not in clean and _is_said(it := getattr(body, name))
         }
         packed = msgspec.msgpack.encode(said)
         content = msgspec.msgpack.decode(packed)
         if self.suspicious(packed):
             content, _ = redact(content, kind="", look=self.suspicious)
+        content.update(clean)
         return sha256(_sorted([op, principal, content])).digest()[:DIGEST_BYTES]
 
 
