@@ -1,6 +1,6 @@
 """Everything that can be said of a database from outside, in words, with what to do about it.
 
-    file · modes · owner · header · SQLite · settings · pages · chain · anchor · WAL · room · clock
+    file · modes · owner · header · SQLite · schema · settings · pages · chain · anchor · WAL · room · clock
 
 An engine may be at work on it: nothing here writes. `accept_loss` does, and wants it alone.
 """
@@ -84,6 +84,7 @@ def examine(file: str, anchor_path: str, *, full: bool) -> Iterator[Finding]:
         return
     try:
         with closing(open_reader(file, cache_bytes=_CACHE_BYTES)) as connection:
+            yield _schema(connection)
             yield _settings(connection)
             yield from _content(connection, file, anchor_path, full=full)
             yield from _room(connection, file)
@@ -204,15 +205,20 @@ def _header(file: str) -> Finding:
         return Finding("header", "wrong", f"it cannot be read: {error}")
     if header is None:
         return Finding("header", "wrong", "it is empty or not there", "serve makes a new one")
-    newest = latest_version()
-    if header.user_version < newest:
+    return Finding("header", "fine", "ours")
+
+
+def _schema(connection: apsw.Connection) -> Finding:
+    """As a reader has it: the file's own header may be older than what the WAL holds."""
+    version, newest = pragma(connection, "user_version"), latest_version()
+    if version != newest:
         return Finding(
-            "header",
+            "schema",
             "note",
-            f"schema {header.user_version}, the newest is {newest}",
+            f"version {version}, the newest is {newest}",
             "the next start copies the file and brings it up to date",
         )
-    return Finding("header", "fine", f"ours, schema {header.user_version}")
+    return Finding("schema", "fine", f"version {version}")
 
 
 def _sqlite() -> Finding:

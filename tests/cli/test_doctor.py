@@ -155,6 +155,9 @@ def test_the_doctor_looks_beside_a_running_engine_and_names_it(run: Run, path: P
         code, out, _ = run("doctor", "--db", path)
         assert code == 0, out
         assert f"process {os.getpid()}" in out
+        assert f"fine    schema     version {latest_version()}" in out, (
+            "also if only the WAL has it"
+        )
         code, _, err = run("doctor", "--db", path, "--accept-loss")
         assert code == exits.BROKEN
         assert "in use by this process" in err
