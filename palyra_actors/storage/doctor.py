@@ -1,6 +1,7 @@
 """Everything that can be said of a database from outside, in words, with what to do about it.
 
-    file · modes · owner · header · SQLite · schema · settings · pages · chain · anchor · WAL · room · clock
+    file · modes · owner · header · SQLite · schema · settings · pages · chain · anchor · WAL ·
+    room · clock
 
 An engine may be at work on it: nothing here writes. `accept_loss` does, and wants it alone.
 """
