@@ -299,3 +299,20 @@ def test_a_memory_that_was_on_its_way_while_its_session_was_erased_goes_with_it(
     assert code(world.ask(peer, "memory.ingest", kept)) is None
     world.settle()
     assert world.ask(peer, "memory.list")["ok"]["items"] == []
+
+
+def test_nobody_hears_of_anothers_canvas_who_did_not_take_replies_when_the_stream_began(
+    world: World,
+) -> None:
+    admin, ben = world.connect(), world.connect("ben", "writer")
+    canvas = {"canvas_id": C, "session_id": S1, "state": {"a": 1}}
+    world.ask(admin, "canvas.create", canvas)
+    ben.backlog_bytes = 3 * 1024 * 1024
+    watch = {"canvas_id": C, "after_version": 1, "credit": 10}
+    stream = world.send(ben, Order("canvas.subscribe", watch, "ben", False))
+    world.turn_loop()
+    ben.backlog_bytes = 0
+    world.ask(admin, "canvas.patch", TITLE)
+    world.settle(lambda: bool(stream.replies))
+    assert code(stream.replies[0]) == "not_found"
+    assert stream.items == []

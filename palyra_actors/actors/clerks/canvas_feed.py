@@ -48,6 +48,7 @@ class Watch:
     behind: bool = False
     closing: bool = False
     ended: bool = False
+    admitted: bool = False
 
 
 class CanvasFeed:
@@ -149,7 +150,8 @@ class CanvasFeed:
     def _live(self, watch: Watch, said: Mapping[str, Any]) -> None:
         version = said["version"]
         if (
-            not watch.reading
+            watch.admitted
+            and not watch.reading
             and watch.version == version - 1
             and watch.credit
             and watch.request.peer.backlog_bytes < PEER_BYTES_MAX
@@ -189,6 +191,7 @@ class CanvasFeed:
             self._forget(watch)
             watch.request.fail(found)
             return
+        watch.admitted = True
         snapshot, patches, end = found
         if snapshot is not None and watch.credit:
             watch.version = snapshot["version"]

@@ -216,7 +216,7 @@ class Auditor:
             require(self.excused, "unavailable needs a reason", order.op, error)
         if order.op == "memory.get" and code == "not_found" and self._read_now:
             shows.no_memory(self.model, asked)
-        if code in PASSING or order.op not in rules.WRITES:
+        if code in PASSING or order.op not in rules.WRITES or not asked.peer.open:
             return
         self.note_codes((asked,))
         require(

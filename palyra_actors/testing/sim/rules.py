@@ -278,6 +278,8 @@ def _change(model: Model, order: Order, now_ms: int) -> Iterator[str]:
         yield "gone"
     elif canvas.closed or (canvas.expires_ms is not None and canvas.expires_ms <= now_ms):
         yield "invalid_transition"
+    elif canvas.expires_ms is not None:
+        yield PERHAPS + "invalid_transition"  # by a clock that was set since
     if order.body["expected_version"] != canvas.version:
         yield "conflict"
     elif changed(canvas.state, order) is None:

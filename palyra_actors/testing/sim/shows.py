@@ -209,7 +209,10 @@ def watched(model: Model, asked: Asked, item: Mapping[str, Any]) -> None:
     order = asked.order
     name, last = order.body["canvas_id"], order.about
     canvas = model.canvases[name]
-    require(order.admin or canvas.owner == order.principal, "a stream is one's own", name)
+    require(
+        order.admin or canvas.owner == order.principal, "a stream is one's own", name, order.body,
+        order.principal, canvas.owner, item,
+    )  # fmt: skip
     if "snapshot" in item:
         told = item["snapshot"]
         version = told["version"]
