@@ -211,7 +211,7 @@ def _header(file: str) -> Finding:
 
 def _schema(connection: apsw.Connection) -> Finding:
     """As a reader has it: the file's own header may be older than what the WAL holds."""
-    version, newest = pragma(connection, "user_version"), latest_version()
+    version, newest = int(str(pragma(connection, "user_version"))), latest_version()
     if version != newest:
         return Finding(
             "schema",
