@@ -13,6 +13,7 @@ from palyra_actors.embedding.provider import (
     Matrix,
     MemoryEmbeddingProvider,
     ProviderFault,
+    apart,
     embed_checked,
 )
 
@@ -37,6 +38,15 @@ class Embedded(NamedTuple):
 Done: TypeAlias = Callable[["Embedded | ProviderFault"], None]
 
 
+class Task(NamedTuple):
+    """`alone`: somebody waits who may not hear, by the time it takes, what others embedded."""
+
+    texts: Sequence[str]
+    done: Done
+    query: bool
+    alone: bool
+
+
 class Embedder:
     """`done` is called on the loop's thread, through `call_soon`."""
 
@@ -48,7 +58,7 @@ class Embedder:
     ) -> None:
         self._provider = provider
         self._call_soon = call_soon
-        self._tasks: queue.Queue[tuple[Sequence[str], bool, Done] | None] = queue.Queue(TASKS_MAX)
+        self._tasks: queue.Queue[Task | None] = queue.Queue(TASKS_MAX)
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -66,21 +76,25 @@ class Embedder:
             self._thread.join(wait_s_max)
         return not self._thread.is_alive()
 
-    def embed(self, texts: Sequence[str], done: Done, *, query: bool = False) -> None:
+    def embed(
+        self, texts: Sequence[str], done: Done, *, query: bool = False, alone: bool = False
+    ) -> None:
         """Have texts embedded. Where too many wait already, `done` gets a ProviderFault."""
         try:
-            self._tasks.put_nowait((texts, query, done))
+            self._tasks.put_nowait(Task(texts, done, query, alone))
         except queue.Full:
             fault = ProviderFault("too many texts wait for the provider")
             self._call_soon(lambda: done(fault))
 
-    def _embedded(self, texts: Sequence[str], query: bool) -> Embedded:
+    def _embedded(self, task: Task) -> Embedded:
         """A near provider computes here: others are let in between a few texts and the next."""
-        step = NEAR_TEXTS if self._provider.near else max(1, len(texts))
+        texts = task.texts
+        provider = apart(self._provider) if task.alone else self._provider
+        step = NEAR_TEXTS if provider.near else max(1, len(texts))
         parts = []
         for at in range(0, max(1, len(texts)), step):
-            parts.append(embed_checked(self._provider, texts[at : at + step], query=query))
-            if self._provider.near:
+            parts.append(embed_checked(provider, texts[at : at + step], query=task.query))
+            if provider.near:
                 time.sleep(0)
         return Embedded(
             np.concatenate([vectors for vectors, _ in parts]),
@@ -98,19 +112,19 @@ class Embedder:
             return False
         task = self._tasks.get_nowait()
         if task is not None:
-            self._serve(*task)
+            self._serve(task)
         return True
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            self._serve(*task)
+            self._serve(task)
 
-    def _serve(self, texts: Sequence[str], query: bool, done: Done) -> None:
+    def _serve(self, task: Task) -> None:
         result: Embedded | ProviderFault
         try:
-            result = self._embedded(texts, query)
+            result = self._embedded(task)
         except ProviderFault as fault:
             result = fault
         except BaseException as error:  # noqa: BLE001 - a provider's fault ends no thread
             result = ProviderFault(f"{type(error).__name__}")
-        self._call_soon(lambda: done(result))
+        self._call_soon(lambda: task.done(result))

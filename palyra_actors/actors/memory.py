@@ -275,6 +275,5 @@ def sizes(reader: ReadSide, streams: Collection[int]) -> dict[int, Size]:
 
 def find(reader: ReadSide, stream: int, memory_id: bytes) -> Item | None:
     """The item of a scope, or None: there is none, or it was removed."""
-    rows = [row for row in reader.rows("memory.by_id", (memory_id,)) if row[0] == stream]
-    found = present(reader, rows)
+    found = present(reader, reader.rows("memory.in_scope", (stream, memory_id)))
     return found[0] if found else None

@@ -287,7 +287,7 @@ def _find_words(
 ) -> Lexical:
     """Which items have which of the query's words. Bounded, whatever is asked: see `ROWS_MAX`."""
     known = {} if shelf is None else shelf.common
-    asked = sorted({term(word): word for word in words(query)}.items(), key=_dullness)
+    asked = sorted({term(stream, word): word for word in words(query)}.items(), key=_dullness)
     found: list[tuple[int, str]] = []
     for one, _ in asked[:WORDS_LOOKED_UP_MAX]:
         frequency = known.get(one)

@@ -25,6 +25,7 @@ from palyra_actors.embedding.provider import (
     Matrix,
     MemoryEmbeddingProvider,
     ProviderFault,
+    apart,
     embed_checked,
 )
 from palyra_actors.ids import parse_ulid
@@ -273,7 +274,7 @@ class Shelf:
             seqs.append(seq)
             texts.append(text)
         try:
-            vectors, good = embed_checked(provider, texts)
+            vectors, good = embed_checked(apart(provider), texts)
         except ProviderFault:
             return
         self._put(np.array(seqs, np.int64)[good], vectors[good])

@@ -35,7 +35,10 @@ CACHE_BYTES_MAX: Final = 16 * 1024 * 1024
 
 
 class HashMemoryEmbeddingProvider:
-    """Deterministic: the same text has the same vector everywhere and for ever (`VERSION`)."""
+    """Deterministic: the same text has the same vector everywhere and for ever (`VERSION`).
+
+    It remembers the vectors of words, so it takes less time for a word that was met before.
+    """
 
     near = True
 
@@ -66,6 +69,10 @@ class HashMemoryEmbeddingProvider:
         lengths = np.linalg.norm(made, axis=1, keepdims=True)
         made /= np.maximum(lengths, 1e-12)
         return made
+
+    def apart(self) -> "HashMemoryEmbeddingProvider":
+        """The same, without what this one has learnt of words."""
+        return HashMemoryEmbeddingProvider(self.model.dimensions)
 
     def close(self) -> None:
         """Nothing is open."""

@@ -34,7 +34,10 @@ class Model(NamedTuple):
 
 
 class MemoryEmbeddingProvider(Protocol):
-    """Makes vectors of texts. `near`: it computes here, within microseconds, and never waits."""
+    """Makes vectors of texts. `near`: it computes here, within microseconds, and never waits.
+
+    One that remembers what it met may have `apart()`: a new one of itself that does not.
+    """
 
     model: Model
     near: bool
@@ -46,6 +49,16 @@ class MemoryEmbeddingProvider(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+def apart(provider: MemoryEmbeddingProvider) -> MemoryEmbeddingProvider:
+    """One that knows of no text that was embedded before, if the provider can be had so (`apart`).
+
+    Where somebody waits for a vector: how long it takes tells nothing of others' texts then, and
+    nobody else has it in hand.
+    """
+    make = getattr(provider, "apart", None)
+    return provider if make is None else make()
 
 
 def embed_checked(

@@ -20,7 +20,7 @@ def test_a_plural_is_found_by_its_singular() -> None:
     assert [stem(word) for word in ("queries", "fields", "classes", "pass", "bus", "is")] == [
         "query", "field", "classe", "pass", "bus", "is",
     ]  # fmt: skip
-    assert term("fields") == term("field") != term("fiel")
+    assert term(7, "fields") == term(7, "field") != term(7, "fiel")
 
 
 def test_the_same_word_is_another_term_in_another_scope() -> None:
@@ -32,8 +32,8 @@ def test_the_same_word_is_another_term_in_another_scope() -> None:
 def test_a_word_that_comes_twice_is_marked_and_all_are_counted() -> None:
     line, count = index_line(7, "tea and tea and more tea")
     assert count == 6
-    assert scoped(7, term("tea"), often=True) in line.split()
-    assert scoped(7, term("more"), often=True) not in line.split()
+    assert scoped(7, term(7, "tea"), often=True) in line.split()
+    assert scoped(7, term(7, "more"), often=True) not in line.split()
 
 
 @given(st.text())

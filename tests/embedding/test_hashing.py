@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
+from palyra_actors.embedding.provider import apart
 
 ONE = HashMemoryEmbeddingProvider()
 
@@ -60,3 +61,13 @@ def test_a_full_cache_changes_no_vector() -> None:
     assert np.allclose(small.embed(texts), ONE.embed(texts), atol=1e-6)
     long = " ".join(f"w{n}" for n in range(100))
     assert np.allclose(small.embed([long]), ONE.embed([long]), atol=1e-6)
+
+
+def test_one_that_is_had_apart_makes_the_same_vectors_and_has_learnt_nothing() -> None:
+    known = HashMemoryEmbeddingProvider()
+    made = known.embed(["a word that somebody uses"])
+    other = apart(known)
+    assert isinstance(other, HashMemoryEmbeddingProvider)
+    assert other is not known
+    assert not other._rows
+    assert (other.embed(["a word that somebody uses"]) == made).all()

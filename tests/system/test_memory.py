@@ -1,6 +1,6 @@
 """`memory.*` of the contract, through a door and through an embedded engine."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +8,8 @@ import pytest
 
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
+from palyra_actors.domain.words import term
+from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
 from palyra_actors.engine import Engine
 from palyra_actors.storage.rebuild import Rebuild
 from palyra_actors.testing.clock import ManualClock
@@ -325,6 +327,36 @@ def test_two_principals_see_nothing_of_each_other(wire: Wire) -> None:
     assert (again[0]["score"], again[0]["breakdown"]["lexical"]) == pytest.approx(alone)
     assert wire.ok("memory.purge", {"all": True}, principal="bert")["deleted"] == 1
     assert wire.ok("memory.stats", {}, principal="anna")["items"] == 40
+
+
+def test_no_answer_is_quicker_for_words_that_somebody_else_uses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is remembered of words is each scope's own: else the time of a search tells of others.
+    How long it takes is measured by `bench/bench_timing.py`."""
+    learnt: list[str] = []
+    learn = HashMemoryEmbeddingProvider._learn
+
+    def watched(self: HashMemoryEmbeddingProvider, new: Sequence[str]) -> None:
+        learnt.extend(new)
+        learn(self, new)
+
+    monkeypatch.setattr(HashMemoryEmbeddingProvider, "_learn", watched)
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        memories = engine.memories
+        memories.add("Xylographers adore quetzals", principal="alice")
+        memories.search("quetzals", principal="alice")
+        memories.backfill(principal="alice")
+        memories.add("nothing of that kind", principal="mallory")
+        learnt.clear()
+        before = term.cache_info().misses
+        memories.search("xylographers quetzals", principal="mallory")
+        assert {"xylographers", "quetzals"} <= set(learnt)
+        assert term.cache_info().misses == before + 2
+        learnt.clear()
+        memories.add("xylographers again", principal="mallory")
+        memories.backfill(principal="mallory")
+        assert "xylographers" in learnt
 
 
 def test_erasing_a_session_erases_what_was_kept_of_it(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from palyra_actors.domain import memory as domain
 from palyra_actors.domain.catalog import MEMORY, SESSION
 from palyra_actors.domain.memory import Item, scope_id, view
 from palyra_actors.domain.redact import redact_text
-from palyra_actors.embedding.provider import ProviderFault, embed_checked
+from palyra_actors.embedding.provider import ProviderFault, apart, embed_checked
 from palyra_actors.errors import Invalid, NotFound, PalyraError, StorageUnavailable, TooLarge
 from palyra_actors.ids import format_ulid
 from palyra_actors.limits import (
@@ -218,7 +218,14 @@ class MemoryClerk:
 
         def find(reader: ReadSide) -> Mapping[str, Any]:
             owners = _owners(reader, principal)
-            rows = [r for r in reader.rows("memory.by_id", (memory_id,)) if r[0] in owners]
+            if principal is None:
+                rows = [r for r in reader.rows("memory.by_id", (memory_id,)) if r[0] in owners]
+            else:  # others' are not even looked at: that takes time
+                rows = [
+                    row
+                    for stream in owners
+                    for row in reader.rows("memory.in_scope", (stream, memory_id))
+                ]
             rows.sort(key=lambda row: owners[row[0]] != own)
             for row in rows:
                 for item in present(reader, (row,)):
@@ -283,7 +290,7 @@ class MemoryClerk:
 
         def find(asked: Question, reader: ReadSide) -> Mapping[str, Any]:
             if works.provider.near and asked.mode != "lexical":
-                vectors, good = embed_checked(works.provider, [asked.query], query=True)
+                vectors, good = embed_checked(apart(works.provider), [asked.query], query=True)
                 asked = asked._replace(vector=vectors[0] if good[0] else None)
             scopes = list(_owners(reader, principal).items())
             library = Library(works.shelves, works.provider.model, works.weights)

@@ -190,12 +190,19 @@ class Backfill:
                 self._look(stream, found.next_after, limit, made, done)
 
         if found.items:
-            self._embed(found.items, written)
+            self._embed(found.items, written, alone=stream is not None)
         else:
             written(0)
 
-    def _embed(self, batch: Sequence[Wanting], written: Callable[[int | None], None]) -> None:
-        """Vectors for a batch, and into the file; None: the provider does not work."""
+    def _embed(
+        self,
+        batch: Sequence[Wanting],
+        written: Callable[[int | None], None],
+        *,
+        alone: bool = False,
+    ) -> None:
+        """Vectors for a batch, and into the file; None: the provider does not work. `alone`: a
+        principal waits for those of its own scope."""
 
         def come(result: Embedded | ProviderFault) -> None:
             if isinstance(result, Embedded):
@@ -215,7 +222,7 @@ class Backfill:
                 self._works.failed(result)
                 written(None)
 
-        self._works.embedder.embed([one.content for one in batch], come)
+        self._works.embedder.embed([one.content for one in batch], come, alone=alone)
 
     def _rest(
         self, batch: Sequence[Wanting], first: int | None, written: Callable[[int | None], None]

@@ -29,6 +29,11 @@ SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
 FROM memory_items i JOIN events e USING (seq)
 WHERE i.memory_id = ? AND i.dead IS NULL
 
+-- name: memory.in_scope
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_items i INDEXED BY memory_in_order JOIN events e USING (seq)
+WHERE i.stream = ? AND i.memory_id = ? AND i.dead IS NULL
+
 -- name: memory.by_key
 SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
 FROM memory_items i JOIN events e USING (seq)
