@@ -113,7 +113,9 @@ class MemoryActor(CommandEntity):
         super().written(portion)
 
     def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
-        row = self._house.reader.stream(MEMORY, self.stream_id)
+        # an admin's retry may come to another scope than the request that was written
+        scope = recipe.get("scope", self.stream_id)
+        row = self._house.reader.stream(MEMORY, scope)
         item = None if row is None else find(self._house.reader, row.stream, recipe["memory_id"])
         if row is None or item is None:
             raise Gone("the memory was removed since", field="memory_id")

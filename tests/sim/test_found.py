@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
 from palyra_actors.actors.clerks import memory
+from palyra_actors.actors.memory import MemoryActor
 from palyra_actors.domain.catalog import SESSION
 from palyra_actors.errors import StorageUnavailable
 from palyra_actors.ids import parse_ulid
@@ -316,3 +318,31 @@ def test_nobody_hears_of_anothers_canvas_who_did_not_take_replies_when_the_strea
     world.settle(lambda: bool(stream.replies))
     assert code(stream.replies[0]) == "not_found"
     assert stream.items == []
+
+
+def test_an_admin_who_repeats_an_update_of_anothers_memory_is_answered_as_before(
+    world: World,
+) -> None:
+    ana, admin = world.connect("ana", "writer"), world.connect()
+    kept = {"source": "manual", "content": "one", "memory_id": X}
+    world.ask(ana, "memory.ingest", kept)
+    update = {"memory_id": X, "content": "two", "event_id": next(IDS)}
+    first = world.ask(admin, "memory.update", update)["ok"]["item"]
+    world.ask(ana, "memory.delete", {"memory_id": X})
+    assert world.ask(admin, "memory.update", update)["ok"]["item"] == first
+
+
+def test_a_disk_that_cannot_be_read_for_a_first_answer_is_no_fault_of_the_engines(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = world.connect()
+    update = {"memory_id": X, "content": "two", "event_id": next(IDS)}
+    world.ask(peer, "memory.ingest", {"source": "manual", "content": "one", "memory_id": X})
+    world.ask(peer, "memory.update", update)
+
+    def fail(*_: Any) -> Any:
+        raise OSError("the disk")
+
+    monkeypatch.setattr(MemoryActor, "recall", fail)
+    monkeypatch.setattr(memory.MemoryClerk, "_content", Mock(side_effect=StorageUnavailable("x")))
+    assert code(world.ask(peer, "memory.update", update)) == "unavailable"

@@ -167,7 +167,7 @@ class Counter:
             try:
                 key = self._key(request, op, body)
                 assert key is not None
-                verdict = first_answer(self.reader, key, self.directory.entity)
+                verdict = ask(first_answer, self.reader, key, self.directory.entity)
             except PalyraError as error:
                 refusal = error
             except (

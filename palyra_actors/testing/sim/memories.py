@@ -67,6 +67,7 @@ class Memories:
     def __init__(self, orders: Mapping[str, Order]) -> None:
         self.items: dict[tuple[str, str], Memory] = {}
         self.gone: set[int] = set()
+        self.latest_ms = 0  # that the clock has shown: it may have been set back since
         self._orders = orders
         self._made: dict[str, int] = {}  # seq of the item, by the id of the request that made it
         self._renewing: dict[str, str] = {}  # that id, by the one that the new item has
@@ -164,7 +165,7 @@ class Memories:
             for name in names:
                 one = self.items.get((owner, name))
                 require(
-                    one is None or one.over(event.stored.ts_ms), "what expires is over", owner,
+                    one is None or one.over(self.latest_ms), "what expires is over", owner,
                     name, one,
                 )  # fmt: skip
         self._remove(owner, names)

@@ -154,6 +154,7 @@ class Model:
         self.tails[stream] = stored.stream_seq
         self.events.append(event)
         self.by_id[event.event_id] = event
+        self.memories.latest_ms = max(self.memories.latest_ms, stored.recorded_ms)
         if stored.stream == "session":
             self._in_session(event)
         if stored.stream == "cron":
