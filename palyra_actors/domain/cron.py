@@ -174,40 +174,41 @@ def evolve(
             return _finished(job, said, ts_ms)
 
 
-def _advanced(job: Job, said: Mapping[str, Any]) -> Job:
+def _advanced(job: Job, said: Mapping[str, Any], **other: Any) -> Job:
     """A tick says the next instant; whatever else there is, does not."""
     if "next_ms" not in said:
-        return job
+        return job._replace(**other)
     return job._replace(
-        next_ms=said["next_ms"], due_ms=said["due_ms"], last_ms=said["scheduled_ms"]
+        next_ms=said["next_ms"], due_ms=said["due_ms"], last_ms=said["scheduled_ms"], **other
     )
 
 
-def _made(job: Job, said: Mapping[str, Any], status: str) -> Run:
+def _made(job: Job, said: Mapping[str, Any], status: str, **other: Any) -> Run:
     return Run(
         parse_ulid(said["run_id"]), job.runs + 1, said["attempt"], status,
         said.get("reason", RETRY), said.get("missed", 0), said["scheduled_ms"], said["manual"],
+        **other,
     )  # fmt: skip
 
 
 def _started(job: Job, said: Mapping[str, Any], ts_ms: int) -> tuple[Job, Sequence[Run]]:
     run_id = parse_ulid(said["run_id"])
     count, waiting = job.runs, job.waiting
-    if waiting is not None and waiting.run_id == run_id:
-        run, waiting = waiting, None
-    elif job.active is not None and job.active.run_id == run_id:
-        run = job.active
-    else:
-        run, count = _made(job, said, RUNNING), count + 1
     fence = said.get("fence", 0)  # a worker that waited has it at once
-    run = run._replace(
-        status=RUNNING, started_ms=ts_ms, deadline_ms=said["deadline_ms"], fence=fence,
-        lease_until_ms=said.get("lease_until_ms"),
-    )  # fmt: skip
-    job = job._replace(
-        active=run, waiting=waiting, runs=count, last_run_ms=ts_ms, fence=fence or job.fence
-    )
-    return _advanced(job, said), (run,)
+    begun = {
+        "started_ms": ts_ms, "deadline_ms": said["deadline_ms"], "fence": fence,
+        "lease_until_ms": said.get("lease_until_ms"),
+    }  # fmt: skip
+    if waiting is not None and waiting.run_id == run_id:
+        run, waiting = waiting._replace(status=RUNNING, **begun), None
+    elif job.active is not None and job.active.run_id == run_id:
+        run = job.active._replace(status=RUNNING, **begun)
+    else:
+        run, count = _made(job, said, RUNNING, **begun), count + 1
+    return _advanced(
+        job, said, active=run, waiting=waiting, runs=count, last_run_ms=ts_ms,
+        fence=fence or job.fence,
+    ), (run,)  # fmt: skip
 
 
 def _recorded(
