@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from palyra_actors.actors import search
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.domain.words import term
@@ -327,6 +328,30 @@ def test_two_principals_see_nothing_of_each_other(wire: Wire) -> None:
     assert (again[0]["score"], again[0]["breakdown"]["lexical"]) == pytest.approx(alone)
     assert wire.ok("memory.purge", {"all": True}, principal="bert")["deleted"] == 1
     assert wire.ok("memory.stats", {}, principal="anna")["items"] == 40
+
+
+def test_a_common_word_counts_as_much_as_the_formula_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Words that many items have are not looked up one by one."""
+    query = "quetzal alpha beta gamma delta epsilon"
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        memories = engine.memories
+        memories.add("far far away the quetzal sees alpha then beta gamma delta and an epsilon")
+        for n in range(9):
+            memories.add(f"alpha beta gamma delta epsilon {n}")
+            memories.add(f"quetzal alpha {n}" if n < 3 else f"beta gamma {n}")
+        for mode in ("lexical", "hybrid"):
+            monkeypatch.undo()
+            exact = memories.search(query, mode=mode, top_k=1)[0]
+            monkeypatch.setattr(search, "ROWS_MAX", 4)
+            found = memories.search(query, mode=mode, top_k=1)[0]
+            assert found.item == exact.item
+            assert found.lexical == pytest.approx(exact.lexical)
+            assert found.score == pytest.approx(exact.score, abs=1e-4)
+            least = exact.score - 0.01
+            assert len(memories.search(query, mode=mode, min_score=least, top_k=1)) == 1
+            assert memories.search(query, mode=mode, min_score=exact.score + 0.01) == []
 
 
 def test_no_answer_is_quicker_for_words_that_somebody_else_uses(
