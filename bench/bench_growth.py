@@ -113,7 +113,7 @@ def measure(folder: Path, sizes: list[int], rounds: int, seconds: float, plot: s
         loads = [OpenLoop(endpoint, sessions=ACTIVE) for endpoint in endpoints]
         found = take_turns("new", loads, sizes, rounds, seconds)
         for load, known in zip(loads, names, strict=True):
-            load.template.use(known)
+            load.use(known)
         found_old = take_turns("old", loads, sizes, rounds, seconds)
         for load in loads:
             load.close()

@@ -25,7 +25,7 @@ from typing import Any
 
 import numpy as np
 from load import emit, engine, workspace
-from openloop import OK, OpenLoop, Outcome, at, be_nice, capacity, normal_after_s
+from openloop import OK, OpenLoop, Outcome, at, capacity, normal_after_s
 
 STEPS = (0.25, 0.5, 0.8, 1.0, 1.5, 3.0, 10.0)
 SHAPES = {"singles": (1, 256), "batches": (64, 8)}  # events of a request, requests in flight
@@ -96,7 +96,6 @@ def measure(folder: Path, shape: str, seconds: float, plot: str | None) -> None:
     found: list[dict[str, Any]] = []
     with engine(folder) as (endpoint, _):
         commits = Commits(folder)
-        be_nice()
         load = OpenLoop(endpoint, events=events)
         capacity(load, window, 1.0)  # wakes all sessions
         most = capacity(load, window, seconds)

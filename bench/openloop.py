@@ -1,22 +1,24 @@
 """Load that does not wait: requests are sent when they are due, whatever became of those before.
 
-    numpy rows ──due──▶ bytes of many frames ──▶ raw sockets          replies ──▶ columns of numbers
+    a row of bytes ──due──▶ many frames ──▶ raw sockets          replies ──▶ columns of numbers
 
 A stalled server cannot slow its own load here: a latency counts from the moment when the request
 was due, and one whose connection has not taken the frames before it is counted as `unsent` and not
-forgotten. ZMTP is spoken by hand over unix sockets, many frames a system call, so that a core of a
-small machine can offer several times what the engine on its other core can serve; and the load
-yields to the engine (`be_nice`), as it would on another machine.
+forgotten. ZMTP is spoken by hand over unix sockets, many frames a system call, and the loop is in C
+(`openloop.c`): it takes a tenth of a core and tells what it took and how late it was itself.
 """
 
-import gc
+import ctypes
 import os
-import select
 import socket
 import struct
+import subprocess
+import tempfile
 import time
 from collections import deque
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -33,9 +35,10 @@ SEND_BYTES = 64 * 1024  # of one connection, in its socket
 NICE = 10
 NORMAL_S = 0.5
 NORMAL_BAD = 0.01
-SLICE_S = 0.001
+SLICE_S = 0.0005
 DRAIN_S_MAX = 5.0
-CROCKFORD = np.frombuffer(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", np.uint8)
+QUIET_S = 0.3
+CROCKFORD = np.frombuffer(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", np.uint8)  # bench_growth
 
 
 class Connection:
@@ -133,13 +136,12 @@ def _exactly(stream: socket.socket, count: int) -> bytes:
 
 
 class Template:
-    """Appends of one event each (or `events`), made by the thousand: a frame is a row of bytes in
-    which ids are columns."""
+    """Appends of one event each (or `events`): the row of bytes that all of them are, and where in
+    it ids stand."""
 
     def __init__(self, sessions: int, events: int = 1, budget_ms: int | None = None) -> None:
         ids = Ulids(lambda: time.time_ns() // 1_000_000, os.urandom)
-        names = [format_ulid(ids()).encode() for _ in range(sessions)]
-        self._names = np.array([list(name) for name in names], np.uint8)
+        self.names = [format_ulid(ids()).encode() for _ in range(sessions)]
         run = format_ulid(ids())
         start = format_ulid(ids())[:16] + "0" * 10
         body = {
@@ -159,34 +161,10 @@ class Template:
         head = (
             b"\x02" + struct.pack(">Q", len(frame)) if len(frame) > 255 else bytes((0, len(frame)))
         )
-        row = head + frame
-        self._row = np.frombuffer(row, np.uint8)
-        self._id_at = row.index(struct.pack(">I", ID_FIRST))
-        self._event_at = _places(row, start.encode())
-        self._session_at = _places(row, b"S" * 26)
-        self._events = events
-        self._next = 0
-        self.frame_bytes = len(row)
-
-    def use(self, sessions: list[bytes]) -> None:
-        """Append to these from now on, by their ids as text."""
-        self._names = np.array([list(name) for name in sessions], np.uint8)
-
-    def make(self, first_id: int, count: int) -> bytes:
-        """`count` frames with ids from `first_id` on, over the sessions in turn."""
-        rows = np.tile(self._row, (count, 1))
-        numbers = np.arange(first_id, first_id + count, dtype=">u4")
-        rows[:, self._id_at : self._id_at + 4] = numbers.view(np.uint8).reshape(count, 4)
-        serial = self._next + np.arange(count, dtype=np.int64)
-        names = self._names[serial % len(self._names)]
-        for place in self._session_at:
-            rows[:, place : place + 26] = names
-        for number, place in enumerate(self._event_at):
-            event = serial * self._events + number
-            for digit in range(9):
-                rows[:, place + 25 - digit] = CROCKFORD[(event >> (5 * digit)) & 31]
-        self._next += count
-        return rows.tobytes()
+        self.row = head + frame
+        self.id_at = self.row.index(struct.pack(">I", ID_FIRST))
+        self.event_at = _places(self.row, start.encode())
+        self.session_at = _places(self.row, b"S" * 26)
 
 
 def _places(row: bytes, text: bytes) -> list[int]:
@@ -202,21 +180,24 @@ class Outcome:
     """What became of the requests of one run, a row each. Times in seconds since its beginning.
 
     `total_ms` is the engine's own measure (nan where it refused), `within` whether it called that
-    within the budget.
+    within the budget. `client_share` is what the load itself took of a core.
     """
 
     due: Any
+    sent: Any
     answered: Any
     code: Any
     total_ms: Any
     within: Any
     seconds: float
-    hints_ms: list[int] = field(default_factory=list)
+    client_s: float = 0.0
+    client_share: float = 0.0
 
-    def latency_ms(self, code: int) -> Any:
-        """From due to answered, sorted."""
+    def latency_ms(self, code: int, since: Any = None) -> Any:
+        """From due (or `since`) to answered, sorted."""
         chosen = self.code == code
-        return np.sort((self.answered[chosen] - self.due[chosen]) * 1000)
+        since = self.due if since is None else since
+        return np.sort((self.answered[chosen] - since[chosen]) * 1000)
 
     def summary(self) -> dict[str, Any]:
         """The figures that every bench shows."""
@@ -238,6 +219,11 @@ class Outcome:
             "client_p99_ms": at(self.latency_ms(OK), 0.99),
             "refusal_p50_ms": at(self.latency_ms(REFUSED), 0.5),
             "refusal_p99_ms": at(self.latency_ms(REFUSED), 0.99),
+            "refusal_from_sent_p99_ms": at(self.latency_ms(REFUSED, self.sent), 0.99),
+            "sent_late_p99_ms": at(
+                np.sort((self.sent - self.due)[self.code != WAITING]) * 1000, 0.99
+            ),
+            "client_share": round(self.client_share, 3),
         }
 
 
@@ -271,11 +257,24 @@ class OpenLoop:
         budget_ms: int | None = None,
     ) -> None:  # fmt: skip
         self.connections = [Connection(endpoint) for _ in range(connections)]
-        self.template = Template(sessions, events, budget_ms)
-        self._next_id = ID_FIRST
-        self._turn = 0
+        made = Template(sessions, events, budget_ms)
+        self._next_id = ctypes.c_uint32(ID_FIRST)
+        self._load = _compiled().load_new(
+            connections, _ints([one.socket.fileno() for one in self.connections], ctypes.c_int),
+            made.row, len(made.row), made.id_at,
+            len(made.session_at), _ints(made.session_at, ctypes.c_int64),
+            len(made.event_at), _ints(made.event_at, ctypes.c_int64),
+        )  # fmt: skip
+        assert self._load
+        self.use(made.names)
+
+    def use(self, sessions: list[bytes]) -> None:
+        """Append to these from now on, by their ids as text."""
+        _compiled().load_use(self._load, b"".join(sessions), len(sessions))
 
     def close(self) -> None:
+        _compiled().load_free(self._load)
+        self._load = None
         for one in self.connections:
             one.close()
 
@@ -288,55 +287,68 @@ class OpenLoop:
         due = np.concatenate(_dues(schedule))
         count, seconds = len(due), sum(step[1] for step in schedule)
         outcome = Outcome(
-            due, np.full(count, np.nan), np.full(count, WAITING, np.int8),
+            due, np.full(count, np.nan), np.full(count, np.nan), np.full(count, WAITING, np.int8),
             np.full(count, np.nan), np.zeros(count, bool), seconds,
         )  # fmt: skip
-        base = self._next_id
-        self._next_id += count
-        sockets = {one.socket.fileno(): one for one in self.connections}
-        poller = select.poll()
-        for descriptor in sockets:
-            poller.register(descriptor, select.POLLIN)
-        gc.disable()
-        began, sent, ends = time.perf_counter(), 0, seconds
-        left = count
-        while True:
-            now = time.perf_counter() - began
-            if now > ends + (DRAIN_S_MAX if drain else 0) or (sent == count and not left):
-                break
-            ready = int(np.searchsorted(due, now, side="right"))
-            if ready > sent:
-                left -= self._send(outcome, base, sent, ready)
-                sent = ready
-            for one in self.connections:
-                if one.out_bytes:
-                    one.flush()
-            wait = due[sent] - (time.perf_counter() - began) if sent < count else 0.05
-            wait_ms = max(0, min(int(max(wait, SLICE_S) * 1000), 20))
-            for descriptor, _ in poller.poll(wait_ms):
-                one = sockets[descriptor]
-                messages = one.receive()
-                left -= _take(outcome, base, messages, time.perf_counter() - began)
-                if one.closed:
-                    poller.unregister(descriptor)
-        gc.enable()
+        columns = Columns(
+            count, self._next_id.value,
+            *(one.ctypes.data for one in (due, outcome.sent, outcome.answered, outcome.total_ms,
+                                          outcome.code, outcome.within)),
+        )  # fmt: skip
+        self._next_id.value += count
+        began = time.perf_counter()
+        outcome.client_s = _compiled().load_run(
+            self._load, ctypes.byref(columns), SLICE_S, seconds + (DRAIN_S_MAX if drain else 0)
+        )
+        outcome.client_share = outcome.client_s / (time.perf_counter() - began)
         return outcome
 
-    def _send(self, outcome: Outcome, base: int, start: int, end: int) -> int:
-        """Give each connection its part; how many found no room."""
-        lost, share = 0, max(1, (end - start) // len(self.connections))
-        while start < end:
-            one = self.connections[self._turn % len(self.connections)]
-            self._turn += 1
-            count = min(share, end - start)
-            if one.closed or one.out_bytes:
-                outcome.code[start : start + count] = UNSENT
-                lost += count
-            else:
-                one.send(self.template.make(base + start, count))
-                one.flush()
-            start += count
-        return lost
+    def closed(self, window: int, seconds: float) -> float:
+        """See `capacity`."""
+        busy, took = min(window, len(self.connections)), ctypes.c_double()
+        oks = _compiled().load_closed(
+            self._load, busy, window // busy, ctypes.byref(self._next_id), seconds,
+            ctypes.byref(took),
+        )  # fmt: skip
+        _compiled().load_drain(self._load, QUIET_S, DRAIN_S_MAX)
+        return float(oks / took.value)
+
+
+class Columns(ctypes.Structure):
+    """The columns of an `Outcome`, for `openloop.c`."""
+
+    _fields_ = (
+        ("count", ctypes.c_int64), ("base", ctypes.c_int64), ("due", ctypes.c_void_p),
+        ("sent", ctypes.c_void_p), ("answered", ctypes.c_void_p), ("total_ms", ctypes.c_void_p),
+        ("code", ctypes.c_void_p), ("within", ctypes.c_void_p),
+    )  # fmt: skip
+
+
+@cache
+def _compiled() -> Any:
+    """`openloop.c`, by the compiler that makes the engine's hot path."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = Path(folder) / "openloop.so"
+        source = Path(__file__).with_suffix(".c")
+        subprocess.run(
+            ["cc", "-O2", "-shared", "-fPIC", "-D_GNU_SOURCE", "-o", made, source], check=True
+        )
+        library = ctypes.CDLL(str(made))
+    at, long, real = ctypes.c_void_p, ctypes.c_int64, ctypes.c_double
+    library.load_new.restype = at
+    library.load_new.argtypes = [ctypes.c_int, at, ctypes.c_char_p, *[long] * 3, at, long, at]
+    library.load_use.argtypes = [at, ctypes.c_char_p, long]
+    library.load_run.restype = real
+    library.load_run.argtypes = [at, at, real, real]
+    library.load_closed.restype = long
+    library.load_closed.argtypes = [at, ctypes.c_int, long, at, real, at]
+    library.load_drain.argtypes = [at, real, real]
+    library.load_free.argtypes = [at]
+    return library
+
+
+def _ints(values: list[int], kind: Any) -> Any:
+    return (kind * len(values))(*values)
 
 
 def _dues(schedule: list[tuple[float, float]]) -> list[Any]:
@@ -347,64 +359,6 @@ def _dues(schedule: list[tuple[float, float]]) -> list[Any]:
     return parts
 
 
-def _take(outcome: Outcome, base: int, messages: list[bytes], now: float) -> int:
-    code, answered, total_ms, within = (
-        outcome.code, outcome.answered, outcome.total_ms, outcome.within,
-    )  # fmt: skip
-    count, known = 0, len(code)
-    for message in messages:
-        place = int.from_bytes(message[8:12], "big") - base
-        if not 0 <= place < known:
-            continue  # of a run before
-        count += 1
-        answered[place] = now
-        if message[12:15] == b"\xa2ok":
-            code[place] = OK
-            found = message.rfind(b"total_ms\xcb")
-            total_ms[place] = struct.unpack_from(">d", message, found + 9)[0]
-            within[place] = message[-1] == 0xC3
-        elif b"overloaded" in message:
-            code[place] = REFUSED
-        else:
-            code[place] = FAILED
-    return count
-
-
 def capacity(load: OpenLoop, window: int, seconds: float) -> float:
     """Requests a second of a closed loop: as many as are answered are sent, `window` in flight."""
-    sockets = {one.socket.fileno(): one for one in load.connections}
-    poller = select.poll()
-    for descriptor in sockets:
-        poller.register(descriptor, select.POLLIN)
-    made, done = load.template, 0
-    busy = load.connections[:window]
-    share = window // len(busy)
-    gc.disable()
-    for one in busy:
-        one.send(made.make(load._next_id, share))
-        load._next_id += share
-        one.flush()
-    began = time.perf_counter()
-    while (took := time.perf_counter() - began) < seconds:
-        for descriptor, _ in poller.poll(100):
-            one = sockets[descriptor]
-            answers = one.receive()
-            if answers:
-                done += sum(answer[12:15] == b"\xa2ok" for answer in answers)
-                one.send(made.make(load._next_id, len(answers)))
-                load._next_id += len(answers)
-            one.flush()
-    gc.enable()
-    _let_drain(load)
-    return done / took
-
-
-def _let_drain(load: OpenLoop) -> None:
-    quiet_at = time.perf_counter() + 0.3
-    ends = time.perf_counter() + DRAIN_S_MAX
-    while time.perf_counter() < min(quiet_at, ends):
-        for one in load.connections:
-            one.flush()
-            if one.receive():
-                quiet_at = time.perf_counter() + 0.3
-        time.sleep(0.002)
+    return load.closed(window, seconds)
