@@ -26,6 +26,9 @@ LOBBY_LOAD_MIN: Final = 500
 """Load that may wait in the lobby however short the patience is: a round's slice, so that the next
 one has something to serve."""
 
+EARLY_REFUSAL: Final = 0.1
+"""Of a refusal, the work of one that the door gives without looking at it."""
+
 OVER: Final = 1.2
 """How far whoever holds less than its share may go over the room."""
 
@@ -267,13 +270,24 @@ class Admission:
     def may_wait(self, peer: Peer, frame_bytes: int) -> bool:
         """Whether a write may wait for room, or is refused at once: there are more before it than
         are served while it may wait. Of the lobby, too, each connection has an equal share."""
-        plan, account = self.plan, self._accounts.get(peer)
-        most = max(plan.patience_s / plan.load_s, LOBBY_LOAD_MIN)
-        load = load_of(frame_bytes)
-        if self._hurried_load + load <= most:
-            return True
-        held, line = (0, 1) if account is None else (account.hurried_load, 0)
-        return held + load <= most / (len(self._line) + line)
+        return load_of(frame_bytes) <= max(self.lobby_room, self.lobby_share(peer))
+
+    @property
+    def lobby_room(self) -> float:
+        """Load for which there is room in the lobby."""
+        return self._lobby_load_max - self._hurried_load
+
+    def lobby_share(self, peer: Peer, connections: int = 1) -> float:
+        """What is left of a connection's share of the lobby, where at least so many have one."""
+        account = self._accounts.get(peer)
+        held, line = 0, 1
+        if account is not None and account.waiting:
+            held, line = account.hurried_load, 0
+        return self._lobby_load_max / max(len(self._line) + line, connections) - held
+
+    @property
+    def _lobby_load_max(self) -> float:
+        return max(self.plan.patience_s / self.plan.load_s, LOBBY_LOAD_MIN)
 
     def next(self, now: float) -> Waiting | None:
         """The next write that may come in, in turn between connections and, within one, between
@@ -367,12 +381,25 @@ class Admission:
         """When a write that is refused now should come back: once what is under way is through, and
         then one after the other in the order of their refusals. At most a second.
         """
-        plan = self.plan
-        plan.refused += 1
-        through = now + plan.rest_s(now) + plan.commit_s + 0.5 * self.load * plan.load_s
+        self.plan.refused += 1
         last = now + RETRY_MS_MAX / 1000
-        self._served_at = min(max(self._served_at, through) + load * plan.load_s, last)
+        self._served_at = min(self._through(now) + load * self.plan.load_s, last)
         return max(1, ceil((self._served_at - now) * 1000))
+
+    def _through(self, now: float) -> float:
+        """When all are through that are under way, or were refused and come back."""
+        plan = self.plan
+        through = now + plan.rest_s(now) + plan.commit_s + 0.5 * self.load * plan.load_s
+        return max(self._served_at, through)
+
+    def wait_s(self, now: float) -> float:
+        """After what time the next one who is refused might be served, but for its own load."""
+        return self._through(now) - now
+
+    def refused_early(self, count: int, wait_s: float, now: float) -> None:
+        """So many were sent away by the door, the last of them until then."""
+        self.plan.refused += EARLY_REFUSAL * count
+        self._served_at = now + wait_s
 
 
 def _is_bulk(budget_s: float, plan: Plan) -> bool:

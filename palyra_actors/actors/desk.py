@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
-from palyra_actors.actors import clerks
+from palyra_actors.actors import clerks, router
 from palyra_actors.actors.admission import Admission
 from palyra_actors.actors.appends import RETRY_AFTER_MS, Appends
 from palyra_actors.actors.clerks.counter import Counter
@@ -17,7 +17,7 @@ from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify
-from palyra_actors.actors.steering import Plan, load_of
+from palyra_actors.actors.steering import RETRY_MS_MAX, Plan, load_of
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request, Tally, stopping
 from palyra_actors.domain.catalog import kind_name, kind_to_find
@@ -55,6 +55,10 @@ REFUSED_FRAMES_MAX: Final = 64
 """More frames than were served in the round before are taken while writes are refused: what a
 refusal takes, a fifth of the loop at most, is taken from those that are let in. The rest waits in
 its sockets (`bench/bench_overload.py`)."""
+
+SIFTED_FRAMES_MAX: Final = 128
+"""Taken in one round where the door sifts the rest, about a slice; of that as many are taken as
+there is room for in the lobby."""
 
 LOBBY_LOOK_S: Final = 0.001
 _NAMES: Final = {kind: op for op, kind in codec.REQUEST_TYPES.items()}
@@ -94,6 +98,7 @@ class Desk:
         self._slice = SLICE_LOAD_MAX  # what is left of this round's
         self._served = self._turned_away = 0  # of this round
         self.frames_wanted = ROUND_FRAMES_MAX
+        self.sifted = False  # whether the door refuses what it has not looked at
         self.stopping = False
         self.admission = Admission(office.plan, Request.shed)
         operations: dict[str, Callable[[Request, Any], None]] = {
@@ -177,9 +182,10 @@ class Desk:
         """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
         admission, room = self.admission, self._slice
         self._slice = SLICE_LOAD_MAX
-        self.frames_wanted = ROUND_FRAMES_MAX
+        sifted = self.sifted
+        self.frames_wanted = SIFTED_FRAMES_MAX if sifted else ROUND_FRAMES_MAX
         if self._turned_away:
-            self.frames_wanted = self._served + REFUSED_FRAMES_MAX
+            self.frames_wanted = self._served + (0 if sifted else REFUSED_FRAMES_MAX)
         self._served = self._turned_away = 0
         if not admission.waiting:
             return
@@ -205,6 +211,49 @@ class Desk:
             self._office.house.loop.call_soon(_nothing)  # the next round's slice is due now
         elif admission.waiting:
             self._look_again()
+
+    # -- what the door refuses by itself ---------------------------------------------------------
+
+    @property
+    def lets_sift(self) -> bool:
+        """Whether the door may refuse plain appends that it does not know, within `quotas`."""
+        return self._office.plan.budget_s > 0 and not self.stopping
+
+    def quotas(self, senders: Sequence[tuple[Peer | None, int, int]]) -> list[int]:
+        """How many plain appends to look at of each of these connections, of which each has so
+        many, and so many bytes of them: as many as there is room for, in equal parts. -1: nothing
+        of it; it is nobody."""
+        admission, quotas = self.admission, []
+        room, left = admission.lobby_room, len(senders)
+        now, looked = self._office.monotonic(), False
+        for peer, count, size in senders:
+            if peer is None:
+                quotas.append(-1)
+            elif not count:
+                quotas.append(0)
+            else:
+                if not looked and admission.lets_in(peer, size // count, now, now):
+                    room += max(0, self._slice)
+                looked = True
+                load, share = load_of(size // count), admission.lobby_share(peer, len(senders))
+                quotas.append(max(0, min(count, int(max(room / left, share) / load))))
+                room -= quotas[-1] * load
+            left -= 1
+        return quotas
+
+    def refusal(self) -> router.Refusal:
+        """What the door answers whom it refuses."""
+        now, plan = self._office.monotonic(), self._office.plan
+        wait_ms = self.admission.wait_s(now) * 1000
+        return router.Refusal(
+            codec.REPLY_HEAD, codec.OVERLOADED, wait_ms, plan.load_s * 1000, RETRY_MS_MAX
+        )
+
+    def refused_early(self, count: int, wait_ms: float) -> None:
+        """The door has refused so many, the last of them for so long."""
+        self._office.tally.turn_away(count)
+        self._turned_away += count
+        self.admission.refused_early(count, wait_ms / 1000, self._office.monotonic())
 
     def stop(self) -> None:
         """Refuse what waits, and all that comes from now on."""

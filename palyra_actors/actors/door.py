@@ -42,7 +42,7 @@ from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.guard import Guard, Reading, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
 from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
-from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
+from palyra_actors.limits import FRAME_BYTES_MAX, SOCKET_FRAME_BYTES_MAX
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.runtime.wakeup import Wakeup
@@ -359,16 +359,31 @@ class Door:
         waited in libzmq while a round was busy has waited. Where a round left some behind, those
         of the next count from its beginning.
         """
-        door, peers, gate, around = self._socket, self._peers, self._gate, self._frame_bytes
+        door, gate, desk = self._socket, self._gate, self._desk
         if gate is not None:
             gate.hand(KNOCK)
             if not gate.open:
                 return
-        arrivals: list[tuple[DoorPeer, bytes]] = []
         began = self._loop.clock.monotonic()
         arrived, self._empty_at = self._empty_at, began
-        wanted, size, taken = self._desk.frames_wanted, 0, 0
-        came = router.receive(door, wanted, ROUND_BYTES_MAX, keys=gate is not None)
+        wanted, surplus = desk.frames_wanted, None
+        desk.sifted = gate is None and router.compiled is not None and desk.lets_sift
+        if desk.sifted:
+            came, empty, surplus = router.receive_all(
+                door, wanted, ROUND_BYTES_MAX, FRAME_BYTES_MAX
+            )
+        else:
+            came = router.receive(door, wanted, ROUND_BYTES_MAX, keys=gate is not None)
+            empty = len(came) < wanted and sum(len(one[2]) for one in came) < ROUND_BYTES_MAX
+        self._emptied += empty
+        self._take_in(came, arrived)
+        if surplus is not None:
+            self._sift(surplus, arrived)
+
+    def _take_in(self, came: list[router.Arrival], arrived: float) -> None:
+        """Serve what has come, and answer what is no request."""
+        peers, gate, around, taken = self._peers, self._gate, self._frame_bytes, 0
+        arrivals: list[tuple[DoorPeer, bytes]] = []
         for identity, delimited, frame, junk, origin in came:
             try:
                 peer = peers.get((identity, delimited)) or self._meet(identity, delimited, origin)
@@ -387,11 +402,45 @@ class Door:
             elif not (peer.cut or peer.refused):
                 arrivals.append((peer, frame))
         self._taken_bytes += taken
-        if len(came) < wanted and taken < ROUND_BYTES_MAX:
-            self._emptied += 1
         if arrivals:
             self._received += len(arrivals)
             self._desk.serve(arrivals, arrived)
+
+    def _sift(self, surplus: router.Surplus, arrived: float) -> None:
+        """Serve so much of what was there beyond the round as there is room for, and refuse the
+        rest unseen: under overload this is what the engine does most."""
+        desk, around = self._desk, self._frame_bytes
+        peers: list[DoorPeer | None] = []
+        for sender in surplus.senders:
+            who, peer = (sender.identity, sender.delimited), None
+            try:
+                peer = self._peers.get(who) or self._meet(*who, sender.origin)
+            except BaseException:  # the others are served
+                log.exception("a connection could not be met: its frames are dropped")
+            peers.append(peer)
+        quotas = desk.quotas(
+            [
+                (None if peer is None or peer.cut or peer.refused else peer, *sender[3:])
+                for peer, sender in zip(peers, surplus.senders, strict=True)
+            ]
+        )
+        sifted = router.sift(self._socket, surplus, quotas, desk.refusal())
+        refused = sum(left.refused for left in sifted.left)
+        if refused:
+            self._received += refused
+            self._sent += refused - len(sifted.aside)
+            desk.refused_early(refused, sifted.wait_ms)
+        for place, frame in sifted.aside:
+            if (peer := peers[place]) is not None and not peer.cut:
+                self._put_aside(peer, frame)
+        for peer, left in zip(peers, sifted.left, strict=True):
+            if peer is not None:
+                peer.taken_bytes += left.frame_bytes + left.frames * around + 7 * left.large
+                self._taken_bytes += left.frame_bytes
+                if left.status == router.GONE:
+                    self._gone += left.refused
+                    self._forget(peer)
+        self._take_in(sifted.came, arrived)
 
     def _answer_junk(self, peer: DoorPeer) -> None:
         error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")

@@ -2,6 +2,9 @@
 
 Compiled (`_swift_door.c`) a round is one call each way, in which the interpreter's lock is given
 back once; else pyzmq is asked part by part, which is what either of the two means.
+
+Only compiled there is a surplus: what a round takes no more, received all the same so that it does
+not age unseen, of which `sift` refuses the plain appends that are over their sender's quota.
 """
 
 import ctypes
@@ -15,7 +18,7 @@ try:
 except ImportError:  # no compiler when it was installed, or none for this Python
     _swift: Any = None
 else:
-    _swift = _swift_door if _swift_door.VERSION == 1 else None
+    _swift = _swift_door if _swift_door.VERSION == 2 else None
 
 _send: Final = BackendSocket.send
 _receive: Final[Any] = BackendSocket.recv
@@ -41,6 +44,64 @@ class Arrival(NamedTuple):
     frame: bytes
     junk: bool
     origin: "int | zmq.Frame"
+
+
+SURPLUS_FRAMES_MAX: Final = 2_048
+SURPLUS_BYTES_MAX: Final = 4 * 1024 * 1024
+
+
+class Sender(NamedTuple):
+    """A connection with frames in the surplus: so many plain appends, which have so many bytes
+    together. `origin` as in `Arrival`."""
+
+    identity: bytes
+    delimited: bool
+    origin: int
+    plain: int
+    plain_bytes: int
+
+
+class Surplus(NamedTuple):
+    """What was there beyond a round, for `sift`."""
+
+    frames: Any
+    senders: list[Sender]
+
+
+class Left(NamedTuple):
+    """What was not taken in of a sender's surplus: its `refused` are among `frames`. `large`: of
+    these have so many seven bytes more around them. `status`: SENT, FULL: its pipe takes no more,
+    or GONE."""
+
+    refused: int
+    frames: int
+    frame_bytes: int
+    large: int
+    status: int
+
+
+SENT, FULL, GONE = 0, 1, 2
+
+
+class Refusal(NamedTuple):
+    """An answer in parts: `head`, the request's id, `middle`, and the milliseconds to wait:
+    `wait_ms` at first, for each unit of load `load_ms` more, at most `wait_ms_max`."""
+
+    head: bytes
+    middle: bytes
+    wait_ms: float
+    load_ms: float
+    wait_ms_max: float
+
+
+class Sifted(NamedTuple):
+    """What is to be looked at, in its order; of each sender what is not; replies that were not
+    sent, each with its sender's place; and how long who was refused last is to wait."""
+
+    came: list[Arrival]
+    left: list[Left]
+    aside: list[tuple[int, bytes]]
+    wait_ms: float
 
 
 Reply: TypeAlias = tuple[bytes, bool, bytes]
@@ -91,9 +152,33 @@ def receive(
     """What has arrived, up to so many messages and about so many bytes. `keys`: `key` will be asked
     about them."""
     if compiled is not None and not keys:
-        arrivals, _ = compiled.receive(socket.underlying, frames_max, bytes_max)
+        arrivals, _, _ = compiled.receive(socket.underlying, frames_max, bytes_max)
         return arrivals  # type: ignore[no-any-return] # tuples, field by field
     return receive_plainly(socket, frames_max, bytes_max)
+
+
+def receive_all(
+    socket: "zmq.Socket[bytes]", frames_max: int, bytes_max: int, append_bytes_max: int
+) -> tuple[list[Arrival], bool, Surplus | None]:
+    """As `receive`; whether nothing is left; and the surplus, whose plain appends have at most
+    `append_bytes_max`. Only where it is `compiled`."""
+    came, empty, surplus = compiled.receive(
+        socket.underlying, frames_max, bytes_max,
+        SURPLUS_FRAMES_MAX, SURPLUS_BYTES_MAX, append_bytes_max,
+    )  # fmt: skip
+    if surplus is None:
+        return came, empty, None
+    frames, senders = surplus
+    return came, empty, Surplus(frames, [Sender(*one) for one in senders])
+
+
+def sift(
+    socket: "zmq.Socket[bytes]", surplus: Surplus, quotas: list[int], refusal: Refusal
+) -> Sifted:
+    """Take in the first plain appends of each sender, up to its quota, with all that is none, and
+    refuse the others. A sender with a negative quota is not heard at all."""
+    came, left, aside, wait_ms = compiled.sift(socket.underlying, surplus.frames, quotas, *refusal)
+    return Sifted(came, [Left(*one) for one in left], aside, wait_ms)
 
 
 def receive_plainly(socket: "zmq.Socket[bytes]", frames_max: int, bytes_max: int) -> list[Arrival]:

@@ -106,7 +106,7 @@ class Plan:
         quick: commits are so fast that waiting for one costs less than a change of threads.
         committing_since: when the commit under way began, None: there is none.
         committing_load: what is in it.
-        refused: writes sent away since the group before; admission counts.
+        refused: writes sent away since the group before, by their work; admission counts.
     """
 
     budget_s: float
@@ -121,7 +121,7 @@ class Plan:
     quick: bool = False
     committing_since: float | None = None
     committing_load: int = 0
-    refused: int = 0
+    refused: float = 0
 
     def rest_s(self, now: float) -> float:
         """How long the commit under way is expected to go on.
@@ -194,7 +194,7 @@ class Controller:
         self._group_s_max = group_s_max
         self._group_events_max = group_events_max
         self._event_s = EVENT_S_FIRST
-        self._load, self._busy_s = 0, 0.0  # of groups too small to be measured alone
+        self._load = self._busy_s = 0.0  # of groups too small to be measured alone
         self._deviation_s = 0.0
         self._mean_s = 0.001
         self._commits: deque[float] = deque(maxlen=COMMITS_KEPT)
@@ -220,7 +220,7 @@ class Controller:
         if self._load >= LOAD_MEASURED_MIN:
             load_s = min(max(self._busy_s / self._load, LOAD_S_MIN), LOAD_S_MAX)
             plan.load_s += (load_s - plan.load_s) / 8
-            self._load, self._busy_s = 0, 0.0
+            self._load = self._busy_s = 0.0
         if times.events >= EVENTS_MEASURED_MIN:
             self._event_s += ((times.staged - times.began) / times.events - self._event_s) / 8
         self._steer_groups()

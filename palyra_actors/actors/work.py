@@ -75,11 +75,11 @@ class Tally:
         self.received = self.ok = self.refused = self.unknown = self.closed = self.under_way = 0
         self.acked = self.overloaded = 0
 
-    def turn_away(self) -> None:
-        """A write was answered `overloaded` before it became a request."""
-        self.received += 1
-        self.refused += 1
-        self.overloaded += 1
+    def turn_away(self, count: int = 1) -> None:
+        """Writes were answered `overloaded` before they became requests."""
+        self.received += count
+        self.refused += count
+        self.overloaded += count
 
     def statistics(self) -> TallyStatistics:
         return TallyStatistics(

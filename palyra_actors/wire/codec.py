@@ -56,8 +56,8 @@ _encode = msgspec.msgpack.Encoder().encode
 _AT = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
 
 
-_REPLY: Final = b"\x83\xa1v" + _encode(PROTOCOL_VERSION) + b"\xa2id"
-_OVERLOADED: Final = b"".join((
+REPLY_HEAD: Final = b"\x83\xa1v" + _encode(PROTOCOL_VERSION) + b"\xa2id"
+OVERLOADED: Final = b"".join((
     b"\xa3err\x84",
     *(
         _encode(part)
@@ -69,7 +69,7 @@ _OVERLOADED: Final = b"".join((
         )
     ),
 ))  # fmt: skip
-"""What stands between the id and the number of milliseconds."""
+"""A refusal: `REPLY_HEAD`, the request's id, this, and the number of milliseconds."""
 
 
 class Head(msgspec.Struct, gc=False):
@@ -176,7 +176,7 @@ def encode_err(request_id: RequestId, error: PalyraError) -> bytes:
 def encode_overloaded(request_id: RequestId, retry_after_ms: int) -> bytes:
     """The refusal of a write that could not be durable in time. Under overload this is what the
     engine does most, so all but two numbers of it are encoded once."""
-    return b"".join((_REPLY, _encode(request_id), _OVERLOADED, _encode(retry_after_ms)))
+    return b"".join((REPLY_HEAD, _encode(request_id), OVERLOADED, _encode(retry_after_ms)))
 
 
 def encode_item(request_id: RequestId, item: Any) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from palyra_actors.actors import router
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.testing.faults import FaultVFS, Operation
@@ -176,6 +177,49 @@ def test_every_request_is_counted_once_whatever_became_of_it(home: House, disk: 
         requests[what] for what in ("ok", "refused", "unknown", "closed")
     )
     assert requests["refused"] >= 5
+
+
+FLOOD = 3_000
+"""Large ones: more than may wait, however little load is expected to cost."""
+
+
+@pytest.mark.parametrize("compiled", [True, False])
+def test_of_a_flood_each_request_is_answered_once_and_told_when_to_come_back(
+    home: House, disk: Disk, monkeypatch: pytest.MonkeyPatch, compiled: bool
+) -> None:
+    refused_early: list[int] = []
+    if not compiled:
+        monkeypatch.setattr(router, "compiled", None)
+    elif router.compiled is None:
+        pytest.skip("no compiler when it was installed")
+    sift = router.sift
+
+    def watched(*arguments: Any) -> Any:
+        sifted = sift(*arguments)
+        refused_early.append(sum(left.refused for left in sifted.left))
+        return sifted
+
+    monkeypatch.setattr(router, "sift", watched)
+    wire, _ = stalled(home, disk)
+    flood, polite = home.connect(), home.connect()
+    body = {"events": [event(new_id(), payload=LARGE)]}
+    sent = [flood.send("journal.append", body) for _ in range(FLOOD)]
+    head = polite.send("journal.head", {})
+    answers = [flood.receive() for _ in range(FLOOD)]
+    assert polite.receive()["id"] == head, "what is no append is answered meanwhile"
+    assert sorted(one["id"] for one in answers) == sorted(sent)
+    for one in answers:
+        assert one["err"]["code"] == "overloaded"
+        assert one["err"]["retryable"] is True
+        assert 1 <= one["err"]["retry_after_ms"] <= 1_000
+    assert (sum(refused_early) > 0) is compiled
+    disk.gate.set()
+    wire.receive(), wire.receive()
+    requests = polite.ok("engine.stats")["requests"]
+    assert requests["refused"] >= FLOOD
+    assert requests["received"] - 1 == sum(
+        requests[what] for what in ("ok", "refused", "unknown", "closed")
+    )
 
 
 def test_an_engine_that_stops_refuses_what_waits_at_the_door(home: House, disk: Disk) -> None:
