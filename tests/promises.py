@@ -94,6 +94,9 @@ MEASURES: Final = {
             7, "goodput at 3 × capacity, of its peak", "goodput_at_300", "parts",
             (("part", "summary"),), least=0.8,
         ),
+        Measure(
+            7, "a bare commit beside 1.5 × capacity, p99", "commit_p99_ms", "ms", (("share", 1.5),)
+        ),
         Measure(8, "requests at up to 10 × capacity without an answer", "hung", "",
                 (("part", "summary"),), most=0),
     ),
