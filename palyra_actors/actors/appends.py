@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Final
 
 from palyra_actors.actors.directory import Directory
+from palyra_actors.actors.entity import take_back
 from palyra_actors.actors.work import Portion, Request, Unit
 from palyra_actors.domain.catalog import kind_name
 from palyra_actors.domain.payload import Sealer, same_content
@@ -125,9 +126,7 @@ class Appends:
                 portion.entity.hand(portion)
         except MailboxFull as full:
             refusal = _behind(unit, full)
-            for portion in unit.portions:
-                if portion.decided:  # and holds back for the others
-                    portion.entity.rewind(portion)
+            take_back(unit.portions)  # they hold back for the others
             raise refusal from full
 
 

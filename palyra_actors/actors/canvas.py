@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from palyra_actors.actors.entity import CommandEntity
+from palyra_actors.actors.entity import CommandEntity, ask
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import looks_plain
 from palyra_actors.domain.canvas import Canvas, Keep, Who
@@ -37,7 +37,27 @@ class CanvasActor(CommandEntity):
     def _choose(self, state: Canvas | None, command: domain.Command, now_ms: int) -> Decision:
         tail = self._tail
         assert tail is not None
+        if isinstance(command, domain.Look) and state is not None and not state.erased:
+            state = self._as_of(state, command.version)
         return domain.decide(state, command, Who(self.stream_id, tail.principal, now_ms, self.keep))
+
+    def _as_of(self, now: Canvas, version: int | None) -> Canvas:
+        """The canvas at a version, be it written or not. Raises NotFound, Gone."""
+        if version is None or version == now.version:
+            return now
+        if not now.horizon <= version < now.version:
+            raise _no_version(now.version, now.horizon, version)
+        for portion in self._pending:
+            before = portion.before
+            if isinstance(before, Canvas) and before.version == version:
+                return before
+        assert self._tail is not None
+        return ask(load, self._house.reader, self._tail.stream, version)
+
+    @property
+    def session_id(self) -> bytes | None:
+        """Of which session it is, as far as it has decided."""
+        return self._state.session_id if isinstance(self._state, Canvas) else None
 
     def fold(self, state: Canvas | None, fact: Fact, stream: int) -> tuple[Canvas, Any]:
         return domain.fold(state, fact, stream)
@@ -67,6 +87,16 @@ def erased() -> Gone:
     return Gone("the canvas was erased with its session", field="canvas_id")
 
 
+def _no_version(last: int, horizon: int, wanted: int) -> NotFound | Gone:
+    if wanted > last:
+        return NotFound(
+            f"the canvas is at version {last}", field="version", detail={"actual": last}
+        )
+    return Gone(
+        f"versions before {horizon} were compacted", field="version", detail={"horizon": horizon}
+    )
+
+
 def load(reader: ReadSide, stream: int, version: int | None = None) -> Canvas:
     """The canvas as it is in the file, or as it was at a version: a whole state and the patches
     behind it, at most `domain.canvas.SNAPSHOT_PATCHES` of them.
@@ -79,17 +109,9 @@ def load(reader: ReadSide, stream: int, version: int | None = None) -> Canvas:
     if now[10] > now[0]:
         raise erased()
     wanted = now[0] if version is None else version
-    if wanted > now[0]:
-        raise NotFound(
-            f"the canvas is at version {now[0]}", field="version", detail={"actual": now[0]}
-        )
     starts = reader.rows("canvas.snapshot_before", (stream, wanted))
-    if wanted < now[10] or not starts:
-        raise Gone(
-            f"versions before {now[10]} were compacted",
-            field="version",
-            detail={"horizon": now[10]},
-        )
+    if not now[10] <= wanted <= now[0] or not starts:
+        raise _no_version(now[0], now[10], wanted)
     at, number = starts[0]
     document: Any = None
     sha256, updated_ms = b"", 0

@@ -106,6 +106,10 @@ class Entity(PooledActor):
         if not self._down:
             self.actor_inbox.release()
 
+    def shows(self, principal: str | None) -> bool:
+        """Whether the principal may see it (None: all)."""
+        return self._tail is not None and principal in (None, self._tail.principal)
+
     @property
     def idle(self) -> bool:
         """Nothing waits and nothing is under way: the entity can be let go without a trace."""
@@ -124,6 +128,11 @@ class Entity(PooledActor):
         unit = portion.unit
         if unit.error is not None or unit.settled:
             return  # another portion was refused: this one means nothing any more
+        if unit.inform is not None and portion is unit.portions[0] and unit.left > 1:
+            portion.waits = True
+            self.actor_inbox.put_back(portion)
+            self.actor_inbox.hold()
+            return
         pending = self._pending
         if pending and pending[0].unit.settled:
             self._prune()
@@ -142,6 +151,9 @@ class Entity(PooledActor):
             assert tail is not None
             if tail.principal != unit.request.principal:
                 self._check_owner(tail, unit.request)
+            if unit.inform is not None and portion is unit.portions[0]:
+                portion.waits = False
+                portion.command = unit.inform([one.answer or {} for one in unit.portions[1:]])
             portion.first_seq = portion.next_before = self._next
             self._state = self._decide(before, portion)
         except PalyraError as refusal:
@@ -155,6 +167,8 @@ class Entity(PooledActor):
         unit.left -= 1
         if unit.left:
             self.actor_inbox.hold()
+            if unit.left == 1:
+                _wait_no_more(unit.portions[0])
             return
         if len(unit.portions) > 1:
             for other in unit.portions:
@@ -174,9 +188,7 @@ class Entity(PooledActor):
         portion.before = self._state
         portion.next_before = self._next
         self._pending.append(portion)
-        for other in unit.portions:
-            if other.decided:
-                other.entity.rewind(other)
+        take_back(unit.portions)
         self._house.submit(unit)
 
     def _go_back(self, portion: Portion) -> None:
@@ -287,9 +299,7 @@ class Entity(PooledActor):
                     detail={"outcome": "none"},
                 )
             )
-            for other in portions:
-                if other.decided:
-                    other.entity.rewind(other)
+            take_back(portions)
         self._state = ASLEEP
         house = self._house
         if self._restarts is None:
@@ -363,6 +373,20 @@ class CommandEntity(Entity):
         portion.answer, portion.recall = decision.answer(state), decision.recall
         unit.payload_bytes = sum(len(d.payload) for other in unit.portions for d in other.drafts)
         return state
+
+
+def take_back(portions: Sequence[Portion]) -> None:
+    """Their unit fails before it is whole: whoever decided goes back, whoever waits goes on."""
+    for portion in portions:
+        if portion.decided:
+            portion.entity.rewind(portion)
+        _wait_no_more(portion)
+
+
+def _wait_no_more(portion: Portion) -> None:
+    if portion.waits:
+        portion.waits = False
+        portion.entity.go_on()
 
 
 def ask(question: Callable[..., _Row], *about: object) -> _Row:

@@ -62,13 +62,18 @@ class SessionActor(CommandEntity):
         """Whether it was decided that the key is no longer its own."""
         return self._state is not ASLEEP and not self.undecided and not self.has_key(owner, key)
 
-    def shows(self, principal: str | None) -> bool:
-        """Whether the principal may see it (None: all)."""
-        return self._tail is not None and principal in (None, self._tail.principal)
-
-    def has_run(self, run_id: bytes) -> bool:
-        """Whether it knows of that run, as far as it has decided."""
-        return self._state is not ASLEEP and run_id in self._state.runs
+    def has_run(self, run_id: bytes, principal: str | None) -> bool:
+        """Whether it knows of that run, or has an event of it before it, as far as the principal
+        may see it (None: all)."""
+        if self._state is not ASLEEP and run_id in self._state.runs:
+            return self.shows(principal)
+        return any(
+            type(one.command) is Append
+            and run_id in one.command.run_ids
+            and principal in (None, one.unit.request.principal)
+            for one in self.actor_inbox.waiting()
+            if type(one) is Portion
+        )
 
     def has_approval(self, approval_id: bytes) -> bool:
         """Whether it knows of that approval, as far as it has decided."""

@@ -285,7 +285,7 @@ class Portion:
     Once `decided`: the `drafts` are numbered `first_seq`, `first_seq + 1`, … in the stream that
     `tail` ends, `before` and `next_before` are state and number to return to if the unit fails,
     `runs` are the runs that change (id, run, whether it is new), and `changes` the rows that
-    follow.
+    follow. It `waits` while it holds its entity's mailbox for the unit's witnesses.
 
     A command's portion has `facts` (its drafts, as they were folded), the `sessions` that they
     concern where the stream is no session, and its `answer`; where a listener needs it, the state
@@ -293,6 +293,7 @@ class Portion:
     """
 
     decided = False
+    waits = False
     first_seq = 0
     next_before = 0
     before: Any = None
@@ -339,6 +340,10 @@ class Unit:
     mean nothing any more. `echo` holds the answers of events that were stored before, by their
     place in the request; `repeats` maps the place of an event that stands twice in the request to
     its first place. `is_command`: it is no append; `key`: its client named it.
+
+    A command is its first portion's. The others are its *witnesses*: entities that write nothing
+    and say where they stand, in their turn, before the first portion is decided; `inform` makes
+    its command of their answers, or raises the refusal.
     """
 
     left = 0
@@ -346,6 +351,7 @@ class Unit:
     error: PalyraError | None = None
     settled = False
     key: Key | None = None
+    inform: Callable[[Sequence[Mapping[str, Any]]], Any] | None = None
     is_command = False
     echo: Mapping[int, EventResult] = MappingProxyType({})
     repeats: Mapping[int, int] = MappingProxyType({})
@@ -382,11 +388,8 @@ class Unit:
 
     @property
     def answer(self) -> dict[str, Any]:
-        """What a command's portions say together."""
-        said: dict[str, Any] = {}
-        for portion in self.portions:
-            said.update(portion.answer or {})
-        return said
+        """What a command is answered."""
+        return dict(self.portions[0].answer or {})
 
     def results(self, written: Sequence[EventResult]) -> Sequence[EventResult]:
         """The answer, in the request's order: what was written now, before, and said twice."""

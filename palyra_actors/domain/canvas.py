@@ -123,7 +123,10 @@ class Erase(NamedTuple):
 
 
 class Look(NamedTuple):
-    """The canvas as it stands once everything before this is written: what a fork starts from."""
+    """The canvas after all that was asked before, or as it was at that version: what a fork starts
+    from."""
+
+    version: int | None = None
 
 
 Command: TypeAlias = Create | Patch | Replace | Close | Compact | Erase | Look
@@ -164,7 +167,7 @@ def decide(canvas: Canvas | None, command: Command, who: Who) -> Decision:
             new = New("canvas.erased", {"v": 1}, session_id=canvas.session_id)
             return Decision(() if canvas.erased else [new], lambda after: {})
         case Look():
-            return Decision((), lambda after: {"canvas": after})
+            return Decision((), lambda _: {"canvas": canvas})
         case Close():
             if command.only_if_due and canvas.closed:
                 return Decision((), lambda after: {})

@@ -44,7 +44,20 @@ class Resolve(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How the session stands once everything before this is written: what a branch starts from."""
+    """How the session stands after all that was asked before: what a branch starts from."""
+
+
+class Host(NamedTuple):
+    """Something is to be made for the session elsewhere; it need not have begun. `new`: something
+    that an archived one has no room for."""
+
+    new: bool
+
+
+class Lack(NamedTuple):
+    """Another session is to have this key."""
+
+    key: str
 
 
 class Update(NamedTuple):
@@ -84,7 +97,9 @@ class MoveRun(NamedTuple):
     quietly: bool = False
 
 
-Command: TypeAlias = Resolve | Look | Update | Archive | Erase | Branch | StartRun | MoveRun
+Command: TypeAlias = (
+    Resolve | Look | Host | Lack | Update | Archive | Erase | Branch | StartRun | MoveRun
+)
 
 
 class Who(NamedTuple):
@@ -107,17 +122,21 @@ def decide(session: Session, command: Command, who: Who) -> Decision:
         InvalidTransition: it is archived, or the run has no such step.
         LimitReached: a branch of too many branches.
     """
+    if isinstance(command, Lack):
+        return _lack(session, command, who)
     if session.status is Status.ERASED:
         raise Gone("the session was erased", field="session_id")
-    if session.about is None and not (
-        isinstance(command, Branch | StartRun) or (isinstance(command, Resolve) and command.create)
-    ):
+    if session.about is None and not _may_begin(command, who):
         raise NotFound("there is no such session", field="session_id")
     match command:
         case Resolve():
             return _resolve(session, command, who)
         case Look():
             return Decision((), lambda after: {"state": after})
+        case Host():
+            if command.new and session.status is not Status.OPEN:
+                raise takes_no_more(session.status)
+            return Decision((), lambda after: {})
         case Update():
             if session.status is not Status.OPEN:
                 raise takes_no_more(session.status)
@@ -143,6 +162,33 @@ def decide(session: Session, command: Command, who: Who) -> Decision:
             return _decide_run(session, command, who)
         case _:
             assert_never(command)
+
+
+def _may_begin(command: Command, who: Who) -> bool:
+    """Whether it needs no session that is there: most of these make it."""
+    match command:
+        case Resolve():
+            return command.create
+        case Branch():
+            return command.parent != who.session_id
+        case _:
+            return isinstance(command, StartRun | Host)
+
+
+def _lack(session: Session, command: Lack, who: Who) -> Decision:
+    if session.about is not None and session.about.key == command.key:
+        raise key_is_taken(who.session_id)
+    return Decision((), lambda after: {})
+
+
+def key_is_taken(holder: bytes) -> Conflict:
+    """Why another session cannot have the key that this one has."""
+    return Conflict(
+        "another session has this key",
+        field="session_key",
+        hint="leave out session_id to find that one",
+        detail={"actual": format_ulid(holder)},
+    )
 
 
 def _own_payloads(session: Session) -> int:

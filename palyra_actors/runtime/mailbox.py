@@ -64,6 +64,10 @@ class Mailbox:
         """Return a message to the head of the line. Only within the actor's own turn."""
         self._envelopes.appendleft(Envelope(message))
 
+    def waiting(self) -> list[Any]:
+        """The messages that wait, in their order. Only for the thread that runs the turns."""
+        return [envelope.message for envelope in self._envelopes]
+
     def take_turn_if_free(self) -> bool:
         """Take the turn without a message, if none waits: for `PooledActor.hand`."""
         return not (self._envelopes or self._held) and self._turn.acquire(False)

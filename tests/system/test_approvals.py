@@ -347,3 +347,15 @@ def test_an_erased_session_takes_its_approvals_along(wire: Wire) -> None:
     error = wire.err("approval.get", {"approval_id": asked["approval_id"]})
     assert error["code"] in ("gone", "not_found")
     assert "needle" not in str(wire.ok("approval.list", {"limit": 500}))
+
+
+def test_what_was_asked_before_the_archive_is_still_decided(wire: Wire) -> None:
+    asked = ask(wire)
+    wire.ok("session.archive", {"session_id": asked["session_id"]})
+    body = {"approval_id": asked["approval_id"], "decision": "allow"}
+    assert wire.ok("approval.decide", body)["approval"]["decision"] == "allow"
+    new = {
+        "approval_id": new_id(), "session_id": asked["session_id"],
+        "subject_type": "tool", "subject_id": "rm", "summary": "x",
+    }  # fmt: skip
+    assert wire.err("approval.request", new)["code"] == "invalid_transition"

@@ -1,16 +1,17 @@
 """Canvases at the desk: made, patched, read, forked, closed, compacted, looked at."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
 import msgspec
 
-from palyra_actors.actors.canvas import load
+from palyra_actors.actors.canvas import CanvasActor, load
 from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch, patches_after
-from palyra_actors.actors.clerks.counter import Counter
-from palyra_actors.actors.clerks.session import check_session, clean_text, sees
+from palyra_actors.actors.clerks.counter import Counter, Witness
+from palyra_actors.actors.clerks.session import clean_text, host, sees
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import is_plain
@@ -40,6 +41,9 @@ log = logging.getLogger(__name__)
 
 SWEEP_S: Final = 1.0
 DUE_AT_ONCE: Final = 64
+MADE_KEPT_MAX: Final = 4_096
+"""Canvases made lately, with their sessions."""
+
 DESTROYING: Final = frozenset({"canvas.compacted", "canvas.trimmed", "canvas.erased"})
 
 
@@ -48,6 +52,7 @@ class CanvasClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
+        self._made: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
         self._feed = CanvasFeed(counter.ask, counter.call_later)
         counter.house.listeners[CANVAS] = self._written
         counter.beside.append(self._feed)
@@ -75,13 +80,13 @@ class CanvasClerk:
         canvas_id = counter.ulid(body.canvas_id, "canvas_id")
         session_id = counter.ulid(body.session_id, "session_id")
         state, redacted, plain = self._state(body.state)
-        check_session(counter.reader, session_id, request)
         command = domain.Create(
             state, session_id, body.schema_version, body.expires_ms, redacted, plain
         )
+        self._is_made(request, canvas_id, session_id)
         counter.command(
             request, CANVAS, canvas_id, command, op="canvas.create", body=body,
-            clean={"state": state},
+            witnesses=[host(session_id, new=True)], clean={"state": state},
         )  # fmt: skip
 
     def _patch(self, request: Request, body: PatchCanvasBody) -> None:
@@ -118,22 +123,25 @@ class CanvasClerk:
         if source == target:
             raise Conflict("a canvas is no fork of itself", field="new_canvas_id")
 
-        def go_on(answer: Mapping[str, Any]) -> None:
-            canvas: domain.Canvas = answer["canvas"]
-            if body.at_version not in (None, canvas.version):
-                row = counter.reader.stream(CANVAS, source)
-                if row is None:
-                    raise NotFound("there is no such canvas", field="canvas_id")
-                canvas = load(counter.reader, row.stream, body.at_version)
+        session_id = self._session_of(request, source)
+        witnesses = [Witness(CANVAS, source, domain.Look(body.at_version))]
+        if session_id is not None:
+            witnesses.append(host(session_id, new=True))
+            self._is_made(request, target, session_id)
+
+        def command_of(said: Sequence[Mapping[str, Any]]) -> domain.Create:
+            canvas: domain.Canvas = said[0]["canvas"]
             assert canvas.document is not None
             assert canvas.session_id is not None
-            command = domain.Create(
+            return domain.Create(
                 canvas.document, canvas.session_id, canvas.schema_version, None, False,
                 canvas.plain, (source, canvas.version),
             )  # fmt: skip
-            counter.command(request, CANVAS, target, command, op="canvas.fork", body=body)
 
-        counter.behalf(request, CANVAS, source, domain.Look(), go_on, op="canvas.fork", body=body)
+        counter.command(
+            request, CANVAS, target, None, op="canvas.fork", body=body,
+            witnesses=witnesses, inform=command_of,
+        )  # fmt: skip
 
     def _close(self, request: Request, body: CloseCanvasBody) -> None:
         counter = self._counter
@@ -226,6 +234,26 @@ class CanvasClerk:
         self._feed.subscribe(Watch(request, canvas_id, after, body.credit))
 
     # -- own --------------------------------------------------------------------------------------
+
+    def _is_made(self, request: Request, canvas_id: bytes, session_id: bytes) -> None:
+        """One that is forked before it is written finds its session."""
+        self._made[request.principal, canvas_id] = session_id
+        if len(self._made) > MADE_KEPT_MAX:
+            self._made.popitem(last=False)
+
+    def _session_of(self, request: Request, canvas_id: bytes) -> bytes | None:
+        """The session of a canvas that the request may see; None: there is none, or it is being
+        made. Raises StorageUnavailable."""
+        canvas = self._counter.directory.resident(CANVAS, canvas_id)
+        if isinstance(canvas, CanvasActor) and canvas.session_id is not None:
+            return canvas.session_id if canvas.shows(sees(request)) else None
+        row = self._counter.reader.stream(CANVAS, canvas_id)
+        if row is None:
+            return self._made.get((request.principal, canvas_id))
+        if sees(request) not in (None, row.principal):
+            return None
+        session_id: bytes = self._counter.reader.rows("canvas.row", (row.stream,))[0][2]
+        return session_id
 
     def _state(self, raw: msgspec.Raw) -> tuple[dict[str, Any], bool, bool]:
         """A client's state, whether it was redacted, and whether it is plain."""

@@ -1,19 +1,19 @@
 """What a clerk works with: the way to entities and readers, checks, ids and time."""
 
-from collections.abc import Callable, Generator, Mapping
+from collections.abc import Callable, Generator, Mapping, Sequence
 from functools import partial
 from hashlib import sha256
-from typing import Any, Final
+from typing import Any, Final, NamedTuple, TypeAlias
 
 import msgspec
 
 from palyra_actors.actors.directory import Directory
-from palyra_actors.actors.entity import House, ask
+from palyra_actors.actors.entity import House, ask, take_back
 from palyra_actors.actors.feed import Streams
 from palyra_actors.actors.reader import Ask, Look, Trickle
 from palyra_actors.actors.retry import first_answer
 from palyra_actors.actors.rota import Rota
-from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit, went_wrong
+from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
 from palyra_actors.domain.payload import check_value
 from palyra_actors.domain.redact import SECRET, TOKEN_TEXT, FirstLook, redact, redact_text
 from palyra_actors.errors import Overloaded, PalyraError
@@ -36,6 +36,17 @@ DIGEST_BYTES: Final = 16
 NO_FIELDS: Final[Mapping[str, Any]] = {}
 
 _sorted = msgspec.msgpack.Encoder(order="sorted").encode
+
+
+class Witness(NamedTuple):
+    """An entity and what it is asked before a command of another one is decided."""
+
+    kind: int
+    entity_id: bytes
+    command: Any
+
+
+Inform: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], Any]
 
 
 class _Asking:
@@ -148,16 +159,26 @@ class Counter:
         op: str,
         body: WriteBody,
         clean: Mapping[str, Any] = NO_FIELDS,
+        witnesses: Sequence[Witness] = (),
+        inform: Inform | None = None,
     ) -> None:
         """Hand a command to its entity; its `ok` is the decision's answer and `timing`.
 
         `clean`: fields of the body as `clean_value` gave them, which need not be read again.
 
+        `witnesses`: other entities that have a say before it is decided, or something to tell;
+        `inform` makes the command of their answers, if it is not to be `command`. What is asked
+        of any of them later, also of this entity, is decided later.
+
         Raises:
             InvalidId: the body's `event_id` is no ULID.
             Overloaded: the entity is behind.
         """
-        self._hand(request, kind, entity_id, command, self._key(request, op, body, clean))
+        unit = Unit(request)
+        unit.key = self._key(request, op, body, clean)
+        if witnesses:
+            unit.inform = inform or (lambda _: command)
+        self._hand(unit, (Witness(kind, entity_id, command), *witnesses))
 
     def refuse(self, request: Request, op: str, body: Any, refusal: PalyraError) -> None:
         """Refuse a request before any entity was asked; unless it is a retry of one that is
@@ -198,38 +219,9 @@ class Counter:
         """
         request = Errand(principal, self.house.loop.clock.monotonic(), done)
         try:
-            self._hand(request, kind, entity_id, command, None)
+            self._hand(Unit(request), (Witness(kind, entity_id, command),))
         except PalyraError as refusal:
             request.fail(refusal)
-
-    def behalf(
-        self,
-        request: Request,
-        kind: int,
-        entity_id: bytes,
-        command: Any,
-        done: Callable[[Mapping[str, Any]], None],
-        *,
-        op: str,
-        body: WriteBody,
-    ) -> None:
-        """A command on the way to answering the request, with its sender's rights: `done` gets the
-        answer, on this thread, and goes on; the request gets the refusal.
-        """
-
-        def came(answer: Mapping[str, Any] | PalyraError) -> None:
-            try:
-                if isinstance(answer, PalyraError):
-                    raise answer
-                done(answer)
-            except PalyraError as refusal:
-                self.refuse(request, op, body, refusal)
-            except Exception as error:
-                request.fail(went_wrong(error, "none"))
-                raise
-
-        errand = Errand(request.principal, request.arrived, came, admin=request.admin)
-        self._hand(errand, kind, entity_id, command, None)
 
     def look(self, request: Request, find: Callable[[ReadSide], Mapping[str, Any]]) -> None:
         """Answer with what `find` returns, or the PalyraError that it raises: in a reader's
@@ -268,19 +260,21 @@ class Counter:
 
         self.to_reader(Trickle(request, pages, go_on))
 
-    def _hand(
-        self, request: Request, kind: int, entity_id: bytes, command: Any, key: Key | None
-    ) -> None:
-        self.directory.begin_request()
-        entity = self.directory.entity(kind, entity_id)
-        unit = Unit(request)
-        unit.is_command, unit.key, unit.left = True, key, 1
-        portion = Portion(unit, entity, entity_id, command, ())
-        unit.portions.append(portion)
+    def _hand(self, unit: Unit, asked: Sequence[Witness]) -> None:
+        """The first of those asked is the one whose command it is. Raises Overloaded."""
+        directory = self.directory
+        directory.begin_request()
+        unit.is_command, unit.left = True, len(asked)
+        for one in asked:
+            entity = directory.entity(one.kind, one.entity_id)
+            unit.portions.append(Portion(unit, entity, one.entity_id, one.command, ()))
+        portions = unit.portions
         try:
-            entity.hand(portion)
+            for portion in (*portions[1:], portions[0]):
+                portion.entity.hand(portion)
         except MailboxFull as full:
             unit.settled = True
+            take_back(portions)
             raise Overloaded(
                 f"it is behind: {full}", hint="come back later", retry_after_ms=RETRY_AFTER_MS
             ) from full

@@ -11,7 +11,7 @@ from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.forgetting import Forgetter
 from palyra_actors.actors.clerks.memory_upkeep import Upkeep
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering
-from palyra_actors.actors.clerks.session import check_session, clean_text, sees
+from palyra_actors.actors.clerks.session import clean_text, host, sees
 from palyra_actors.actors.embedder import Embedded
 from palyra_actors.actors.memory import present, sizes
 from palyra_actors.actors.search import Library, Question, search
@@ -104,11 +104,12 @@ class MemoryClerk:
             body.expires_ms,
             0,
         )
-        if session_id is not None:
-            check_session(counter.reader, session_id, request)
         command = domain.Ingest(item, redacted, fresh=body.memory_id is None)
         own = scope_id(request.principal)
-        counter.command(request, MEMORY, own, command, op="memory.ingest", body=body)
+        counter.command(
+            request, MEMORY, own, command, op="memory.ingest", body=body,
+            witnesses=[] if session_id is None else [host(session_id, new=False)],
+        )  # fmt: skip
 
     def _update(self, request: Request, body: UpdateMemoryBody) -> None:
         counter = self._counter

@@ -119,7 +119,7 @@ class RunClerk:
                 if not isinstance(session, SessionActor):
                     continue
                 awaited = session.stream_id == started and session.undecided
-                if awaited or (session.shows(sees(request)) and session.has_run(run_id)):
+                if awaited or session.has_run(run_id, sees(request)):
                     return session.stream_id
             raise
         return found

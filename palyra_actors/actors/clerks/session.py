@@ -1,11 +1,10 @@
 """Sessions at the desk: found by id or key, listed, renamed, branched, archived, erased."""
 
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
-from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.counter import Counter, Witness
 from palyra_actors.actors.clerks.erasing import Eraser
 from palyra_actors.actors.session import STATUSES, SessionActor
 from palyra_actors.actors.views import event_view
@@ -17,16 +16,18 @@ from palyra_actors.domain.session_commands import (
     Archive,
     Branch,
     Erase,
+    Host,
+    Lack,
     Look,
     Resolve,
     Update,
     Who,
     branch_point,
+    key_is_taken,
     owner_word,
     view,
 )
-from palyra_actors.errors import Conflict, Gone, Invalid, NotFound, PalyraError, TooLarge
-from palyra_actors.ids import format_ulid
+from palyra_actors.errors import Gone, Invalid, NotFound, PalyraError, TooLarge
 from palyra_actors.limits import (
     BRANCH_DEPTH_MAX,
     QUERY_BYTES_MAX,
@@ -35,7 +36,6 @@ from palyra_actors.limits import (
     TITLE_BYTES_MAX,
 )
 from palyra_actors.storage.port import ReadSide
-from palyra_actors.wire.messages import WriteBody
 from palyra_actors.wire.session import (
     BranchBody,
     HistoryBody,
@@ -90,15 +90,10 @@ def find_session(
     return session
 
 
-def check_session(reader: ReadSide, session_id: bytes, request: Request) -> None:
-    """What is made for a session may be there before its first event, but in nobody else's session.
-
-    Raises:
-        NotFound: it is another principal's.
-        Gone: it was erased.
-    """
-    if reader.stream(SESSION, session_id) is not None:
-        find_session(reader, session_id, sees(request))
+def host(session_id: bytes, *, new: bool) -> Witness:
+    """The session that something is made for: it may be there before its first event, but in
+    nobody else's session, and in none that was erased; `new`: nor in one that is archived."""
+    return Witness(SESSION, session_id, Host(new))
 
 
 def sees(request: Request) -> str | None:
@@ -134,32 +129,39 @@ class SessionClerk:
         counter = self._counter
         key = self._key(body.session_key)
         title, redacted = self._text(body.title, "title", TITLE_BYTES_MAX)
+        holder = None if key is None else self._holder(request, key)
         if body.session_id is not None:
             session_id = counter.ulid(body.session_id, "session_id")
-            if key is not None and (other := self._holder(request, key)) not in (None, session_id):
-                assert other is not None
-                again = partial(self._resolve, request, body)
-                self._is_taken(request, key, other, again, op="session.resolve", body=body)
-                return
-        elif key is not None:
-            holder = self._holder(request, key)
-            if holder is None and not body.create:
-                raise NotFound("there is no session of this key", field="session_key")
-            if holder is not None and self._gives_up(request, key, holder):
-                again = partial(self._resolve, request, body)
-                self._once_settled(request, holder, again, op="session.resolve", body=body)
-                return
-            session_id = counter.new_id() if holder is None else holder
-        elif not body.create:
+        elif key is None and not body.create:
             raise Invalid(
                 "there is nothing to find it by", field="session_id", hint="or a session_key"
             )
-        else:
+        elif holder is None and not body.create:
+            raise NotFound("there is no session of this key", field="session_key")
+        elif key is not None and holder is not None and self._may_get(request, key, holder):
+            self._once_settled(request, body, holder)
+            return
+        elif key is None or holder is None or self._gives_up(request, key, holder):
             session_id = counter.new_id()
-        if key is not None and body.create:
-            self._remember(request.principal, key, session_id)
+        else:
+            session_id = holder
         command = Resolve(key, title, body.create, redacted)
-        counter.command(request, SESSION, session_id, command, op="session.resolve", body=body)
+        witnesses = []
+        if key is not None and holder is not None and holder != session_id:
+            witnesses = [Witness(SESSION, holder, Lack(key))]
+        elif key is not None and body.create:
+            self._remember(request.principal, key, session_id)
+
+        def unless_refused(said: Sequence[Mapping[str, Any]]) -> Resolve:
+            del said
+            if key is not None and body.create:
+                self._remember(request.principal, key, session_id)
+            return command
+
+        counter.command(
+            request, SESSION, session_id, command, op="session.resolve", body=body,
+            witnesses=witnesses, inform=unless_refused,
+        )  # fmt: skip
 
     def _update(self, request: Request, body: UpdateSessionBody) -> None:
         session_id = self._counter.ulid(body.session_id, "session_id")
@@ -175,7 +177,8 @@ class SessionClerk:
         )
 
     def _branch(self, request: Request, body: BranchBody) -> None:
-        """First the parent says where it stands, behind all that was asked of it before."""
+        """The parent says where it stands, behind all that was asked of it before; what is asked
+        of the branch later waits behind that."""
         counter = self._counter
         parent_id = counter.ulid(body.session_id, "session_id")
         child_id = (
@@ -184,21 +187,31 @@ class SessionClerk:
             else counter.ulid(body.new_session_id, "new_session_id")
         )
         key = self._key(body.session_key)
+        if child_id == parent_id:  # which it is refused for, as soon as it is known to be there
+            alone = Branch(parent_id, 0, 0, key)
+            counter.command(request, SESSION, child_id, alone, op="session.branch", body=body)
+            return
+        witnesses = [Witness(SESSION, parent_id, Look())]
+        holder = None if key is None else self._holder(request, key)
+        if key is not None and holder is None:
+            self._remember(request.principal, key, child_id)
+        elif key is not None and holder not in (None, child_id, parent_id):
+            assert holder is not None
+            witnesses.append(Witness(SESSION, holder, Lack(key)))
 
-        def go_on(answer: Mapping[str, Any]) -> None:
-            at, depth = branch_point(answer["state"], body.at_session_seq)
+        def command_of(said: Sequence[Mapping[str, Any]]) -> Branch:
+            parent: Session = said[0]["state"]
             if key is not None:
-                holder = self._holder(request, key)
-                if holder not in (None, child_id):
-                    assert holder is not None
-                    again = partial(go_on, answer)
-                    self._is_taken(request, key, holder, again, op="session.branch", body=body)
-                    return
+                if parent.about is not None and parent.about.key == key:
+                    raise key_is_taken(parent_id)
                 self._remember(request.principal, key, child_id)
-            command = Branch(parent_id, at, depth, key)
-            counter.command(request, SESSION, child_id, command, op="session.branch", body=body)
+            at, depth = branch_point(parent, body.at_session_seq)
+            return Branch(parent_id, at, depth, key)
 
-        counter.behalf(request, SESSION, parent_id, Look(), go_on, op="session.branch", body=body)
+        counter.command(
+            request, SESSION, child_id, None, op="session.branch", body=body,
+            witnesses=witnesses, inform=command_of,
+        )  # fmt: skip
 
     def _erase(self, request: Request, body: SessionWriteBody) -> None:
         session_id = self._counter.ulid(body.session_id, "session_id")
@@ -297,51 +310,22 @@ class SessionClerk:
             return bytes(session_id)
         return None
 
-    def _is_taken(
-        self,
-        request: Request,
-        key: str,
-        holder: bytes,
-        again: Callable[[], None],
-        *,
-        op: str,
-        body: WriteBody,
-    ) -> None:
-        """Refuse a key that is another session's. Where that is not written yet, it may never be:
-        then it is asked again once that is known.
-
-        Raises:
-            Conflict: it is another session's.
-        """
-        counter = self._counter
-        if counter.reader.rows("session.by_key", (request.principal, key)):
-            raise Conflict(
-                "another session has this key",
-                field="session_key",
-                hint="leave out session_id to find that one",
-                detail={"actual": format_ulid(holder)},
-            )
-        self._once_settled(request, holder, again, op=op, body=body)
-
     def _gives_up(self, request: Request, key: str, holder: bytes) -> bool:
-        """Whether it has the key in the file, and its erasure is on its way there; or has asked for
-        it, and may be refused."""
-        session, owner = self._counter.directory.resident(SESSION, holder), request.principal
-        if not isinstance(session, SessionActor):
-            return False
-        if session.undecided and not session.has_key(owner, key):
-            return not self._counter.reader.rows("session.by_key", (owner, key))
-        return session.has_given_up(owner, key)
+        """Whether it has the key in the file, and its erasure is on its way there."""
+        session = self._counter.directory.resident(SESSION, holder)
+        return isinstance(session, SessionActor) and session.has_given_up(request.principal, key)
 
-    def _once_settled(
-        self,
-        request: Request,
-        holder: bytes,
-        again: Callable[[], None],
-        *,
-        op: str,
-        body: WriteBody,
-    ) -> None:
+    def _may_get(self, request: Request, key: str, holder: bytes) -> bool:
+        """Whether it has asked for the key, and may be refused."""
+        session, owner = self._counter.directory.resident(SESSION, holder), request.principal
+        return (
+            isinstance(session, SessionActor)
+            and session.undecided
+            and not session.has_key(owner, key)
+            and not self._counter.reader.rows("session.by_key", (owner, key))
+        )
+
+    def _once_settled(self, request: Request, body: ResolveBody, holder: bytes) -> None:
         """Ask again once what is under way of the session is written, or is not."""
         counter = self._counter
 
@@ -349,9 +333,9 @@ class SessionClerk:
             try:
                 if isinstance(answer, PalyraError) and answer.retryable:
                     raise answer
-                again()
+                self._resolve(request, body)
             except PalyraError as refusal:
-                counter.refuse(request, op, body, refusal)
+                counter.refuse(request, "session.resolve", body, refusal)
 
         counter.internal(request.principal, SESSION, holder, Look(), settled)
 

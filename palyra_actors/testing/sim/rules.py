@@ -176,8 +176,7 @@ def _erase(model: Model, order: Order, now_ms: int) -> Iterator[str]:
 
 def _branch(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     body = order.body
-    for code in _session(model, order, body["session_id"], missing=True, archived=False):
-        yield PERHAPS + code if code == "gone" else code  # erased while the branch was on its way
+    yield from _session(model, order, body["session_id"], missing=True, archived=False)
     parent = model.sessions.get(body["session_id"])
     if parent is not None and body.get("at_session_seq", 0) > parent.last_seq:
         yield "invalid"
@@ -265,8 +264,7 @@ def _create(model: Model, order: Order, now_ms: int) -> Iterator[str]:
         yield "conflict" if _mine(order, found.owner) else "not_found"
         if found.erased:
             yield PERHAPS + "gone"
-    for code in _session(model, order, order.body["session_id"], missing=False, archived=False):
-        yield PERHAPS + code
+    yield from _session(model, order, order.body["session_id"], missing=False, archived=True)
 
 
 def _change(model: Model, order: Order, now_ms: int) -> Iterator[str]:
@@ -293,7 +291,8 @@ def _fork(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     if canvas is None:
         return
     if canvas.erased or (at is not None and at < canvas.horizon):
-        yield PERHAPS + "gone"  # it went while the fork was on its way
+        yield "gone"
+    yield from _session(model, order, canvas.session, missing=False, archived=True)
     found = model.canvases.get(order.body["new_canvas_id"])
     if found is not None:
         yield "conflict" if _mine(order, found.owner) else "not_found"
