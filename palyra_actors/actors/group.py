@@ -20,6 +20,9 @@ MARK_EVERY: Final = 64  # storage.journal.MARK_EVERY; test_layout holds the two 
 
 NOTHING: Final = Head(0, b"")
 
+NO_STREAM: Final = 0
+"""Beside the answer of an entity that has no event yet, and so no stream."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -103,7 +106,7 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
             tails[tail] = seq
             ends[tail] = number + count - 1
         if unit.key is not None:
-            _keep_answer(batch, unit, unit.key)
+            _keep_answer(group, unit, unit.key)
     batch.events, prev_hash = chain_rows(stretches, first_seq, prev_hash, recorded_ms)
     at_row: dict[bytes, int] = {}
     moves: dict[bytes, tuple[int, int, bytes]] = {}
@@ -138,13 +141,15 @@ def _stretches(unit: Unit) -> Sequence[tuple[Portion, Sequence[Draft], int]]:
     ]
 
 
-def _keep_answer(batch: Batch, unit: Unit, key: Key) -> None:
-    """For whoever sends the command again. One that wrote nothing is decided again instead."""
+def _keep_answer(group: Group, unit: Unit, key: Key) -> None:
+    """For whoever sends the command again, also where nothing had to be written but this."""
     first = unit.portions[0]
-    if first.drafts:
-        assert first.tail is not None
-        kept = {"answer": unit.answer} if first.recall is None else {"recall": first.recall}
-        batch.change("answer.insert", (key.event_id, first.tail.stream, key.digest, _encode(kept)))
+    tail = first.tail
+    assert tail is not None
+    kept = {"answer": unit.answer} if first.recall is None else {"recall": first.recall}
+    statement = "answer.insert" if first.drafts else "answer.idle"
+    stream = tail.stream if tail.exists or tail in group.tails else NO_STREAM
+    group.batch.change(statement, (key.event_id, stream, key.digest, _encode(kept)))
 
 
 def _open(group: Group, names: Mapping[str, int], tail: Tail) -> None:

@@ -85,12 +85,13 @@ def _reused() -> Verdict:
 
 def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
     """The units of a group that clash, each with its verdict; the others may be staged again."""
-    known = storage.known([draft.event_id for unit in units for _, _, _, draft in unit.drafts()])
+    named = {unit: _ids(unit) for unit in units}
+    known = storage.known([event_id for ids in named.values() for event_id in ids])
     known_runs = storage.known_runs([run_id for unit in units for run_id in _new_runs(unit)])
     verdicts: dict[Unit, Verdict] = {}
     seen: set[bytes] = set()
     for unit in units:
-        ids = [draft.event_id for _, _, _, draft in unit.drafts()]
+        ids = named[unit]
         if unit.is_command:
             verdict = judge_command(storage, unit)
             if verdict is None and (
@@ -101,6 +102,10 @@ def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
             if verdict is not None:
                 verdicts[unit] = verdict
             seen.update(ids, _new_runs(unit))
+            continue
+        reused = _reused_as_event(storage, unit)
+        if reused is not None:
+            verdicts[unit] = Verdict(reused)
             continue
         if any(event_id in known for event_id in ids):
             error = _compare(unit, known)
@@ -130,6 +135,28 @@ def sift(storage: WriteSide, units: Sequence[Unit]) -> dict[Unit, Verdict]:
     return verdicts
 
 
+def _ids(unit: Unit) -> list[bytes]:
+    """Those that it takes: of its events, and of a command that causes none."""
+    ids = [draft.event_id for _, _, _, draft in unit.drafts()]
+    return [unit.key.event_id] if not ids and unit.key is not None else ids
+
+
+def _reused_as_event(storage: WriteSide, unit: Unit) -> PalyraError | None:
+    """The error for the first event whose id is that of a request which changed nothing."""
+    for index, _, _, draft in unit.drafts():
+        if storage.rows("answer.is_idle", (draft.event_id,)):
+            return _other_event(index)
+    return None
+
+
+def _other_event(index: int) -> IdReused:
+    return IdReused(
+        "this event id was used before with other content",
+        field=f"events[{index}].event_id",
+        hint="give every new event an id of its own",
+    )
+
+
 def _new_runs(unit: Unit) -> list[bytes]:
     """The runs that come into being with it, by a client's event or by `run.start`."""
     by_event = [run_id for p in unit.portions for run_id, _, is_new in p.runs if is_new]
@@ -149,11 +176,7 @@ def _compare(unit: Unit, known: dict[bytes, Stored]) -> PalyraError | None:
         if stored is None:
             continue
         if not _same(unit, portion, draft, stored):
-            return IdReused(
-                "this event id was used before with other content",
-                field=f"events[{index}].event_id",
-                hint="give every new event an id of its own",
-            )
+            return _other_event(index)
         echo[index] = EventResult(
             format_ulid(draft.event_id), stored.seq, stored.stream_seq, stored.hash, True,
             stored.redacted,

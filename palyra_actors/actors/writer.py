@@ -301,7 +301,8 @@ class Writer(PooledActor):
             if in_company and not _fits(unit, shares):
                 later.append(unit)
                 continue
-            unwritten = unit.error is not None or (unit.is_command and not unit.size)
+            idle = unit.is_command and not unit.size
+            unwritten = unit.error is not None or (idle and unit.key is None)
             if unwritten and self._failing is None:  # else what it rests on may not be stored
                 if units:
                     queue.appendleft(unit)  # what it rests on is written first
@@ -309,7 +310,7 @@ class Writer(PooledActor):
                 self._answer_unwritten(unit)
                 continue
             units.append(unit)
-            events += unit.size
+            events += 1 if idle else unit.size
             payload_bytes += unit.payload_bytes
         queue.extendleft(reversed(later))
         return units

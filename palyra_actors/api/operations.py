@@ -80,6 +80,13 @@ REPEATABLE_OPS: Final = frozenset(
 )
 
 
+def _is_repeatable(op: str, body: Mapping[str, Any]) -> bool:
+    """Whether it may be sent twice without an id. A session that is found by key or id is found
+    again, and the answer under an id is kept for ever: one more for each look at a session."""
+    named = body.get("session_id") is not None or body.get("session_key") is not None
+    return op in REPEATABLE_OPS or (op == "session.resolve" and named)
+
+
 class Operations:
     """The engine's operations. Any thread; a context manager that closes at its end.
 
@@ -128,9 +135,9 @@ class Operations:
         principal: str | None = None,
     ) -> dict[str, Any]:
         """Any operation by its name: the `ok` map as it came. A write without an `event_id` gets
-        one, so that sending it again is safe."""
+        one, so that sending it again is safe; `session.resolve` of a key or an id is without."""
         body = dict(body or {})
-        if op not in REPEATABLE_OPS and body.get("event_id") is None:
+        if not _is_repeatable(op, body) and body.get("event_id") is None:
             body["event_id"] = new_id()
         return self._ask(
             op,

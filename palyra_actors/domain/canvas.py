@@ -471,6 +471,7 @@ def _fold_erasure(canvas: Canvas, fact: Fact, stream: int) -> tuple[Canvas, Sequ
         ("canvas.erase", (fact.ts_ms, ERASED, stream)),
         ("canvas.drop_snapshots", (stream, canvas.version + 1)),
         ("answer.erase", (stream, fact.event_id)),
+        ("answer.erase_idle", (stream,)),
         ("erasure.insert", (stream, fact.seq)),
     ]
 

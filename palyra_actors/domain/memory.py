@@ -102,7 +102,14 @@ class Purge(NamedTuple):
     channel: str | None
 
 
-Command: TypeAlias = Ingest | Update | Delete | Drop | Purge
+class Begin(NamedTuple):
+    """Nothing by itself: upkeep is about to be done, in many events, and is known by its id."""
+
+
+BEGUN: Final = "begun"
+"""Stands in for the answer of an upkeep that is not done yet."""
+
+Command: TypeAlias = Ingest | Update | Delete | Drop | Purge | Begin
 
 
 class Known(Protocol):
@@ -146,6 +153,8 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
         case Purge():
             found = known.selected(command.session_id, command.channel)
             return Decision([purged(command)] if found else (), lambda _: {"deleted": 0})
+        case Begin():
+            return Decision((), lambda _: {BEGUN: True})
         case _:
             assert_never(command)
 
@@ -161,7 +170,7 @@ def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
     same = known.by_key(item.key)
     if same is not None and not same.over(now_ms):
         answer = {"item": view(same, owner), "duplicate": True}
-        return Decision((), lambda _: answer)
+        return Decision((), lambda _: answer, {"memory_id": same.memory_id})
     if not command.fresh and known.by_id(item.memory_id) is not None:
         raise IdReused("another memory has this id", field="memory_id", hint="take a new id")
     events = [] if same is None else [removed("memory.expired", [same.memory_id])]

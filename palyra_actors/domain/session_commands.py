@@ -440,6 +440,7 @@ def _erasure(stream: int, fact: Fact) -> list[Change]:
         ("run.forget", (stream,)),
         ("approval.forget", (stream,)),
         ("answer.erase", (stream, fact.event_id)),
+        ("answer.erase_idle", (stream,)),
         ("erasure.insert", (stream, seq)),
     ]
 

@@ -128,6 +128,8 @@ class JournalWriter(_Side):
     def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
         super().__init__(connect())
         self._connect = connect
+        self._has_idle: bool | None = None
+        """Whether any request that changed nothing has an id; None: not looked yet."""
 
     def names(self) -> dict[str, int]:
         """Every principal's number."""
@@ -166,9 +168,13 @@ class JournalWriter(_Side):
                 executemany(sql(statement), changes)
                 if statement in FOLLOWED:
                     execute(sql(FOLLOWED[statement][0]), FOLLOWED[statement][1])
+                if statement == "answer.idle":
+                    self._has_idle = True
             for statement in APART:
                 if statement in batch.apart:
                     executemany(sql(statement), batch.apart[statement])
+            if batch.events and self._bears_an_idle_id(batch.events[0][0]):
+                raise apsw.ConstraintError("a request that changed nothing has this id")
         except apsw.ConstraintError as error:
             self.rollback()
             raise Clash(str(error)) from error
@@ -179,6 +185,12 @@ class JournalWriter(_Side):
                 hint="nothing was stored; send it again later",
                 detail={"outcome": "none"},
             ) from error
+
+    def _bears_an_idle_id(self, from_seq: int) -> bool:
+        """Whether an event from that one on has the id of a request that changed nothing."""
+        if self._has_idle is None:
+            self._has_idle = bool(self.rows("answer.any_idle")[0][0])
+        return self._has_idle and bool(self.rows("answer.clash", (from_seq,)))
 
     def _insert_together(
         self, statement: str, rows: Sequence[tuple[Any, ...]]
@@ -315,6 +327,7 @@ class JournalWriter(_Side):
             StorageUnavailable, OpenRefused: it cannot be opened now.
         """
         drop(self._connection)
+        self._has_idle = None
         try:
             self._connection = self._connect()
             return self.head()

@@ -36,7 +36,9 @@ Parameters: TypeAlias = Sequence[Any] | Mapping[str, Any]
 """Of a statement: by place, or by name."""
 
 
-ADDING: Final = frozenset({"memory.insert", "memory.index", "memory.tag", "answer.insert"})
+ADDING: Final = frozenset(
+    {"memory.insert", "memory.index", "memory.tag", "answer.insert", "answer.idle"}
+)
 """Statements that add a row and look at no other: in which order they come does not matter, and a
 group of them is written in a third of the calls."""
 

@@ -1,6 +1,6 @@
 """Bodies of `memory.*`."""
 
-from typing import Annotated, ClassVar, Final, Literal, TypeAlias
+from typing import Annotated, Final, Literal, TypeAlias
 
 from msgspec import Meta
 
@@ -10,7 +10,7 @@ from palyra_actors.limits import (
     MEMORY_TOP_K_MAX,
     MEMORY_UPKEEP_MAX,
 )
-from palyra_actors.wire.messages import WRITERS, Body, NoBody, TimeMs, WriteBody
+from palyra_actors.wire.messages import Body, NoBody, TimeMs, WriteBody
 from palyra_actors.wire.session import ListLimit
 
 Source: TypeAlias = Literal["tape_user_message", "tape_tool_result", "summary", "manual", "import"]
@@ -72,9 +72,7 @@ class SearchBody(Body):
     as_of_ms: TimeMs | None = None
 
 
-class MaintainBody(Body):
-    roles: ClassVar[frozenset[str]] = WRITERS
-
+class MaintainBody(WriteBody):
     limit: UpkeepLimit | None = None
 
 

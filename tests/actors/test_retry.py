@@ -23,6 +23,7 @@ class Journal:
     def __init__(self) -> None:
         self.events: dict[bytes, Stored] = {}
         self.runs: dict[bytes, RunRow] = {}
+        self.idle: set[bytes] = set()
 
     def write(self, stream: Stream, made: Draft, principal: str = "local", **changes: Any) -> None:
         number = len(self.events) + 1
@@ -40,6 +41,10 @@ class Journal:
     def known_runs(self, run_ids: Sequence[bytes]) -> dict[bytes, RunRow]:
         return {i: self.runs[i] for i in run_ids if i in self.runs}
 
+    def rows(self, statement: str, parameters: Sequence[Any]) -> list[tuple[Any, ...]]:
+        assert statement == "answer.is_idle"
+        return [(1,)] if parameters[0] in self.idle else []
+
 
 @pytest.fixture
 def journal() -> Any:
@@ -53,6 +58,19 @@ def stream() -> Stream:
 
 def _unit(stream: Stream, *drafts: Draft) -> Unit:
     return unit(request(Tally()), [(stream, list(enumerate(drafts)))])
+
+
+def test_an_event_under_the_id_of_a_request_that_changed_nothing_is_refused_with_its_place(
+    journal: Any, stream: Stream
+) -> None:
+    drafts = [draft(), draft()]
+    journal.idle.add(drafts[1].event_id)
+    bad, good = _unit(stream, *drafts), _unit(stream, draft())
+    verdicts = sift(journal, [bad, good])
+    assert set(verdicts) == {bad}
+    refusal = verdicts[bad].error
+    assert isinstance(refusal, IdReused)
+    assert refusal.field == "events[1].event_id"
 
 
 def test_a_unit_that_is_stored_whole_is_answered_with_what_was_said_first(

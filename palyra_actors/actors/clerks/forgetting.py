@@ -32,7 +32,7 @@ from palyra_actors.actors.work import Request
 from palyra_actors.domain.memory import SELECTED, UNHURRIED, from_payload
 from palyra_actors.domain.words import index_line
 from palyra_actors.errors import PalyraError
-from palyra_actors.storage.port import Parameters, ReadSide
+from palyra_actors.storage.port import Parameters, ReadSide, WriteSide
 
 log = logging.getLogger(__name__)
 
@@ -104,7 +104,8 @@ class Forgetter:
                 if purge:
                     told["deleted"] = count
                 if purge and body.get("duplicate"):
-                    told.update(self._told(event_id))
+                    assert event_id is not None
+                    told.update(told_of(self._counter.reader, event_id) or {})
                 request.hold = None
                 request.ok(told)
 
@@ -246,7 +247,7 @@ class Forgetter:
 
     def _finish(self, works: Sequence[Work]) -> None:
         changes: list[tuple[str, Sequence[Parameters]]] = [
-            ("memory.told", [(_kept(self._counts.get(work.seq, 0)), work.seq)])
+            ("memory.told", [(answer_kept({"deleted": self._counts.get(work.seq, 0)}), work.seq)])
             for work in works
             if work.selects == SELECTED
         ]
@@ -263,14 +264,6 @@ class Forgetter:
 
         do_slice(self._counter, lambda storage: storage.apply(changes), then)
 
-    def _told(self, event_id: bytes | None) -> Mapping[str, Any]:
-        """What the purge came to that was asked for before under that id."""
-        for _, kept, *_ in self._counter.reader.rows("answer.find", (event_id,)):
-            if kept is not None:
-                answer: Mapping[str, Any] = msgspec.msgpack.decode(kept)["answer"]
-                return answer
-        return {}
-
 
 def _urgent(works: Sequence[Work]) -> bool:
     """Whether somebody asked for it: then nothing may be left in log and index either. What is over
@@ -278,8 +271,18 @@ def _urgent(works: Sequence[Work]) -> bool:
     return any(work.selects != UNHURRIED for work in works)
 
 
-def _kept(count: int) -> bytes:
-    return msgspec.msgpack.encode({"answer": {"deleted": count}})
+def answer_kept(answer: Mapping[str, Any]) -> bytes:
+    """An answer as it is kept."""
+    return msgspec.msgpack.encode({"answer": answer})
+
+
+def told_of(storage: ReadSide | WriteSide, event_id: bytes) -> Mapping[str, Any] | None:
+    """What the request was answered that was sent before under that id; None where it is erased."""
+    for _, kept, *_ in storage.rows("answer.find", (event_id,)):
+        if kept is not None:
+            answer: Mapping[str, Any] = msgspec.msgpack.decode(kept)["answer"]
+            return answer
+    return None
 
 
 def _doomed(reader: ReadSide, work: Work, limit: int) -> list[tuple[Any, ...]]:

@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any, Final
 
 from palyra_actors.actors.clerks.counter import Counter
-from palyra_actors.actors.clerks.forgetting import Forgetter
+from palyra_actors.actors.clerks.forgetting import Forgetter, answer_kept, told_of
 from palyra_actors.actors.clerks.memory_upkeep import Upkeep
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering
 from palyra_actors.actors.clerks.session import clean_text, host, sees
@@ -19,7 +19,7 @@ from palyra_actors.actors.shelf import note_of
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import memory as domain
 from palyra_actors.domain.catalog import MEMORY, SESSION
-from palyra_actors.domain.memory import Item, scope_id, view
+from palyra_actors.domain.memory import BEGUN, Item, scope_id, view
 from palyra_actors.domain.redact import redact_text
 from palyra_actors.embedding.provider import ProviderFault, apart, embed_checked
 from palyra_actors.errors import Invalid, NotFound, PalyraError, StorageUnavailable, TooLarge
@@ -33,7 +33,7 @@ from palyra_actors.limits import (
     MEMORY_UPKEEP_MAX,
     REPLY_PAYLOAD_BYTES_MAX,
 )
-from palyra_actors.storage.port import ReadSide
+from palyra_actors.storage.port import ReadSide, WriteSide
 from palyra_actors.wire.memory import (
     DeleteMemoryBody,
     IngestBody,
@@ -326,13 +326,10 @@ class MemoryClerk:
     # -- upkeep -----------------------------------------------------------------------------------
 
     def _maintain(self, request: Request, body: MaintainBody) -> None:
-        def done(sums: dict[str, int] | PalyraError) -> None:
-            if isinstance(sums, PalyraError):
-                request.fail(sums)
-            else:
-                request.ok(sums)
-
-        self._upkeep.maintain(sees(request), body.limit or MEMORY_UPKEEP_MAX, done)
+        owner, limit = sees(request), body.limit or MEMORY_UPKEEP_MAX
+        self._once(
+            request, body, "memory.maintain", lambda done: self._upkeep.maintain(owner, limit, done)
+        )
 
     def _backfilled(self, request: Request, body: MaintainBody) -> None:
         principal, works = sees(request), self._works
@@ -341,17 +338,74 @@ class MemoryClerk:
             row = self._counter.reader.stream(MEMORY, scope_id(principal))
             stream = 0 if row is None else row.stream
 
-        def done(count: int) -> None:
-            def find(reader: ReadSide) -> Mapping[str, Any]:
-                found = _statistics(reader, works, principal)
-                return {"embedded": count, "pending": found["pending_embeddings"]}
+        def work(done: Callable[[Any], None]) -> None:
+            def counted(count: int) -> None:
+                def find(reader: ReadSide) -> Mapping[str, Any]:
+                    found = _statistics(reader, works, principal)
+                    return {"embedded": count, "pending": found["pending_embeddings"]}
 
+                self._counter.ask(find, done)
+
+            self._upkeep.backfill(stream, body.limit or MEMORY_UPKEEP_MAX, counted)
+
+        self._once(request, body, "memory.backfill", work)
+
+    def _once(
+        self,
+        request: Request,
+        body: MaintainBody,
+        op: str,
+        work: Callable[[Callable[[Any], None]], None],
+    ) -> None:
+        """Upkeep of one request: its id is taken, then it is done, then its answer is kept. Sent
+        again before that, after a crash too, it goes on with what is left; after that it gets the
+        first answer. `work` hands over what it came to, or the error.
+        """
+        counter = self._counter
+        event_id = None if body.event_id is None else counter.ulid(body.event_id, "event_id")
+
+        def begun(told: Mapping[str, Any]) -> None:
+            request.hold = None
+            if BEGUN not in told:
+                request.ok(told)
+                return
+            rest = {name: it for name, it in told.items() if name != BEGUN}
+
+            def done(sums: Any) -> None:
+                if isinstance(sums, PalyraError):
+                    request.fail(sums)
+                elif event_id is None:
+                    request.ok({**sums, **rest})
+                else:
+                    self._settle(event_id, sums, lambda kept: request.ok({**kept, **rest}))
+
+            work(done)
+
+        request.hold = begun
+        command, own = domain.Begin(), scope_id(request.principal)
+        counter.command(request, MEMORY, own, command, op=op, body=body)
+
+    def _settle(
+        self,
+        event_id: bytes,
+        sums: Mapping[str, Any],
+        then: Callable[[Mapping[str, Any]], None],
+    ) -> None:
+        """Keep what an upkeep came to; `then` hears what is kept, which is what the first of two
+        under one id came to."""
+        counter = self._counter
+        row = {"id": event_id, "answer": answer_kept(sums), "begun": answer_kept({BEGUN: True})}
+
+        def chore(storage: WriteSide) -> None:
+            kept: Mapping[str, Any] | None = None
             try:
-                self._counter.look(request, find)
-            except PalyraError as refusal:
-                request.fail(refusal)
+                storage.apply([("answer.settle", [row])])
+                kept = told_of(storage, event_id)
+            except PalyraError as error:
+                log.warning("what an upkeep came to could not be kept: %s", error)
+            counter.loop.call_soon(lambda: then(sums if kept is None else kept))
 
-        self._upkeep.backfill(stream, body.limit or MEMORY_UPKEEP_MAX, done)
+        counter.chore(chore)
 
     # -- own --------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-PRAGMA user_version = 11;
+PRAGMA user_version = 12;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -122,6 +122,13 @@ CREATE TABLE heads (
     stream_seq INTEGER NOT NULL,
     seq        INTEGER NOT NULL
 ) STRICT;
+
+CREATE TABLE idle_answers (
+    event_id BLOB NOT NULL PRIMARY KEY,
+    stream   INTEGER NOT NULL,
+    digest   BLOB NOT NULL,
+    answer   BLOB
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE marks (
     stream INTEGER NOT NULL,
@@ -263,6 +270,8 @@ CREATE INDEX cron_runs_open ON cron_runs (stream) WHERE status IN (1, 2);
 
 CREATE UNIQUE INDEX events_by_id ON events (event_id);
 
+CREATE INDEX idle_answers_by_stream ON idle_answers (stream);
+
 CREATE INDEX memory_by_channel ON memory_items (stream, channel) WHERE channel IS NOT NULL;
 
 CREATE INDEX memory_by_event ON memory_items (stream, from_event) WHERE from_event IS NOT NULL;
@@ -301,6 +310,12 @@ CREATE TRIGGER approvals_decided BEFORE UPDATE OF decision ON approvals
 WHEN OLD.decision IS NOT NULL
 BEGIN
     SELECT raise(ABORT, 'an approval is decided once');
+END;
+
+CREATE TRIGGER idle_answers_new_id BEFORE INSERT ON idle_answers
+WHEN EXISTS (SELECT 1 FROM events e WHERE e.event_id = NEW.event_id)
+BEGIN
+    SELECT raise(ABORT, 'an event has this id');
 END;
 
 CREATE TRIGGER runs_step BEFORE UPDATE OF state ON runs

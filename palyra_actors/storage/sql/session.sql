@@ -105,6 +105,9 @@ SELECT stream_id FROM streams WHERE stream = ? AND kind = 1
 -- name: answer.erase
 UPDATE answers SET answer = NULL WHERE stream = ? AND event_id <> ?
 
+-- name: answer.erase_idle
+UPDATE idle_answers SET answer = NULL WHERE stream = ?
+
 -- name: erasure.slice
 WITH RECURSIVE walk (seq, left) AS (
     SELECT :seq - e.link, :rows FROM events e

@@ -250,18 +250,23 @@ class Auditor:
                 self.durable = max(self.durable, event.stored.seq)
                 return
         self.note_codes((asked,))
+        if not order.event_ids:
+            return
         require(
-            asked.idle or not order.event_ids, "what is acknowledged is in the journal", order.op,
+            asked.idle or order.may_be_idle, "what is acknowledged is in the journal", order.op,
             order.body, told,
         )  # fmt: skip
+        first = self.orders.get(order.event_ids[0])
+        require(first is order, "one id, one request", order.op, order.body)
+        order.idle = True
 
     def _same_as_first(self, order: Order, told: Mapping[str, Any]) -> None:
         """Idempotent for ever: the first answer, again."""
         body = {name: value for name, value in told.items() if name not in _SAID_ELSEWHERE}
         if order.op == "journal.append":
             body["results"] = [{**one, "duplicate": None} for one in told["results"]]
-        elif not rules.known(self.model, order) or told.get("deleted") == 0:
-            return  # what found nothing to do is kept nowhere: another try may have found something
+        elif not (order.idle or rules.known(self.model, order)):
+            return
         if order.first is None:
             order.first = body
         elif (

@@ -13,7 +13,8 @@ Outcome: TypeAlias = Literal["open", "ok", "refused", "unknown", "lost"]
 class Order:
     """A request as its client means it: sent once or again, with the same words.
 
-    `first` is its first `ok`; `placed` says that it was seen in the journal.
+    `first` is its first `ok`; `placed` says that it was seen in the journal, `idle` that it was
+    acknowledged and changed nothing.
     """
 
     op: str
@@ -23,6 +24,7 @@ class Order:
     tries: list["Asked"] = field(default_factory=list)
     first: dict[str, Any] | None = None
     placed: bool = False
+    idle: bool = False
     about: Any = None
 
     @property
@@ -32,6 +34,11 @@ class Order:
             return [event["event_id"] for event in self.body["events"]]
         named = self.body.get("event_id")
         return [] if named is None else [named]
+
+    @property
+    def may_be_idle(self) -> bool:
+        """Whether it may be kept as one that changed nothing."""
+        return self.idle or any(one.idle and one.outcome != "refused" for one in self.tries)
 
     @property
     def may_be_stored(self) -> bool:

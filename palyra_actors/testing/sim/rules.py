@@ -26,7 +26,14 @@ def refusals(model: Model, order: Order, now_ms: int) -> set[str]:
             return {"id_reused"}
         gone = {PERHAPS + "gone", PERHAPS + "not_found"}
         return gone if _answer_is_gone(model, named) else set()
-    return set(_RULES[order.op](model, order, now_ms))
+    codes = set(_RULES[order.op](model, order, now_ms))
+    first = model.orders.get(named) if named is not None else None
+    if first is None or not first.may_be_idle:
+        return codes
+    if first is not order:
+        return {"id_reused"} if first.idle else {*codes, PERHAPS + "id_reused"}
+    gone = {PERHAPS + "gone", PERHAPS + "not_found"}
+    return gone if first.idle else codes | gone
 
 
 def known(model: Model, order: Order) -> bool:
