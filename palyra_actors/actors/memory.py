@@ -117,7 +117,12 @@ class MemoryActor(CommandEntity):
         scope = recipe.get("scope", self.stream_id)
         row = self._house.reader.stream(MEMORY, scope)
         item = None if row is None else find(self._house.reader, row.stream, recipe["memory_id"])
-        if row is None or item is None:
+        # another may have its id by now
+        if (
+            row is None
+            or item is None
+            or item.created_ms != recipe.get("created_ms", item.created_ms)
+        ):
             raise Gone("the memory was removed since", field="memory_id")
         shown = view(item._replace(superseded_by=None, updated_ms=item.created_ms), row.principal)
         return {"item": shown}

@@ -175,7 +175,7 @@ def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
         raise IdReused("another memory has this id", field="memory_id", hint="take a new id")
     events = [] if same is None else [removed("memory.expired", [same.memory_id])]
     events.append(ingested(item, command.redacted))
-    recipe = {"memory_id": item.memory_id, "scope": scope_id(owner)}
+    recipe = {"memory_id": item.memory_id, "scope": scope_id(owner), "created_ms": now_ms}
     return Decision(events, lambda _: {"item": view(item, owner), "duplicate": False}, recipe)
 
 
@@ -202,7 +202,7 @@ def _update(known: Known, command: Update, owner: str, now_ms: int) -> Decision:
     same = known.by_key(new.key)
     gone = {old.memory_id} if same is None else {old.memory_id, same.memory_id}
     events = [superseded(new.memory_id, sorted(gone)), ingested(new, command.redacted)]
-    recipe = {"memory_id": new.memory_id, "scope": scope_id(owner)}
+    recipe = {"memory_id": new.memory_id, "scope": scope_id(owner), "created_ms": now_ms}
     return Decision(events, lambda _: {"item": view(new, owner)}, recipe)
 
 

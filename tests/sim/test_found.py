@@ -349,3 +349,14 @@ def test_a_disk_that_cannot_be_read_for_a_first_answer_is_no_fault_of_the_engine
     monkeypatch.setattr(MemoryActor, "recall", fail)
     monkeypatch.setattr(memory.MemoryClerk, "_content", Mock(side_effect=StorageUnavailable("x")))
     assert code(world.ask(peer, "memory.update", update)) == "unavailable"
+
+
+def test_a_memory_that_was_removed_is_not_told_as_another_that_has_its_id_now(world: World) -> None:
+    peer = world.connect()
+    kept = {"source": "manual", "content": "one", "memory_id": X, "event_id": next(IDS)}
+    world.ask(peer, "memory.ingest", kept)
+    world.ask(peer, "memory.delete", {"memory_id": X})
+    world.wait(5)
+    other = {"source": "manual", "content": "two", "memory_id": X}
+    world.ask(peer, "memory.ingest", other)
+    assert code(world.ask(peer, "memory.ingest", kept)) == "gone"
