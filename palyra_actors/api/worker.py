@@ -102,7 +102,7 @@ class Worker:
         self._options = dict(options)
         self._heard: queue.SimpleQueue[tuple[int, Any]] = queue.SimpleQueue()
         self._running: dict[str, RunContext] = {}
-        self._lock = threading.Lock()
+        self._lock = threading.Condition()
         self._stopping = False
         self._sub: int | None = None
         self._number = 0  # of the stream: what an earlier one says late is not meant any more
@@ -131,8 +131,12 @@ class Worker:
         self._heard.put((-1, None))
 
     def join(self, wait_s_max: float) -> bool:
+        """Wait for the end of the runs that were told to stop, and of the worker itself."""
+        end = time.monotonic() + wait_s_max
         self._thread.join(wait_s_max)
-        return not self._thread.is_alive()
+        with self._lock:
+            over = self._lock.wait_for(lambda: not self._running, max(end - time.monotonic(), 0.0))
+        return over and not self._thread.is_alive()
 
     # -- the keeper -------------------------------------------------------------------------------
 
@@ -245,6 +249,7 @@ class Worker:
         with self._lock:
             self._running.pop(run.run_id, None)
             self.done += 1
+            self._lock.notify_all()
         sub = self._sub
         if sub is not None and not self._stopping:
             self._note("journal.credit", {"sub": sub, "credit": 1})

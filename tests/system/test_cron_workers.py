@@ -93,6 +93,26 @@ def raises(error: BaseException) -> Any:
     raise error
 
 
+def test_a_worker_has_stopped_when_its_runs_have(engine: Operations) -> None:
+    begun, free = threading.Event(), threading.Event()
+
+    def wait(run: RunContext) -> None:
+        begun.set()
+        assert free.wait(DEADLINE_S)
+
+    job = engine.cron.create("slow", FAR, lease_ms=86_400_000)
+    worker = engine.cron.handle("slow", wait)
+    engine.cron.run_now(job.job_id)
+    assert begun.wait(DEADLINE_S)
+    worker.tell_to_stop()
+    worker._thread.join(DEADLINE_S)
+    assert not worker.stop(0.0)
+    assert worker.running == 1
+    free.set()
+    assert worker.stop(DEADLINE_S)
+    assert worker.running == 0
+
+
 @pytest.mark.parametrize(
     ("ends", "told"),
     [
