@@ -45,6 +45,7 @@ LIST_LIMIT_DEFAULT: Final = 100
 LIST_LIMIT_MAX: Final = 500
 BRANCH_DEPTH_MAX: Final = 1000  # ours: forks of forks; each costs a page of history a lookup
 TAPE_ENTRIES_MAX: Final = 1024
+TAPE_TEXT_BYTES_MAX: Final = 1024 * 1024  # ours: of the tokens that are shown as one entry
 
 # -- approvals --------------------------------------------------------------------------------
 APPROVAL_SUBJECT_BYTES_MAX: Final = 256  # ours
@@ -90,3 +91,5 @@ REPLY_PAYLOAD_BYTES_MAX: Final = 3 * 1024 * 1024
 
 if REPLY_PAYLOAD_BYTES_MAX + PAYLOAD_BYTES_MAX > FRAME_BYTES_MAX:
     raise AssertionError("one page and one more payload have to fit a frame")
+if TAPE_TEXT_BYTES_MAX + PAYLOAD_BYTES_MAX > REPLY_PAYLOAD_BYTES_MAX:
+    raise AssertionError("an entry of a tape has to fit a page")

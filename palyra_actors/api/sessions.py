@@ -67,7 +67,8 @@ class RunInfo(_FromWire):
 
 @dataclass(frozen=True, slots=True)
 class TapeEntry(_FromWire):
-    """`payload` of a `model_token` entry: {text, count}."""
+    """`payload` of a `model_token` entry: {text, count}; of more than 1 MiB of text {text, count,
+    joined, next_after_seq}: its first `joined` tokens; the others follow that event."""
 
     tape_seq: int
     seq: int

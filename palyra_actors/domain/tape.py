@@ -2,7 +2,8 @@
 
     model_token model_token message model_token   ──▶   [2 tokens] [message] [1 token]
 
-Pure; one `Tape` reads one run, in the order of its events, and counts on from page to page.
+Pure; one `Tape` reads one run, in the order of its events, and counts on from page to page. It
+holds at most `TAPE_TEXT_BYTES_MAX` bytes of text, however long a model talks.
 """
 
 from collections.abc import Iterable, Iterator
@@ -11,7 +12,7 @@ from typing import Any
 import msgspec
 
 from palyra_actors.domain.chain import Stored
-from palyra_actors.limits import TAPE_ENTRIES_MAX
+from palyra_actors.limits import TAPE_ENTRIES_MAX, TAPE_TEXT_BYTES_MAX
 
 MODEL_TOKEN = "model_token"
 
@@ -20,18 +21,22 @@ class Tape:
     """Groups a run's events into entries, numbered from 1.
 
     An entry is shown as {tape_seq, seq, kind, actor, ts_ms, payload}: of tokens, the first one's
-    with `{text, count}`; of an erased event, a payload that is None.
+    with `{text, count}`; of an erased event, a payload that is None. A text that would be longer
+    than `TAPE_TEXT_BYTES_MAX` holds the first `joined` of its tokens, and goes on in the run's
+    tokens behind the event `next_after_seq`.
     """
 
     def __init__(self) -> None:
         self._number = 0
-        self._tokens: list[Stored] = []
+        self._talk: _Talk | None = None
 
     def entries(self, events: Iterable[Stored]) -> Iterator[dict[str, Any]]:
         """The entries that these events complete. Call `rest` after the last of them."""
         for event in events:
             if event.kind == MODEL_TOKEN:
-                self._tokens.append(event)
+                if self._talk is None:
+                    self._talk = _Talk(event)
+                self._talk.add(event)
                 continue
             yield from self.rest()
             entry = self._entry(event, _decoded(event.payload))
@@ -40,14 +45,8 @@ class Tape:
 
     def rest(self) -> Iterator[dict[str, Any]]:
         """The entry of the tokens that nothing followed yet, if there are any."""
-        tokens, self._tokens = self._tokens, []
-        if not tokens:
-            return
-        texts = [_text(_decoded(token.payload)) for token in tokens]
-        known = [text for text in texts if text is not None]
-        erased = all(token.payload is None for token in tokens)
-        payload = None if erased else {"text": "".join(known), "count": len(tokens)}
-        entry = self._entry(tokens[0], payload)
+        talk, self._talk = self._talk, None
+        entry = None if talk is None else self._entry(talk.first, talk.payload())
         if entry is not None:
             yield entry
 
@@ -63,6 +62,41 @@ class Tape:
             "ts_ms": event.ts_ms,
             "payload": payload,
         }
+
+
+class _Talk:
+    """Tokens that nothing came between."""
+
+    def __init__(self, first: Stored) -> None:
+        self.first = first
+        self._texts: list[str] = []
+        self._bytes = self._count = self._joined = 0
+        self._last_joined = first.seq
+        self._whole = True
+        self._erased = True
+
+    def add(self, token: Stored) -> None:
+        self._count += 1
+        self._erased &= token.payload is None
+        if not self._whole:
+            return
+        text = _text(_decoded(token.payload)) or ""
+        size = len(text.encode())
+        if self._joined and self._bytes + size > TAPE_TEXT_BYTES_MAX:
+            self._whole = False
+            return
+        self._texts.append(text)
+        self._bytes += size
+        self._joined += 1
+        self._last_joined = token.seq
+
+    def payload(self) -> dict[str, Any] | None:
+        if self._erased:
+            return None
+        shown = {"text": "".join(self._texts), "count": self._count}
+        if self._whole:
+            return shown
+        return {**shown, "joined": self._joined, "next_after_seq": self._last_joined}
 
 
 def _decoded(payload: bytes | None) -> Any:

@@ -14,6 +14,7 @@ from palyra_actors.api.events import new_id
 from palyra_actors.client import Client
 from palyra_actors.domain.run import STEPS
 from palyra_actors.domain.session_commands import STATE_NUMBERS
+from palyra_actors.limits import TAPE_TEXT_BYTES_MAX
 from palyra_actors.storage.journal import JournalReader
 from tests.system.harness import House, Wire, event, house, served
 
@@ -243,6 +244,35 @@ def test_adjacent_tokens_are_one_entry_and_all_else_is_one_each(wire: Wire) -> N
         "message_received", "model_token", "tool_proposed", "model_token",
     ]  # fmt: skip
     assert get(wire, run)["tape_entries"] == 4
+
+
+def test_a_long_talk_is_one_entry_that_fits_a_frame_and_says_where_it_goes_on(own: House) -> None:
+    wire, session, run = own.connect(), new_id(), new_id()
+    texts = [f"{number % 10}" * 200_000 for number in range(45)]
+    for at in range(0, len(texts), 15):
+        wire.append(*(
+            event(session, run_id=run, kind="model_token", payload={"token": text})
+            for text in texts[at : at + 15]
+        ))  # fmt: skip
+    wire.append(event(session, run_id=run, payload={"text": "Thank you."}))
+    first, last = tape(wire, run)
+    assert (first["payload"]["count"], last["payload"]) == (45, {"text": "Thank you."})
+    joined = first["payload"]["joined"]
+    assert first["payload"]["text"] == "".join(texts[:joined])
+    assert TAPE_TEXT_BYTES_MAX - 200_000 < joined * 200_000 <= TAPE_TEXT_BYTES_MAX
+    rest = {
+        "run_id": run,
+        "kinds": ["model_token"],
+        "after_seq": first["payload"]["next_after_seq"],
+    }
+    shown: list[str] = []
+    while len(shown) < 45 - joined:
+        page = wire.ok("journal.read", rest)
+        shown += [one["payload"]["token"] for one in page["events"]]
+        rest["after_seq"] = page["next_after_seq"]
+    assert texts[joined:] == shown
+    with Client(own.endpoint) as client:
+        assert [one.payload for one in client.runs.tape(run)] == [first["payload"], last["payload"]]
 
 
 def test_the_engines_own_events_are_not_on_the_tape(wire: Wire) -> None:
