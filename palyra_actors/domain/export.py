@@ -5,6 +5,9 @@
 A line is the canonical JSON of {record, prev_hash, hash}, hashes in hex. The last one is
 {"trailer": {count, head_hash, filters, through_seq}}. The same journal and filters give the same
 bytes, so that two exports can be compared, and one checked by whoever has never seen the engine.
+
+The chain covers the records. The trailer is held to them, and to nothing else: that `filters` let
+through what was left out, or that `through_seq` was another, shows only beside a second export.
 """
 
 import json
@@ -16,6 +19,8 @@ import rfc8785
 
 SEED: Final = "0" * 64
 CHUNK_BYTES_MAX: Final = 64 * 1024
+FILTERS: Final = ("decision", "principal", "since_ms", "subject_id", "subject_type", "until_ms")
+_TRAILER: Final = {"count", "head_hash", "filters", "through_seq"}
 
 
 class Export:
@@ -69,10 +74,12 @@ def check(lines: Iterable[bytes]) -> Mapping[str, Any]:
     """The trailer of an export whose every record is in its place.
 
     Raises:
-        Flaw: a record or a hash was changed, left out or put in, or the trailer is missing.
+        Flaw: a record or a hash was changed, left out or put in, or the trailer is missing,
+            or tells of filters that would not have let a record through.
     """
     head, count, number = SEED, 0, 0
     trailer: Mapping[str, Any] | None = None
+    seen = _Seen()
     for number, text in enumerate(_entries(lines), 1):
         if trailer is not None:
             raise Flaw(number, "something follows the trailer")
@@ -94,11 +101,51 @@ def check(lines: Iterable[bytes]) -> Mapping[str, Any]:
         if entry["hash"] != head:
             raise Flaw(number, "its hash is not that of its record")
         count += 1
+        seen.add(entry["record"])
     if not isinstance(trailer, dict):
         raise Flaw(number + 1, "the trailer is missing: the export is cut off")
-    if (trailer.get("count"), trailer.get("head_hash")) != (count, head):
+    if set(trailer) != _TRAILER:
+        raise Flaw(number, f"the trailer has to hold {', '.join(sorted(_TRAILER))}")
+    if (trailer["count"], trailer["head_hash"]) != (count, head):
         raise Flaw(number, "the trailer counts other records")
+    # every approval takes an event of its own
+    if type(trailer["through_seq"]) is not int or trailer["through_seq"] < count:
+        raise Flaw(number, "through_seq is not the number of an event behind all of them")
+    seen.hold(trailer["filters"], number)
     return trailer
+
+
+class _Seen:
+    """What the records have in common, as far as filters can ask for it."""
+
+    def __init__(self) -> None:
+        self._values: dict[str, set[Any]] = {name: set() for name in FILTERS}
+        self._times: list[int] = []  # the first and the last
+
+    def add(self, record: Any) -> None:
+        if not isinstance(record, dict):
+            return
+        for name, values in self._values.items():
+            value = record.get(name)
+            if len(values) < 2 and (value is None or isinstance(value, str)):
+                values.add("pending" if name == "decision" and value is None else value)
+        asked = record.get("requested_ms")
+        if type(asked) is int:
+            self._times = [min([*self._times, asked]), max([*self._times, asked])]
+
+    def hold(self, filters: Any, line: int) -> None:
+        """Raises Flaw where one of the records would not have come through these."""
+        if not isinstance(filters, dict) or not set(filters) <= set(FILTERS):
+            raise Flaw(line, f"filters can be {', '.join(FILTERS)}")
+        for name, value in filters.items():
+            if name == "since_ms":
+                fits = type(value) is int and (not self._times or value <= self._times[0])
+            elif name == "until_ms":
+                fits = type(value) is int and (not self._times or self._times[1] <= value)
+            else:
+                fits = isinstance(value, str) and self._values[name] <= {value}
+            if not fits:
+                raise Flaw(line, f"a record does not come through the filter {name}")
 
 
 def _entries(lines: Iterable[bytes]) -> Iterator[bytes]:

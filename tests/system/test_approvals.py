@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import rfc8785
 
 from palyra_actors.api.events import new_id
 from palyra_actors.domain.export import Flaw, check
@@ -320,6 +321,30 @@ def test_an_independent_checker_agrees_and_finds_each_change(
         assert verdict == "damaged"
         with pytest.raises(Flaw):
             check(damaged)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "said"),
+    [
+        (b'"filters":{"', b'"filters":{"since_ms":99999999999999,"', "since_ms"),
+        (b'"filters":{"', b'"filters":{"until_ms":1,"', "until_ms"),
+        (b'"decision":"deny"},', b'"decision":"allow"},', "decision"),
+        (b'"decision":"deny"},', b'"decision":"deny","subject_id":"other"},', "subject_id"),
+        (b'"decision":"deny"},', b'"decision":"deny","whose":"mine"},', "filters can be"),
+        (b'"through_seq":', b'"through_seq":-', "through_seq"),
+        (b'"filters":{"decision":"deny"},', b"", "has to hold"),
+    ],
+)
+def test_a_trailer_that_does_not_fit_its_records_is_found(
+    twelve: tuple[Wire, list[dict[str, Any]]], old: bytes, new: bytes, said: str
+) -> None:
+    lines = export(twelve[0], decision="deny").splitlines(keepends=True)
+    check(lines)
+    trailer = json.loads(lines[-1].replace(old, new))
+    changed = rfc8785.dumps(trailer) + b"\n"
+    assert changed != lines[-1]
+    with pytest.raises(Flaw, match=said):
+        check([*lines[:-1], changed])
 
 
 def test_a_large_export_comes_in_chunks_and_ends(own: House) -> None:

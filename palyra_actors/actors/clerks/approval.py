@@ -12,7 +12,7 @@ from palyra_actors.actors.work import Request
 from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, view
 from palyra_actors.domain.approval import Request as RequestApproval
 from palyra_actors.domain.catalog import SESSION
-from palyra_actors.domain.export import Export
+from palyra_actors.domain.export import FILTERS, Export
 from palyra_actors.errors import Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
     APPROVAL_PROMPT_BYTES_MAX,
@@ -192,7 +192,8 @@ class ApprovalClerk:
         ) -> Generator[Mapping[str, Any], None, Mapping[str, Any]]:
             """Records as they stood at one seq, however long the reading takes."""
             through = reader.head().seq
-            told = {name: value for name, value in filters.items() if value is not None}
+            asked = {**filters, "principal": filters["owner"]}
+            told = {name: asked[name] for name in FILTERS if asked[name] is not None}
             export = Export(form, told, through)
             position, left = 0, limit
             while left:
