@@ -52,9 +52,9 @@ def list_approvals(
     show_all(
         engine.approvals.list(**filters),
         {
-            "approval": "approval_id", "subject": "subject_type", "id": "subject_id",
-            "summary": "summary", "decision": "decision", "scope": "scope",
-            "requested": "requested_ms", "by": "decided_by",
+            "approval": "approval_id", "decision": "decision", "summary": "summary",
+            "subject": "subject_type", "id": "subject_id", "requested": "requested_ms",
+            "scope": "scope", "by": "decided_by",
         },
         as_json=as_json,
     )  # fmt: skip
@@ -78,6 +78,9 @@ def request(
     summary: Annotated[str, typer.Argument(help="The question, in a line.")],
     run: Annotated[str | None, typer.Option("--run", help="The run's id.")] = None,
     prompt: Annotated[str | None, typer.Option("--prompt", help="Any JSON.")] = None,
+    policy: Annotated[
+        str | None, typer.Option("--policy", help="What asked for it: any JSON.")
+    ] = None,
     expires_ms: Annotated[int | None, typer.Option("--expires-ms", min=0)] = None,
     as_json: bool = False,
 ) -> None:
@@ -85,6 +88,7 @@ def request(
     made = engine.approvals.request(
         session, subject_type, subject_id, summary, run_id=run, expires_ms=expires_ms,
         prompt=None if prompt is None else parse_json(prompt, "--prompt"),
+        policy=None if policy is None else parse_json(policy, "--policy"),
     )  # fmt: skip
     show_one(made, _APPROVAL, as_json=as_json)
 

@@ -39,6 +39,12 @@ def rebuild(
             f"{table!r} is no projection", field="--table", hint=f"one of {', '.join(PROJECTIONS)}"
         )
     with closing(Rebuild(db, at)) as made:
+        if at is not None and at > made.through_seq:
+            raise Invalid(
+                f"there is no event {at:,}",
+                field="--at",
+                hint=f"the journal ends at {made.through_seq:,}",
+            )
         for _ in made.run():
             pass
         if at is not None:

@@ -78,14 +78,18 @@ def rename(
 def branch(
     engine: Operations,
     session: Id,
+    *,
     at: Annotated[
         int | None, typer.Option("--at", min=0, help="After that session_seq.  [default: its last]")
     ] = None,
     key: Annotated[str | None, typer.Option("--key", help="The new session's key.")] = None,
+    new: Annotated[
+        str | None, typer.Option("--new", help="The new session's id.  [default: a new one]")
+    ] = None,
     as_json: bool = False,
 ) -> None:
     """A session that goes on from another one, or from an earlier event of it."""
-    made = engine.sessions.open(session).branch(at, session_key=key)
+    made = engine.sessions.open(session).branch(at, new_session_id=new, session_key=key)
     show_one(made.info(), _SESSION, as_json=as_json)
 
 
@@ -144,9 +148,9 @@ def list_runs(
     show_all(
         engine.runs.list(session_id=session),
         {
-            "run": "run_id", "session": "session_id", "state": "state", "entries": "tape_entries",
-            "in": "model_tokens_in", "out": "model_tokens_out", "created": "created_ms",
-            "ended": "ended_ms", "reason": "reason",
+            "run": "run_id", "state": "state", "created": "created_ms", "entries": "tape_entries",
+            "reason": "reason", "session": "session_id", "ended": "ended_ms",
+            "in": "model_tokens_in", "out": "model_tokens_out",
         },
         as_json=as_json,
         limit=limit,

@@ -1,11 +1,14 @@
 """Lists of things, as a table for a person or a line of JSON each for a program."""
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
 from palyra_actors.cli.shape import console, moment, plain, print_json
 
 ID_CELLS: Final = 26
+WRAPPED_CELLS: Final = 24  # a longer text goes on in the next line
+FILE_CELLS: Final = 1000  # of what is no terminal: a line each, for grep
 IDS: Final = frozenset({"session_id", "run_id", "approval_id", "canvas_id"})
 """Columns that are never cut: what a person copies into the next command."""
 
@@ -13,7 +16,8 @@ IDS: Final = frozenset({"session_id", "run_id", "approval_id", "canvas_id"})
 def show_all(
     found: Iterable[Any], columns: Mapping[str, str], *, as_json: bool, limit: int | None = None
 ) -> int:
-    """Prints them; how many there were. `columns`: heading to the attribute below it."""
+    """Prints them; how many there were. `columns`: heading to the attribute below it, what matters
+    most first: where a terminal is too narrow for all, the last ones are left out and named."""
     count = 0
     if as_json:
         for count, one in enumerate(found, 1):
@@ -24,17 +28,41 @@ def show_all(
     from rich.table import Column, Table
     from rich.text import Text
 
-    headings = [
-        Column(heading, no_wrap=True, min_width=ID_CELLS) if name in IDS else Column(heading)
-        for heading, name in columns.items()
-    ]
-    table = Table(*headings, box=None, pad_edge=False)
+    rows: list[dict[str, str]] = []
     for count, one in enumerate(found, 1):
-        table.add_row(*(Text(cell(name, getattr(one, name))) for name in columns.values()))
+        rows.append({head: cell(name, getattr(one, name)) for head, name in columns.items()})
         if count == limit:
             break
-    console().print(table)
+    out = console()
+    if not out.is_terminal and "COLUMNS" not in os.environ:
+        out.width = FILE_CELLS
+    shown = _fitting(columns, rows, out.width)
+    headings = [
+        Column(head, no_wrap=True, min_width=ID_CELLS) if columns[head] in IDS else Column(head)
+        for head in shown
+    ]
+    table = Table(*headings, box=None, pad_edge=False)
+    for row in rows:
+        table.add_row(*(Text(row[head]) for head in shown))
+    out.print(table)
+    if len(shown) < len(columns):
+        left = ", ".join(head for head in columns if head not in shown)
+        out.print(f"not shown here: {left} (a wider terminal, or --json)", style="dim")
     return count
+
+
+def _fitting(
+    columns: Mapping[str, str], rows: Sequence[Mapping[str, str]], width: int
+) -> list[str]:
+    """The first columns that are legible side by side in so many cells, and at least two."""
+    shown: list[str] = []
+    for heading, name in columns.items():
+        widest = max([len(heading), *(len(row[heading]) for row in rows)])
+        width -= (widest if name in IDS else min(widest, WRAPPED_CELLS)) + 2
+        if width < -2 and len(shown) >= 2:
+            break
+        shown.append(heading)
+    return shown
 
 
 def show_one(found: Any, names: Sequence[str], *, as_json: bool) -> None:

@@ -102,9 +102,14 @@ def import_files(engine: Operations, files: Sequence[Path], *, as_json: bool) ->
         PalyraError: at the first file that cannot be read or is refused; the ones before are
             stored, and it says so.
     """
-    missing = [path for path in files if not path.is_file()]
-    if missing:
-        raise NotFound(f"{missing[0]} is no file", field=str(missing[0]))
+    for path in files:
+        if path.is_dir():
+            hint = f"name the files in it, as {path / '*.traj'}"
+            raise Invalid("this is a directory", field=str(path), hint=hint)
+        if not path.is_file():
+            raise NotFound("there is no such file", field=str(path))
+        if not path.stat().st_size:
+            raise Invalid("this file is empty", field=str(path), hint="was it written to its end?")
     done: list[FileSummary] = []
     with _progress(sum(path.stat().st_size for path in files), shown=not as_json) as advance:
         for path in files:

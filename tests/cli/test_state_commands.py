@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import apsw
+import pytest
 
-from palyra_actors.api.events import Event
+from palyra_actors.api.events import Event, new_id
 from palyra_actors.cli import exits
 from palyra_actors.engine import Engine
 from tests.cli.conftest import Answer, Run
@@ -40,7 +41,9 @@ def test_a_session_is_made_found_renamed_branched_archived_and_erased(
     assert name not in run("sessions", "list", "snow")[1]
     assert told(run("sessions", "rename", name, "Sun", "--json"))["title"] == "Sun"
     run("append", "--session", name, "--text", "hello")
-    branch = told(run("sessions", "branch", name, "--at", 2, "--key", "b", "--json"))
+    new = new_id()
+    branch = told(run("sessions", "branch", name, "--at", 2, "--key", "b", "--new", new, "--json"))
+    assert branch["session_id"] == new
     assert branch["branch_state"] == {"parent_session_id": name, "at_session_seq": 2}
     kinds = [one["kind"] for one in lines(run("sessions", "history", name, "--json"))]
     assert kinds == ["session.opened", "session.updated", "message_received"]
@@ -75,14 +78,34 @@ def test_a_run_is_started_moved_cancelled_and_its_tape_read(run: Run, endpoint: 
     assert child["run_id"] in listed
 
 
+def test_a_list_leaves_out_what_does_not_fit_a_terminal_and_names_it(
+    run: Run, endpoint: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    del endpoint
+    session = told(run("sessions", "resolve", "alice", "--json"))["session_id"]
+    name = told(run("runs", "start", session, "--json"))["run_id"]
+    whole = run("runs", "list")[1].splitlines()
+    assert len(whole) == 2, "a line each where nobody looks on"
+    assert session in whole[1]
+    monkeypatch.setenv("COLUMNS", "80")
+    narrow = run("runs", "list")[1]
+    assert name in narrow
+    assert "accepted" in narrow
+    assert session not in narrow
+    assert "not shown here: session, ended, in, out" in narrow
+    assert max(map(len, narrow.splitlines())) <= 80
+
+
 def test_an_approval_is_asked_for_decided_listed_exported_and_checked(
     run: Run, endpoint: str, tmp_path: Path
 ) -> None:
     del endpoint
     session = told(run("sessions", "resolve", "alice", "--json"))["session_id"]
     asked = told(run("approvals", "request", session, "tool", "rm", "remove a file",
-                     "--prompt", '{"path": "/tmp/x"}', "--json"))  # fmt: skip
+                     "--prompt", '{"path": "/tmp/x"}', "--policy", '["ask"]',
+                     "--json"))  # fmt: skip
     name = asked["approval_id"]
+    assert asked["policy"] == ["ask"]
     assert asked["prompt"] == {"path": "/tmp/x"}
     assert name in run("approvals", "list", "--decision", "pending")[1]
     assert lines(run("approvals", "list", "--until-ms", 5, "--json")) == []
@@ -151,3 +174,4 @@ def test_rebuild_says_equal_and_shows_the_state_as_it_was(run: Run, tmp_path: Pa
     assert (code, "1 rows differ" in out) == (exits.DAMAGED, True)
     assert "three" in out
     assert run("rebuild", "--db", path, "--at", 1, "--table", "events")[0] != 0
+    assert "the journal ends at" in run("rebuild", "--db", path, "--at", 1_000)[2]
