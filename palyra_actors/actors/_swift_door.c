@@ -20,7 +20,8 @@ enum {
     VERSION = 2,
     FRAMES_MAX = 1024,
     SURPLUS_MAX = 2048,
-    ODD_MAX = 64, /* frames beyond the round's that are no plain appends: they end it */
+    ODD_MAX = 64, /* frames beyond the round's that are no plain appends: so many end it, or */
+    ODD_BYTES_MAX = 256 * 1024, /* so many bytes of them, for each may take long to look at */
     TABLE_SIZE = 4096, /* a power of two, twice SURPLUS_MAX */
     ID_BYTES_MAX = 66, /* of a request's id, encoded: 64 of text and its head */
     REPLY_BYTES_MAX = 512,
@@ -334,7 +335,8 @@ receive_surplus(Surplus *surplus, void *socket, Py_ssize_t count, Py_ssize_t byt
                 size_t size_max, int *empty, int *failed)
 {
     int odd = 0;
-    while (surplus->count < count && bytes_max > 0 && odd < ODD_MAX) {
+    Py_ssize_t odd_bytes = 0;
+    while (surplus->count < count && bytes_max > 0 && odd < ODD_MAX && odd_bytes < ODD_BYTES_MAX) {
         Arrival *one = &surplus->arrival[surplus->count];
         int got = receive_one(one, socket);
         if (got <= 0) {
@@ -348,6 +350,7 @@ receive_surplus(Surplus *surplus, void *socket, Py_ssize_t count, Py_ssize_t byt
         if (one->junk || !is_plain_append(msg_data(&one->payload), size, size_max, one)) {
             one->id_begins = one->id_ends = 0;
             odd++;
+            odd_bytes += (Py_ssize_t)size;
         }
     }
     find_groups(surplus);
@@ -431,7 +434,7 @@ door_receive(PyObject *module, PyObject *args)
         bytes_max -= (Py_ssize_t)msg_size(&arrivals[count].payload) + 1;
         count++;
     }
-    if (!empty && !failed && surplus != NULL)
+    if (!empty && !failed && surplus != NULL && bytes_max > 0)
         receive_surplus(surplus, socket, surplus_max, surplus_bytes_max, (size_t)size_max, &empty,
                         &failed);
     Py_END_ALLOW_THREADS

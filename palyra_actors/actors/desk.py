@@ -58,7 +58,7 @@ its sockets (`bench/bench_overload.py`)."""
 
 SIFTED_FRAMES_MAX: Final = 128
 """Taken in one round where the door sifts the rest, about a slice; of that as many are taken as
-there is room for in the lobby."""
+there is room for, and nothing else while writes are refused."""
 
 LOBBY_LOOK_S: Final = 0.001
 _NAMES: Final = {kind: op for op, kind in codec.REQUEST_TYPES.items()}
@@ -185,7 +185,7 @@ class Desk:
         sifted = self.sifted
         self.frames_wanted = SIFTED_FRAMES_MAX if sifted else ROUND_FRAMES_MAX
         if self._turned_away:
-            self.frames_wanted = self._served + (0 if sifted else REFUSED_FRAMES_MAX)
+            self.frames_wanted = 0 if sifted else self._served + REFUSED_FRAMES_MAX
         self._served = self._turned_away = 0
         if not admission.waiting:
             return
