@@ -118,6 +118,18 @@ def test_at_least_95_of_100_nearest_are_candidates() -> None:
     assert recalled >= 0.95 * 10 * 50
 
 
+def test_what_was_removed_is_left_out_of_the_index() -> None:
+    block, index = vectors(300, 64), Nearest(64)
+    index.catch_up(block, lambda: False, lambda: None)
+    block.alive[:100] = False
+    assert index.lacks(block)
+    index.catch_up(block, lambda: False, lambda: None)
+    assert not index.lacks(block)
+    near = index.look(block.vectors[0], 300, 40)
+    assert sorted(near.places.tolist()) == list(range(100, 300))
+    assert near.held.tolist() == block.alive.tolist()
+
+
 def test_hits_and_scores_are_those_of_an_exact_search(both: tuple[Engine, Engine]) -> None:
     large, exact = both
     same = asked = 0
@@ -278,7 +290,7 @@ def test_an_index_that_does_not_fit_is_not_made(
 
 
 def test_an_index_goes_with_the_vectors_it_was_made_of(tmp_path: Path) -> None:
-    config = LARGE.replaced("memory", resident_bytes_max=200_000)
+    config = LARGE.replaced("memory", resident_bytes_max=300_000)
     clock = ManualClock(wall_ms=START)
     with Engine.open(tmp_path / "m.db", config, clock=clock) as engine:
         for n in range(150):
