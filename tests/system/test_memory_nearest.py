@@ -5,7 +5,7 @@ import logging
 import random
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -289,7 +289,16 @@ def test_an_index_that_does_not_fit_is_not_made(
         assert wanted == []
 
 
-def test_an_index_goes_with_the_vectors_it_was_made_of(tmp_path: Path) -> None:
+def test_an_index_goes_with_the_vectors_it_was_made_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    leaves: list[Callable[[], bool]] = []
+    catch_up = Nearest.catch_up
+
+    def noted(self: Nearest, rows: Any, leave: Callable[[], bool], pause: Any) -> None:
+        leaves.append(leave)
+        catch_up(self, rows, leave, pause)
+
     config = LARGE.replaced("memory", resident_bytes_max=300_000)
     clock = ManualClock(wall_ms=START)
     with Engine.open(tmp_path / "m.db", config, clock=clock) as engine:
@@ -298,6 +307,7 @@ def test_an_index_goes_with_the_vectors_it_was_made_of(tmp_path: Path) -> None:
                 engine.call(
                     "memory.ingest", {"source": "manual", "content": text(n)}, principal=principal
                 )
+    monkeypatch.setattr(Nearest, "catch_up", noted)
     with Engine.open(tmp_path / "m.db", config, clock=clock) as engine:
 
         def told(principal: str) -> str:
@@ -315,3 +325,4 @@ def test_an_index_goes_with_the_vectors_it_was_made_of(tmp_path: Path) -> None:
             search("bob")
             assert time.monotonic() < deadline
         assert told("ann") == "exact"
+        assert (leaves[0](), leaves[-1]()) == (True, False)  # no more work for the first
