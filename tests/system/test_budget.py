@@ -121,13 +121,18 @@ def test_what_waited_too_long_behind_a_stall_is_refused_before_the_stall_ends(
 ) -> None:
     wire, _ = stalled(home, disk)
     queued = home.connect()
-    ids = [append(queued, new_id()) for _ in range(8)]
+    refused = [new_id() for _ in range(8)]
+    ids = [append(queued, session) for session in refused]
     replies = [queued.receive() for _ in ids]
     assert not disk.gate.is_set()
     assert {reply["id"] for reply in replies} == set(ids)
     assert {reply["err"]["code"] for reply in replies} == {"overloaded"}
     disk.gate.set()
     wire.receive(), wire.receive()
+    append(queued, new_id(), budget_ms=0)
+    queued.receive()  # whatever was queued before it is written by now
+    stored = {one["session_id"] for one in queued.ok("journal.read")["events"]}
+    assert stored.isdisjoint(refused)
 
 
 def test_a_bulk_load_waits_for_room_and_is_written_in_the_order_in_which_it_was_sent(

@@ -43,6 +43,7 @@ class Commander:
         self.chance = chance
         self.sessions: list[str] = [new_id()]
         self.runs: list[str] = [new_id()]
+        self.homes: dict[str, str] = {}
         self.approvals: list[str] = [new_id()]
         self.canvases: list[str] = [new_id()]
 
@@ -97,10 +98,15 @@ class Commander:
                 if self.chance.random() < 0.3:
                     run = self.some(self.runs) if self.chance.random() < 0.5 else None
                     kind = self.chance.choice(["message_received", "model_token", "run_completed"])
-                    event = Event(self.some(self.sessions), kind, {"token": "x"}, run_id=run)
+                    session = self.some(self.sessions)
+                    if run is not None:  # where it lives, or it would never be ended
+                        session = self.homes.setdefault(run, session)
+                    event = Event(session, kind, {"token": "x"}, run_id=run)
                     client.append(event, timeout_s=0.5)
                 else:
                     op, body = self.command()
+                    if op == "run.start":
+                        self.homes.setdefault(body["run_id"], body["session_id"])
                     client.call(op, body, timeout_s=0.5)
                 done += 1
             except PalyraError as error:
