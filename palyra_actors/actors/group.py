@@ -13,15 +13,12 @@ from palyra_actors.domain.chain import Stored, Stretch, chain_rows
 from palyra_actors.domain.fact import Place, placed
 from palyra_actors.domain.session import Draft
 from palyra_actors.domain.session_commands import run_insert, run_update
-from palyra_actors.storage.port import Batch, EventRow, Head
+from palyra_actors.storage.port import NO_STREAM, Batch, EventRow, Head
 from palyra_actors.wire.append import encode_results, event_result
 
 MARK_EVERY: Final = 64  # storage.journal.MARK_EVERY; test_layout holds the two together
 
 NOTHING: Final = Head(0, b"")
-
-NO_STREAM: Final = 0
-"""Beside the answer of an entity that has no event yet, and so no stream."""
 
 _encode = msgspec.msgpack.Encoder().encode
 

@@ -147,7 +147,8 @@ def export(
         print_json(done)
         return
     console().print(
-        f"exported: {done.events:,} events; head {done.head.seq}:{done.head.hash.hex()}",
+        f"exported: {done.events:,} events{_answers(done)}; "
+        f"head {done.head.seq}:{done.head.hash.hex()}",
         soft_wrap=True,
     )
 
@@ -169,9 +170,14 @@ def import_journal(file: Path, db: Path | None, *, as_json: bool) -> None:
         return
     erased = f", {done.erased:,} of them erased" if done.erased else ""
     console().print(
-        f"imported: {done.events:,} events{erased}; head {done.head.seq}:{done.head.hash.hex()}",
+        f"imported: {done.events:,} events{erased}{_answers(done)}; "
+        f"head {done.head.seq}:{done.head.hash.hex()}",
         soft_wrap=True,
     )
+
+
+def _answers(done: Any) -> str:
+    return f", {done.answers:,} kept answers" if done.answers else ""
 
 
 def is_export(file: Path) -> bool:

@@ -107,6 +107,9 @@ class Begin(NamedTuple):
 
 
 BEGUN: Final = "begun"
+NOT_COUNTED: Final[Mapping[str, Any]] = {"deleted": 0}
+"""What a purge is answered, and has kept, until its items are destroyed and counted."""
+
 """Stands in for the answer of an upkeep that is not done yet."""
 
 Command: TypeAlias = Ingest | Update | Delete | Drop | Purge | Begin
@@ -152,7 +155,7 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
             return Decision([removed(command.kind, command.memory_ids)], lambda _: {})
         case Purge():
             found = known.selected(command.session_id, command.channel)
-            return Decision([purged(command)] if found else (), lambda _: {"deleted": 0})
+            return Decision([purged(command)] if found else (), lambda _: NOT_COUNTED)
         case Begin():
             return Decision((), lambda _: {BEGUN: True})
         case _:

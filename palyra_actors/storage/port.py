@@ -28,6 +28,12 @@ class CommitUnknown(Exception):
     """COMMIT failed half way. Whether the batch is durable is open until `reopen`."""
 
 
+NO_STREAM: Final = 0
+"""Beside the kept answer of an entity that has no event yet, and so no stream."""
+
+ASKED_DIGEST_BYTES: Final = 16
+"""Of a SHA-256: what two requests under one id are compared by. It is kept with the answer."""
+
 EventRow: TypeAlias = tuple[Any, ...]
 """A row of `events`, its columns in the order of the table."""
 

@@ -1,18 +1,19 @@
 """The journal as lines of JSON, for other programs and other engines, and back.
 
-    {"palyra_actors_journal": 1, "events": 2, "head": {"seq": 2, "hash": "9f86…"}}
+    {"palyra_actors_journal": 2, "events": 2, "head": {"seq": 2, "hash": "9f86…"}}
     {"seq": 1, "event_id": "01JZ…", …, "payload": {"text": "hello"}, …, "hash": "60303a…"}
     {"seq": 2, …, "hash": "9f86…"}
-    {"trailer": {"events": 2, "head": {"seq": 2, "hash": "9f86…"}}}
+    {"answer": {"event_id": "01JZ…", …, "answer": {…}, "idle": false}}
+    {"trailer": {"events": 2, "head": {…}, "answers": {"count": 1, "sha256": "b5bb…"}}}
 
 An event has all that its hash covers, so a reader can verify the chain by itself and an import is
 the same journal: the same numbers, the same hashes, the same head. Its projections are made by
 the folds that made the first ones. A payload that JSON cannot give back byte for byte is base64
-under `payload_msgpack`; an erased one is null, with the digest that the chain rests on. What is not
-in the journal is not in the lines: kept answers to commands, vectors.
+under `payload_msgpack`; an erased one is null, with the digest that the chain rests on. Behind the
+events are the answers that are kept for commands sent again (`carried`), which files of version 1
+do not have. What else is not in the journal is not in the lines: vectors.
 """
 
-import base64
 import contextlib
 import os
 from collections.abc import Iterable, Mapping
@@ -32,30 +33,47 @@ from palyra_actors.domain.catalog import (
     kind_from_client,
 )
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash, payload_digest
-from palyra_actors.errors import Invalid, OpenRefused, StorageUnavailable
+from palyra_actors.errors import Invalid, InvalidId, OpenRefused, StorageUnavailable
 from palyra_actors.ids import format_ulid, parse_ulid
 from palyra_actors.storage import anchor
+from palyra_actors.storage.carried import PREFIX, AnswerLoader, Orphan, Sum, Tally, answer_lines
 from palyra_actors.storage.connection import open_reader, open_writer
 from palyra_actors.storage.files import size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.lock import DatabaseLock, sync_folder
 from palyra_actors.storage.migrations import migrate
+from palyra_actors.storage.ndjson import Digest, packed_again, said
 from palyra_actors.storage.port import Head, Selection
 from palyra_actors.storage.queries import sql
 from palyra_actors.storage.rebuild import Projector
 
 MARK: Final = "palyra_actors_journal"
-VERSION: Final = 1
+VERSION: Final = 2
+VERSION_WITHOUT_ANSWERS: Final = 1
 EVENTS_AT_ONCE: Final = 1_000
 BYTES_AT_ONCE: Final = 8 * 1024 * 1024
 _CACHE_BYTES: Final = 16 * 1024 * 1024
-
-Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$")]
 
 
 class HeadLine(Struct, frozen=True):
     seq: Annotated[int, Meta(ge=0)]
     hash: Digest
+
+
+class _Header(Struct, frozen=True):
+    version: int = msgspec.field(name=MARK)
+    head: HeadLine
+
+
+class _Trailer(Struct, frozen=True):
+    """`answers`: None in a file of version 1."""
+
+    head: HeadLine
+    answers: Sum | None = None
+
+
+class _LastLine(Struct, frozen=True):
+    trailer: _Trailer
 
 
 class Line(Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
@@ -89,10 +107,12 @@ class Moved:
     events: int
     erased: int
     head: Head
+    answers: int = 0
 
 
 def export(file: str | os.PathLike[str], write: Any) -> Moved:
-    """Give every event up to the present head to `write`, a line of bytes a call.
+    """Give every event up to the present head to `write`, a line of bytes a call; then the kept
+    answers.
 
     Reads in slices, beside an engine at work; what comes meanwhile is not in it.
 
@@ -106,7 +126,7 @@ def export(file: str | os.PathLike[str], write: Any) -> Moved:
         about = {"events": head.seq, "head": {"seq": head.seq, "hash": head.hash.hex()}}
         encode = msgspec.json.encode
         write(encode({MARK: VERSION, **about}) + b"\n")
-        owners = {
+        owners: dict[tuple[str, bytes], str | None] = {
             (STREAM_NAMES[kind], bytes(stream_id)): name
             for kind, stream_id, name in connection.execute(sql("stream_owners"))
         }
@@ -122,25 +142,30 @@ def export(file: str | os.PathLike[str], write: Any) -> Moved:
                     write(encode(_line(event, owners)) + b"\n")
                     erased += event.payload is None
                     previous, after = event.hash, event.seq
+            begun = {stream for stream, owner in owners.items() if owner is None}
+            tally = Tally()
+            for line in answer_lines(connection, head.seq, begun):
+                write(line)
+                tally.add(line)
+        except Orphan as missing:
+            raise Invalid(
+                "an answer is kept whose event or stream is not there",
+                field=str(missing),
+                hint="`palyra-actors doctor` says what else is wrong with the file",
+            ) from missing
         except apsw.Error as cause:
             raise StorageUnavailable(
                 f"{file} cannot be read: {cause}", detail={"outcome": "none"}
             ) from cause
-        write(encode({"trailer": about}) + b"\n")
-    return Moved(head.seq, erased, head)
+        write(encode({"trailer": {**about, "answers": tally.sum()}}) + b"\n")
+    return Moved(head.seq, erased, head, tally.count)
 
 
-def _line(event: Stored, owners: dict[tuple[str, bytes], str]) -> Line:
-    said: dict[str, Any] = {}
-    if event.payload is None:
-        said["payload"] = None
-    else:
-        value = _as_json(event.payload)
-        if value is None:
-            said["payload_msgpack"] = base64.b64encode(event.payload).decode()
-        else:
-            said["payload"] = value
-    owner = owners.pop((event.stream, event.stream_id), None)
+def _line(event: Stored, owners: dict[tuple[str, bytes], str | None]) -> Line:
+    """Its line. `owners`: of each stream, None once its first event is told."""
+    stream = (event.stream, event.stream_id)
+    owner = owners.get(stream)
+    owners[stream] = None
     return Line(
         seq=event.seq,
         event_id=format_ulid(event.event_id),
@@ -159,18 +184,8 @@ def _line(event: Stored, owners: dict[tuple[str, bytes], str]) -> Line:
         payload_sha256=event.payload_sha256.hex(),
         owner=owner,
         hash=event.hash.hex(),
-        **said,
+        **said("payload", event.payload),
     )
-
-
-def _as_json(payload: bytes) -> Any:
-    """The payload, if JSON gives the same bytes back; None where it does not."""
-    try:
-        text = msgspec.json.encode(msgspec.msgpack.decode(payload))
-        same = msgspec.msgpack.encode(msgspec.json.decode(text)) == payload
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
-        return None
-    return msgspec.Raw(text) if same else None
 
 
 def is_export(first_line: bytes) -> bool:
@@ -237,34 +252,50 @@ class _Loader:
 
     def run(self, lines: Iterable[bytes]) -> Moved:
         numbered = enumerate(lines, 1)
-        about = _about(next(numbered, (1, b""))[1], MARK)
-        trailer: HeadLine | None = None
+        about = _first_line(next(numbered, (1, b""))[1])
+        trailer: _Trailer | None = None
+        answers = AnswerLoader(self._connection, self._streams)
+        has_answers = about.version > VERSION_WITHOUT_ANSWERS
         execute = self._connection.execute
         execute("BEGIN").fetchall()
+        number = 1
         for number, text in numbered:
+            place = f"line {number}"
             if trailer is not None:
-                raise Invalid("there is more behind the trailer", field=f"line {number}")
+                raise Invalid("there is more behind the trailer", field=place)
             if text.startswith(b'{"trailer":'):
-                trailer = _about(text, "trailer")
+                trailer = _trailer(text, place, has_answers=has_answers)
+            elif has_answers and text.startswith(PREFIX):
+                answers.take(text, place)
+            elif answers.tally.count:
+                raise Invalid("the answers come behind all events", field=place)
             else:
-                self._take(text, f"line {number}")
+                self._take(text, place)
             if not number % EVENTS_AT_ONCE:
                 execute("COMMIT; BEGIN").fetchall()
         execute("COMMIT").fetchall()
         seq, digest = self._head.seq, self._head.hash.hex()
-        if trailer is None or (trailer.seq, trailer.hash) != (seq, digest) or trailer != about:
+        head = None if trailer is None else trailer.head
+        if head is None or (head.seq, head.hash) != (seq, digest) or head != about.head:
             raise Invalid(
-                f"the export is cut short: it ends at event {seq} of {about.seq}",
+                f"the export is cut short: it ends at event {seq} of {about.head.seq}",
                 field=f"line {seq + 2}",
                 hint="export it again",
             )
-        return Moved(seq, self._erased, self._head)
+        if trailer is not None and trailer.answers not in (None, answers.tally.sum()):
+            raise Invalid(
+                f"these are not the answers that were exported: {answers.tally.count} of "
+                f"{trailer.answers.count}, or others",
+                field=f"line {number}.trailer.answers",
+                hint="export it again",
+            )
+        return Moved(seq, self._erased, self._head, answers.tally.count)
 
     def _take(self, text: bytes, place: str) -> None:
         try:
             line = msgspec.json.decode(text, type=Line)
             event = self._event(line)
-        except (msgspec.MsgspecError, ValueError, KeyError) as reason:
+        except (msgspec.MsgspecError, InvalidId, ValueError, KeyError) as reason:
             raise Invalid(f"this is no event of an export: {reason}", field=place) from reason
         if event.seq != self._head.seq + 1 or event.hash != expected_hash(event, self._head.hash):
             raise _broken(place)
@@ -278,7 +309,7 @@ class _Loader:
             ) from reason
 
     def _event(self, line: Line) -> Stored:
-        payload = self._payload(line)
+        payload = packed_again("payload", line.payload, line.payload_msgpack)
         digest = bytes.fromhex(line.payload_sha256)
         if payload is not None and payload_digest(payload) != digest:
             raise ValueError("its payload is not the one that its digest is of")
@@ -290,14 +321,6 @@ class _Loader:
             line.kind, line.actor, line.principal, line.ts_ms, line.recorded_ms, line.redacted,
             line.traceparent, payload, digest, bytes.fromhex(line.hash), self._head.hash,
         )  # fmt: skip
-
-    @staticmethod
-    def _payload(line: Line) -> bytes | None:
-        if line.payload_msgpack is not None:
-            return base64.b64decode(line.payload_msgpack, validate=True)
-        if line.payload is msgspec.UNSET:
-            raise ValueError("it has no payload")
-        return None if line.payload is None else msgspec.msgpack.encode(line.payload)
 
     def _write(self, event: Stored, owner: str | None) -> None:
         execute = self._connection.execute
@@ -340,20 +363,35 @@ class _Loader:
         return number
 
 
-def _about(text: bytes, key: str) -> HeadLine:
-    """The head that the first or the last line names."""
+def _first_line(text: bytes) -> _Header:
     try:
-        said = msgspec.json.decode(text)
-        if key == MARK and said[MARK] != VERSION:
-            raise Invalid(
-                f"this export is of version {said[MARK]}, this engine reads {VERSION}",
-                field="line 1",
-                hint="use a newer engine",
-            )
-        body = said if key == MARK else said[key]
-        return msgspec.convert(body["head"], HeadLine)
-    except (msgspec.MsgspecError, KeyError, TypeError) as reason:
+        header = msgspec.json.decode(text, type=_Header)
+    except msgspec.MsgspecError as reason:
         raise Invalid("this is no export of a journal", field="line 1") from reason
+    if not VERSION_WITHOUT_ANSWERS <= header.version <= VERSION:
+        raise Invalid(
+            f"this export is of version {header.version}, this engine reads "
+            f"{VERSION_WITHOUT_ANSWERS} to {VERSION}",
+            field="line 1",
+            hint="use a newer engine",
+        )
+    return header
+
+
+def _trailer(text: bytes, place: str, *, has_answers: bool) -> _Trailer:
+    try:
+        trailer = msgspec.json.decode(text, type=_LastLine).trailer
+    except msgspec.MsgspecError as reason:
+        raise Invalid(f"this is no trailer of an export: {reason}", field=place) from reason
+    if has_answers != (trailer.answers is not None):
+        raise Invalid(
+            "the trailer says nothing of the answers"
+            if has_answers
+            else "an export of version 1 has no answers",
+            field=f"{place}.trailer.answers",
+            hint="export it again",
+        )
+    return trailer
 
 
 def _broken(place: str) -> Invalid:

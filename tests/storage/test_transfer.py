@@ -13,12 +13,11 @@ from hypothesis import strategies as st
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.errors import Invalid, OpenRefused, PalyraError
-from palyra_actors.storage import anchor, transfer
+from palyra_actors.storage import anchor
+from palyra_actors.storage.ndjson import as_json
 from palyra_actors.storage.transfer import export, load
 from tests.faults.rig import NO_BUDGET
 from tests.system.test_session_model import rebuilt_differences
-
-TRANSFER: Any = transfer
 
 
 def lived_through(path: Path) -> None:
@@ -84,7 +83,8 @@ def test_an_export_is_verified_by_a_reader_that_knows_its_lines_only(database: P
     from hashlib import sha256
 
     lived_through(database)
-    header, *events, trailer = (json.loads(line) for line in exported(database).splitlines())
+    header, *told, trailer = (json.loads(line) for line in exported(database).splitlines())
+    events = [line for line in told if "answer" not in line]
     previous = bytes(32)
     for event in events:
         ids = [event[key] for key in ("event_id", "stream_id", "session_id", "run_id")]
@@ -97,6 +97,11 @@ def test_an_export_is_verified_by_a_reader_that_knows_its_lines_only(database: P
         ]  # fmt: skip
         previous = sha256(previous + msgspec.msgpack.encode(fields)).digest()
         assert event["hash"] == previous.hex()
+    answers = [line + b"\n" for line in exported(database).splitlines() if line[2:8] == b"answer"]
+    assert trailer["trailer"]["answers"] == {
+        "count": len(answers),
+        "sha256": sha256(b"".join(answers)).hexdigest(),
+    }
     assert (
         header["head"]
         == trailer["trailer"]["head"]
@@ -125,7 +130,7 @@ JSON = st.recursive(
 @given(st.dictionaries(st.text(), JSON, max_size=5))
 def test_a_payload_is_json_only_where_json_gives_back_every_byte(value: dict[str, Any]) -> None:
     payload = msgspec.msgpack.encode(value)
-    said = TRANSFER._as_json(payload)
+    said = as_json(payload)
     if said is not None:
         assert msgspec.msgpack.encode(msgspec.json.decode(said)) == payload
 
@@ -136,7 +141,7 @@ def test_a_payload_is_json_only_where_json_gives_back_every_byte(value: dict[str
     ids=["float32", "a longer integer", "bytes"],
 )
 def test_bytes_that_json_would_not_give_back_are_kept_as_bytes(payload: bytes) -> None:
-    assert TRANSFER._as_json(payload) is None
+    assert as_json(payload) is None
     assert msgspec.msgpack.decode(payload)
 
 
@@ -167,6 +172,10 @@ def another_id(lines: Lines) -> None:
     lines[5]["event_id"] = new_id()
 
 
+def no_ulid(lines: Lines) -> None:
+    lines[5]["event_id"] = "x"
+
+
 def a_field_more(lines: Lines) -> None:
     lines[5]["extra"] = 1
 
@@ -193,15 +202,15 @@ def no_header(lines: Lines) -> None:
 
 
 def a_newer_version(lines: Lines) -> None:
-    lines[0]["palyra_actors_journal"] = 2
+    lines[0]["palyra_actors_journal"] = 3
 
 
 @pytest.mark.parametrize(
     "change",
     [
-        without_one, swapped, doubled, another_text, another_principal, another_id, a_field_more,
-        a_wrong_type, no_trailer, cut_with_its_trailer_made_to_fit, more_behind, no_header,
-        a_newer_version,
+        without_one, swapped, doubled, another_text, another_principal, another_id, no_ulid,
+        a_field_more, a_wrong_type, no_trailer, cut_with_its_trailer_made_to_fit, more_behind,
+        no_header, a_newer_version,
     ],
     ids=lambda change: change.__name__,
 )  # fmt: skip

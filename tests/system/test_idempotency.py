@@ -12,6 +12,7 @@ import pytest
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.storage.backup import back_up, restore
+from palyra_actors.storage.transfer import export, load
 from palyra_actors.wire.messages import WRITERS, WriteBody
 from palyra_actors.wire.operations import BODIES
 from tests.system.harness import House, Wire, event, house
@@ -257,7 +258,7 @@ def test_what_was_refused_keeps_no_id(played: tuple[House, list[Kept]]) -> None:
     assert "duplicate" not in wire.ok("session.resolve", {"session_key": "key", **same_id})
 
 
-def test_first_answers_survive_a_restart_and_a_backup(
+def test_first_answers_survive_a_restart_a_backup_and_an_import(
     played: tuple[House, list[Kept]], tmp_path: Path
 ) -> None:
     opened, kept = played
@@ -266,7 +267,10 @@ def test_first_answers_survive_a_restart_and_a_backup(
     opened.engine.close()
     assert rebuilt_differences(database) == 0
     restore(tmp_path / "copy", tmp_path / "restored.db")
-    for file in (database, tmp_path / "restored.db"):
+    lines: list[bytes] = []
+    assert export(database, lines.append).answers >= len(kept)
+    load(lines, tmp_path / "imported.db")
+    for file in (database, tmp_path / "restored.db", tmp_path / "imported.db"):
         with closing(Engine.open(file)) as engine:
             endpoint = engine.serve(f"ipc://{tmp_path}/door-of-{file.name}")
             with Wire(endpoint) as wire:

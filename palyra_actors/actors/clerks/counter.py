@@ -20,7 +20,7 @@ from palyra_actors.errors import Overloaded, PalyraError
 from palyra_actors.ids import parse_ulid
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.mailbox import MailboxFull
-from palyra_actors.storage.port import ReadSide, WriteSide
+from palyra_actors.storage.port import ASKED_DIGEST_BYTES, ReadSide, WriteSide
 from palyra_actors.wire.messages import Timing, WriteBody
 
 RETRY_AFTER_MS: Final = 25
@@ -29,9 +29,6 @@ BACKLOG_BYTES_MAX: Final = 1024 * 1024
 
 BACKLOG_LOOK_S: Final = 0.005
 ASK_AGAIN_S: Final = 0.005
-
-DIGEST_BYTES: Final = 16
-"""Of a SHA-256: what two requests under one id are compared by."""
 
 NO_FIELDS: Final[Mapping[str, Any]] = {}
 
@@ -301,7 +298,7 @@ class Counter:
         if self.suspicious(packed):
             content, _ = redact(content, kind="", look=self.suspicious)
         content.update(clean)
-        return sha256(_sorted([op, principal, content])).digest()[:DIGEST_BYTES]
+        return sha256(_sorted([op, principal, content])).digest()[:ASKED_DIGEST_BYTES]
 
 
 def _is_said(value: object) -> bool:

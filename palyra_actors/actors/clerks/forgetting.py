@@ -29,7 +29,7 @@ from palyra_actors.actors.clerks.slices import (
 )
 from palyra_actors.actors.memory import selected_rows
 from palyra_actors.actors.work import Request
-from palyra_actors.domain.memory import SELECTED, UNHURRIED, from_payload
+from palyra_actors.domain.memory import NOT_COUNTED, SELECTED, UNHURRIED, from_payload
 from palyra_actors.domain.words import index_line
 from palyra_actors.errors import PalyraError
 from palyra_actors.storage.port import Parameters, ReadSide, WriteSide
@@ -246,11 +246,14 @@ class Forgetter:
             give_back(self._counter, lambda: self._finish(works))
 
     def _finish(self, works: Sequence[Work]) -> None:
-        changes: list[tuple[str, Sequence[Parameters]]] = [
-            ("memory.told", [(answer_kept({"deleted": self._counts.get(work.seq, 0)}), work.seq)])
+        # a first answer stays: work comes again with an imported journal, whose purges are counted
+        begun = answer_kept(NOT_COUNTED)
+        told = [
+            (answer_kept({"deleted": self._counts.get(work.seq, 0)}), work.seq, begun)
             for work in works
             if work.selects == SELECTED
         ]
+        changes: list[tuple[str, Sequence[Parameters]]] = [("memory.told", told)] if told else []
         changes.append(("memory.work_done", [(work.seq,) for work in works]))
 
         def then(result: int | PalyraError, seconds: float) -> None:

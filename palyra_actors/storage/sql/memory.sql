@@ -221,7 +221,7 @@ SELECT i.stream, i.memory_id, i.bytes, i.superseded_by IS NOT NULL, i.created_ms
 WHERE i.stream = ? AND i.dead IS NULL ORDER BY i.seq LIMIT ?
 
 -- name: memory.told
-UPDATE answers SET answer = ? WHERE event_id = (SELECT e.event_id FROM events e WHERE e.seq = ?)
+UPDATE answers SET answer = ? WHERE event_id = (SELECT e.event_id FROM events e WHERE e.seq = ?) AND answer = ?
 
 -- name: memory.upkeep
 SELECT name, at_ms FROM memory_upkeep
