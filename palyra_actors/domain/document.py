@@ -263,7 +263,10 @@ class _Work:
         if name == "copy":
             return self._copy(document, operation, parts)
         if name == "move":
-            document = self._lift(document, operation, len(parts))
+            source = self._source(operation)
+            document, found = self._lift(document, source, len(parts))
+            if tuple(source) != tuple(parts[: len(source)]):
+                return self._move(document, operation, parts, found)
         document = self._unshare(document, parts)
         return step.apply(document)
 
@@ -286,16 +289,24 @@ class _Work:
             for each in value.values() if type(value) is dict else value:
                 self._share(each)
 
-    def _lift(self, document: Any, operation: Mapping[str, Any], depth: int) -> Any:
-        """What a move needs besides its target."""
-        source = self._source(operation)
+    def _move(
+        self, document: Any, operation: Mapping[str, Any], parts: Sequence[str], found: Any
+    ) -> Any:
+        """The target is looked for once the value is gone: in a list, others have moved up then."""
+        document = RemoveOperation({"op": "remove", "path": operation["from"]}).apply(document)
+        document = self._unshare(document, parts)
+        add = {"op": "add", "path": operation["path"], "value": found}
+        return AddOperation(_uncopied(add)).apply(document)
+
+    def _lift(self, document: Any, source: Sequence[str], depth: int) -> tuple[Any, Any]:
+        """The document as a move may change it at its source, and what lies there."""
         found = self._find(document, source)
         if depth > len(source):
             deepest, count, _ = survey(found)
             self._work(count)
             if deepest + depth > VALUE_DEPTH_MAX:
                 raise _too_deep(self._index)
-        return self._unshare(document, source)
+        return self._unshare(document, source), found
 
     def _source(self, operation: Mapping[str, Any]) -> Sequence[str]:
         source = operation.get("from")

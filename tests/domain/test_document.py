@@ -443,3 +443,29 @@ def test_the_public_suite_passes_completely(figure: Tell) -> None:
                     assert same(made, {"doc": case["expected"]}), case
     figure(26, "cases of the public suite passed", ran)
     assert ran > 80
+
+
+@pytest.mark.parametrize(
+    ("state", "source", "target", "moved"),
+    [
+        ({"a": [0, 5, {}]}, "/a/0", "/a/1/x", {"a": [5, {"x": 0}]}),
+        ({"a": [0, 5, []]}, "/a/0", "/a/1/0", {"a": [5, [0]]}),
+        ({"a": [0, {"m": 1}, {"m": 2}]}, "/a/0", "/a/1/x", {"a": [{"m": 1}, {"m": 2, "x": 0}]}),
+        ({"a": [0, {"m": 1}]}, "/a/0", "/a/0/x", None),
+        ({"a": [0, {"m": 1}]}, "/a/0", "/a/1/x", None),
+        ({"a": [0, 1]}, "/a/1", "/a/1", {"a": [0, 1]}),
+        ({"a": {"b": 1}}, "/a", "/a/b", None),
+        ({"a": [{"b": {}}]}, "/a/0", "/a/0/b/c", None),
+    ],
+)
+def test_a_move_finds_its_target_once_the_value_is_gone(
+    state: dict[str, Any], source: str, target: str, moved: dict[str, Any] | None
+) -> None:
+    patch = [{"op": "move", "from": source, "path": target}]
+    before = json.dumps(state)
+    if moved is None:
+        with pytest.raises(Invalid):
+            apply_patch_document(state, patch)
+    else:
+        assert apply_patch_document(state, patch) == moved
+    assert json.dumps(state) == before

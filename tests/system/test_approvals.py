@@ -4,17 +4,19 @@ import hashlib
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 import rfc8785
 
+from palyra_actors.actors.clerks import approval
 from palyra_actors.api.events import new_id
 from palyra_actors.domain.export import Flaw, check
 from palyra_actors.testing.clock import ManualClock
 from tests.figures import Tell
-from tests.system.harness import NO_BUDGET, House, Wire, event, house
+from tests.system.harness import DEADLINE_S, NO_BUDGET, House, Wire, event, house
 
 CHECKER = Path(__file__).parent / "check_export.py"
 
@@ -363,6 +365,44 @@ def test_a_large_export_comes_in_chunks_and_ends(own: House) -> None:
     assert check(text.splitlines(keepends=True))["count"] == 100
     head = json.loads(text.splitlines()[-1])["trailer"]["head_hash"]
     assert len(hashlib.sha256().hexdigest()) == len(head)
+
+
+def test_an_export_beside_an_erasure_is_none_at_all(
+    own: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wire = own.connect()
+    for session in (one := new_id(), new_id()):
+        for n in range(4):
+            ask(wire, session, subject_id=str(n))
+    turns = iter(range(9))
+    page = approval._page
+
+    def beside(*arguments: Any) -> list[tuple[Any, ...]]:
+        if next(turns) == 1:
+            own.connect().ok("session.erase", {"session_id": one})
+        return page(*arguments)
+
+    monkeypatch.setattr(approval, "PAGE", 2)
+    monkeypatch.setattr(approval, "_page", beside)
+    name = wire.send("approval.export", {})
+    while "item" in (reply := wire.receive()):
+        assert b"trailer" not in reply["item"]["chunk"]
+    assert (reply["id"], reply["err"]["code"]) == (name, "gone")
+    assert len(export(wire).splitlines()) == 5
+
+
+def test_many_that_are_due_at_once_wait_for_no_clock(tmp_path: Path) -> None:
+    clock = ManualClock(wall_ms=1_700_000_000_000)
+    with house(tmp_path, NO_BUDGET, clock=clock) as home:
+        wire = home.connect()
+        count = 3 * approval.DUE_AT_ONCE
+        for _ in range(count):
+            ask(wire, expires_ms=clock.wall_ms() + 60_000)
+        clock.turn(60_000)
+        deadline = time.monotonic() + DEADLINE_S
+        while wire.ok("approval.list", {"decision": "pending"})["approvals"]:
+            assert time.monotonic() < deadline
+        assert len(wire.ok("approval.list", {"limit": 500})["approvals"]) == count
 
 
 def test_an_erased_session_takes_its_approvals_along(wire: Wire) -> None:

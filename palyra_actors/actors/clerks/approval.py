@@ -13,7 +13,7 @@ from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, 
 from palyra_actors.domain.approval import Request as RequestApproval
 from palyra_actors.domain.catalog import SESSION
 from palyra_actors.domain.export import FILTERS, Export
-from palyra_actors.errors import Invalid, NotFound, PalyraError
+from palyra_actors.errors import Gone, Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
     APPROVAL_PROMPT_BYTES_MAX,
     APPROVAL_SUBJECT_BYTES_MAX,
@@ -153,9 +153,17 @@ class ApprovalClerk:
             log.warning("approvals that are due could not be read: %s", error)
             return
 
+        left, decided = len(due), 0
+
         def done(answer: Mapping[str, Any] | PalyraError) -> None:
+            nonlocal left, decided
+            left -= 1
             if isinstance(answer, PalyraError):
                 log.warning("an approval could not time out: %s", answer)
+            else:
+                decided += 1
+            if not left and decided and len(due) == DUE_AT_ONCE:
+                counter.loop.call_soon(self._sweep)  # more may be due; if none could, in a while
 
         for approval_id, session_id, owner, _ in due:
             counter.internal(owner, SESSION, session_id, TimeOut(approval_id), done)
@@ -195,6 +203,7 @@ class ApprovalClerk:
             asked = {**filters, "principal": filters["owner"]}
             told = {name: asked[name] for name in FILTERS if asked[name] is not None}
             export = Export(form, told, through)
+            known = _count(reader, filters, through)
             position, left = 0, limit
             while left:
                 rows = _page(reader, filters, position, through, min(PAGE, left))
@@ -204,6 +213,8 @@ class ApprovalClerk:
                 if len(rows) < min(PAGE, left):
                     break
                 position, left = rows[-1][19], left - len(rows)
+            if _count(reader, filters, through) != known:
+                raise Gone("a session was erased while this was read", hint="export again")
             for chunk in export.end():
                 yield {"chunk": chunk}
             return {
@@ -234,6 +245,13 @@ def _page(
 ) -> list[tuple[Any, ...]]:
     bounds = {"after": after, "through": through, "limit": limit}
     return reader.rows("approval.page", {**filters, **bounds})
+
+
+def _count(reader: ReadSide, filters: Mapping[str, Any], through: int) -> int:
+    """Of the owner's approvals up to that event: fewer than a moment ago if one was erased."""
+    bounds = {"owner": filters["owner"], "through": through}
+    count: int = reader.rows("approval.count", bounds)[0][0]
+    return count
 
 
 def _find(

@@ -46,3 +46,7 @@ WHERE a.seq > :after AND a.seq <= :through
       AND (:decision IS NULL
            OR :decision = CASE WHEN a.decided_seq IS NULL OR a.decided_seq > :through THEN 'pending' ELSE a.decision END)
 ORDER BY a.seq LIMIT :limit
+
+-- name: approval.count
+SELECT count(*) FROM approvals a JOIN sessions s USING (stream)
+WHERE a.seq <= :through AND (:owner IS NULL OR s.owner = :owner)
