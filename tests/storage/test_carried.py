@@ -259,19 +259,20 @@ def test_an_answer_whose_event_is_not_there_is_not_exported(tmp_path: Path) -> N
         exported(database)
 
 
-def test_what_comes_to_a_stream_begun_during_an_export_is_not_in_it(tmp_path: Path) -> None:
-    """Neither its event nor the answers to that and to what found it there."""
+def test_what_comes_of_an_event_after_the_head_of_an_export_is_not_in_it(tmp_path: Path) -> None:
+    """Neither the event nor the answers to that and to what found a stream that it began."""
     with house(tmp_path / "house") as opened, closing(opened.connect()) as wire:
         begun, since, idle = ({"session_key": it} for it in ("before", "since", "since"))
         for body in (begun, since, idle):
             body["event_id"] = new_id()
-        wire.ok("session.resolve", begun)
+        session_id = wire.ok("session.resolve", begun)["session"]["session_id"]
         parts: list[bytes] = []
 
         def write(line: bytes) -> None:
             if not parts:
                 wire.ok("session.resolve", since)
                 wire.ok("session.resolve", idle)
+                wire.ok("session.archive", {"session_id": session_id, "event_id": new_id()})
             parts.append(line)
 
         export(opened.database, write)
