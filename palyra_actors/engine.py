@@ -586,7 +586,7 @@ def remembering_from(
     provider = provider or provider_from(config)
     return Remembering(
         provider=provider,
-        shelves=Shelves(provider, config.resident_bytes_max, config.approximate_above_bytes),
+        shelves=Shelves(provider, config.resident_bytes_max),
         weights=Weights(
             config.lexical_weight,
             config.vector_weight,

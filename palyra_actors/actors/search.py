@@ -9,8 +9,7 @@
 
 All three lie in 0..1 and depend on nothing but query, item and scope, never on what else was found:
 a score means the same from query to query. `lexical` and `vector` alone are scores of their own.
-Filters come first; what passes them is ranked, all of it, exactly. In a large scope that has an
-index an item is missed if the index does not lead to it, and nothing else: see `_looked_up`.
+Filters come first; what passes them is ranked, all of it, exactly.
 
 The index is SQLite's FTS5; the weights of words are the scope's own, and not those of FTS5's
 `bm25()`, which counts everybody's texts: one principal's scores would tell of another's words.
@@ -25,7 +24,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palyra_actors.actors.memory import present, sizes
-from palyra_actors.actors.nearest import Nearest
 from palyra_actors.actors.shelf import NEVER, Block, Names, Shelf, Shelves, from_file
 from palyra_actors.domain.catalog import MEMORY_SOURCES
 from palyra_actors.domain.memory import view
@@ -61,9 +59,6 @@ words came behind short ones with three of them, 7 times in 500 among a million 
 
 SPARE: Final = 16
 """Hits more than are asked for: some may be removed between ranking and reading."""
-
-GATHERED_ROWS: Final = 2_048
-"""Vectors that are taken from their places at a time: 6 MiB at 768 dimensions."""
 
 SNIPPET_CHARACTERS: Final = 200
 SNIPPET_BEFORE: Final = 48
@@ -149,8 +144,7 @@ class Library(NamedTuple):
 
 
 class Hunt(NamedTuple):
-    """One search in one scope. `tagged`: for each tag that is asked for, the items that have it;
-    `nearest`: the scope's index, `exact_items`: how many that pass the filters need none."""
+    """One search in one scope. `tagged`: for each tag that is asked for, the items that have it."""
 
     owner: str
     question: Question
@@ -159,8 +153,6 @@ class Hunt(NamedTuple):
     tagged: Sequence[NDArray[np.int64]]
     names: Names
     wanted: int
-    nearest: Nearest | None
-    exact_items: int
 
 
 def search(
@@ -213,12 +205,7 @@ def _rank_scope(
     ]
     if lexical.left_out:
         wanted = max(wanted, WEIGHED_ANEW)
-    nearest = None if shelf is None else shelf.nearest
-    hunt = Hunt(
-        owner, question, library.weights, lexical, tagged, names, wanted,
-        nearest if nearest is not None and nearest.ready else None,
-        library.shelves.indexer.exact_items(model.dimensions),
-    )  # fmt: skip
+    hunt = Hunt(owner, question, library.weights, lexical, tagged, names, wanted)
     ranked = [one for block in blocks if len(block.seqs) for one in _rank(block, hunt)]
     ranked.sort(key=_best_first)
     if lexical.left_out:
@@ -254,35 +241,30 @@ def _rank(block: Block, hunt: Hunt) -> list[Ranked]:
     question, weights = hunt.question, hunt.weights
     mask = _filter(block, hunt)
     by_words = _lexical_scores(block, hunt.lexical)
-    meant = question.vector if question.mode != "lexical" else None
+    by_meaning: NDArray[np.float32] | None = None
+    if question.vector is not None and question.mode != "lexical":
+        # not `@`: BLAS shares it among threads, ten times as slow where others work, too
+        by_meaning = np.einsum("ij,j->i", block.vectors, question.vector)
+        np.maximum(by_meaning, 0.0, out=by_meaning)
     rate = log(2) / (weights.half_life_days * _DAY_MS)
-    share = 1.0  # of the vector in the score
     if question.mode == "lexical":
         total = by_words
         mask &= by_words > 0
     elif question.mode == "vector":
-        if meant is None:
+        if by_meaning is None:
             return []
-        total = np.zeros(len(mask), np.float32)
+        total = by_meaning
         mask &= block.known
     else:
         whole = weights.lexical + weights.vector + weights.recency
-        share = weights.vector / whole
         ages = np.minimum(block.created - question.moment_ms, 0).astype(np.float32)
         total = np.exp(ages * np.float32(rate)) * np.float32(weights.recency / whole)
         total += by_words * np.float32(weights.lexical / whole)
-        mask &= by_words > 0 if meant is None else (by_words > 0) | block.known
-    by_meaning: NDArray[np.float32] | None = None
-    if meant is not None:
-        looked = _looked_up(block, hunt, meant, Partial(mask, total, share))
-        by_meaning = _cosines(block.vectors, meant, looked)
-        if question.mode == "vector":
-            total = by_meaning
-        else:
-            total += by_meaning * np.float32(share)
-        if looked is not None:
-            mask = np.zeros(len(mask), np.bool_)
-            mask[looked] = True
+        found = by_words > 0
+        if by_meaning is not None:
+            total += by_meaning * np.float32(weights.vector / whole)
+            found |= block.known
+        mask &= found
     best = _best(total, mask, hunt.wanted, question.min_score - hunt.lexical.spread)
     fresh = np.exp(np.minimum(block.created[best] - question.moment_ms, 0) * rate)
     return [
@@ -292,61 +274,6 @@ def _rank(block: Block, hunt: Hunt) -> list[Ranked]:
         )
         for at, recency in zip(best.tolist(), fresh.tolist(), strict=True)
     ]  # fmt: skip
-
-
-class Partial(NamedTuple):
-    """Scores before the vectors are looked at: what passes, the `rest` of the score, and the share
-    that the vector has in it."""
-
-    mask: NDArray[np.bool_]
-    rest: NDArray[np.float32]
-    share: float
-
-
-def _cosines(
-    vectors: NDArray[np.float32], meant: NDArray[np.float32], places: NDArray[np.int64] | None
-) -> NDArray[np.float32]:
-    """Of the vectors at these places, in an array of all; None: of all."""
-    # not `@`: BLAS shares it among threads, ten times as slow where others work, too
-    found: NDArray[np.float32]
-    if places is None:
-        found = np.einsum("ij,j->i", vectors, meant)
-    else:
-        found = np.zeros(len(vectors), np.float32)
-        for at in range(0, len(places), GATHERED_ROWS):
-            part = places[at : at + GATHERED_ROWS]
-            found[part] = np.einsum("ij,j->i", vectors[part], meant)
-    np.maximum(found, 0.0, out=found)
-    return found
-
-
-def _looked_up(
-    block: Block, hunt: Hunt, meant: NDArray[np.float32], partial: Partial
-) -> NDArray[np.int64] | None:
-    """The places whose vectors are looked at, all of them in `mask`; None: all there are.
-
-    With an index: its candidates and what it does not hold yet. They give the score that the last
-    of `wanted` hits has at least. No other vector is nearer than the farthest candidate, so an item
-    whose `rest` of the score does not reach that score with such a vector is no hit.
-    """
-    if hunt.nearest is None:
-        return None
-    mask, rest, share = partial
-    passing = np.nonzero(mask)[0]
-    if len(passing) <= hunt.exact_items:  # what the filters left is small
-        return passing
-    near = hunt.nearest.look(meant, len(mask), hunt.wanted)
-    farthest = _cosines(block.vectors[near.places], meant, None).min(initial=1.0)
-    looked = mask & block.known & ~near.held
-    looked[near.places] = mask[near.places]
-    at = np.nonzero(looked)[0]
-    least = max(hunt.question.min_score - hunt.lexical.spread, 0.0)
-    if len(at) >= hunt.wanted:
-        scores = rest[at] + _cosines(block.vectors, meant, at)[at] * np.float32(share)
-        least = max(least, float(np.partition(scores, -hunt.wanted)[-hunt.wanted]))
-    looked |= mask & (rest + np.float32(share * farthest) >= least)
-    at = np.nonzero(looked)[0]
-    return at if len(at) < len(mask) // 2 else passing
 
 
 def _filter(block: Block, hunt: Hunt) -> NDArray[np.bool_]:

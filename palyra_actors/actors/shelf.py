@@ -6,7 +6,6 @@
 A note of a change is left before the change is acknowledged, and taken in before the next search
 looks; so a search that begins after an ack sees it. Arrays grow by replacement, so a search goes on
 over those it was given. A scope that does not fit is read block by block from the file each time.
-One that is large has an index besides, see `actors.nearest`.
 """
 
 import threading
@@ -19,7 +18,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palyra_actors.actors.memory import item_of
-from palyra_actors.actors.nearest import Indexer, Nearest, index_bytes
 from palyra_actors.domain.catalog import MEMORY_SOURCES
 from palyra_actors.domain.memory import REMOVALS, from_payload
 from palyra_actors.domain.words import words
@@ -157,17 +155,13 @@ class Shelf:
         self.common: dict[str, int] = {}
         """Terms that match so much that they are looked at last, and how much that was."""
         self.count = 0
-        self.nearest: Nearest | None = None
-        """The indexer's thread sets it."""
-        self.gone = False
         self._dimensions = dimensions
         self._arrays = _columns([], self.names, dimensions)
         self._pending: dict[int, str | None] = {}
 
     @property
     def size_bytes(self) -> int:
-        indexed = 0 if self.nearest is None else index_bytes(self._dimensions)
-        return len(self._arrays.seqs) * (row_bytes(self._dimensions) + indexed)
+        return len(self._arrays.seqs) * row_bytes(self._dimensions)
 
     def block(self) -> Block:
         """What is here, as of the last `take_in`."""
@@ -289,10 +283,7 @@ class Shelf:
 class Shelves:
     """The scopes that were searched lately, as far as they fit into `bytes_max`."""
 
-    def __init__(
-        self, provider: MemoryEmbeddingProvider, bytes_max: int, approximate_above_bytes: int = 0
-    ) -> None:
-        self.indexer = Indexer(approximate_above_bytes)
+    def __init__(self, provider: MemoryEmbeddingProvider, bytes_max: int) -> None:
         self._provider = provider
         self._bytes_max = bytes_max
         self._lock = threading.Lock()
@@ -325,31 +316,7 @@ class Shelves:
                 shelf = self._shelves.get(stream) or self._load(reader, stream, model)
         if shelf is not None:
             shelf.take_in(reader, self._provider)
-            self._have_indexed(shelf)
         return shelf
-
-    def approximate(self, streams: Iterable[int]) -> bool:
-        """Whether vectors of one of these scopes are searched with an index, as of now."""
-        shelves = [self._shelves.get(stream) for stream in streams]
-        return any(one and one.nearest is not None and one.nearest.ready for one in shelves)
-
-    def _have_indexed(self, shelf: Shelf) -> None:
-        """If it is large, and fits with an index. The least used of the others make room."""
-        dimensions = self._provider.model.dimensions
-        needed = shelf.count * index_bytes(dimensions)
-        if not self.indexer.pays(shelf.count, dimensions):
-            return
-        if shelf.nearest is None:
-            if shelf.size_bytes + needed > self._bytes_max:
-                return
-            with self._lock:
-                while self.size_bytes + needed > self._bytes_max and len(self._shelves) > 1:
-                    self._make_room()
-        self.indexer.want(shelf, dimensions)
-
-    def _make_room(self) -> None:
-        _, least_used = self._shelves.popitem(last=False)
-        least_used.gone = True
 
     def _load(self, reader: ReadSide, stream: int, model: int) -> Shelf | None:
         ((count,),) = reader.rows("memory.count", (stream,))
@@ -359,7 +326,7 @@ class Shelves:
         shelf = Shelf(stream, self._provider.model.dimensions)
         with self._lock:
             while self._shelves and self.size_bytes + needed > self._bytes_max:
-                self._make_room()
+                self._shelves.popitem(last=False)
             self._shelves[stream] = shelf  # from now on it hears what is committed
         try:
             shelf.load(reader, model)
@@ -370,9 +337,7 @@ class Shelves:
 
     def _take_down(self, stream: int) -> None:
         with self._lock:
-            shelf = self._shelves.pop(stream, None)
-        if shelf is not None:
-            shelf.gone = True
+            self._shelves.pop(stream, None)
 
 
 def row_bytes(dimensions: int) -> int:

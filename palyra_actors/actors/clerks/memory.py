@@ -565,7 +565,6 @@ def _statistics(reader: ReadSide, works: Remembering, principal: str | None) -> 
         "model": model.name,
         "dimensions": model.dimensions,
         "version": model.version,
-        "vector_search": "approximate" if works.shelves.approximate(owners) else "exact",
         "last_maintenance_ms": upkeep.get("maintenance"),
         "last_backfill_ms": upkeep.get("backfill"),
         "last_vacuum_ms": upkeep.get("merging"),

@@ -81,7 +81,6 @@ class Remembering:
         stopped = self.embedder.stop(wait_s_max)
         if self.queries is not None:
             stopped &= self.queries.stop(wait_s_max)
-        stopped &= self.shelves.indexer.stop(wait_s_max)
         if stopped:
             self.provider.close()
         return stopped
