@@ -12,6 +12,7 @@ import pytest
 import rfc8785
 
 from palyra_actors.actors.clerks import approval
+from palyra_actors.actors.clerks.sweep import DUE_AT_ONCE
 from palyra_actors.api.events import new_id
 from palyra_actors.domain.export import Flaw, check
 from palyra_actors.testing.clock import ManualClock
@@ -395,7 +396,7 @@ def test_many_that_are_due_at_once_wait_for_no_clock(tmp_path: Path) -> None:
     clock = ManualClock(wall_ms=1_700_000_000_000)
     with house(tmp_path, NO_BUDGET, clock=clock) as home:
         wire = home.connect()
-        count = 3 * approval.DUE_AT_ONCE
+        count = 3 * DUE_AT_ONCE
         for _ in range(count):
             ask(wire, expires_ms=clock.wall_ms() + 60_000)
         clock.turn(60_000)

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import rfc8785
 
+from palyra_actors.actors.clerks.sweep import DUE_AT_ONCE
 from palyra_actors.api.events import new_id
 from palyra_actors.testing.clock import ManualClock
 from tests.system.harness import NO_BUDGET, Wire, house
@@ -213,6 +214,22 @@ def test_a_canvas_whose_time_is_over_is_closed(tmp_path: Path) -> None:
         wire.items_until(bool, sub)
         found = get(opened.connect(), canvas)
         assert (found["closed"], found["close_reason"]) == (True, "expired")
+
+
+def test_canvases_whose_time_is_over_together_are_closed_without_another_look(
+    tmp_path: Path,
+) -> None:
+    clock = ManualClock(wall_ms=1_700_000_000_000)
+    with house(tmp_path, NO_BUDGET, clock=clock) as opened:
+        wire, session = opened.connect(), new_id()
+        count = 3 * DUE_AT_ONCE
+        for _ in range(count):
+            create(wire, session_id=session, expires_ms=1_700_000_060_000)
+        clock.turn(60_000)
+        sub = wire.send("journal.subscribe", {
+            "credit": 1_000, "after_seq": 0, "kinds": ["canvas.closed"],
+        })  # fmt: skip
+        wire.items_until(lambda events: len(events) == count, sub)
 
 
 def test_a_retry_gets_the_first_answer(wire: Wire) -> None:

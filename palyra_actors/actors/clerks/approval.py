@@ -1,19 +1,19 @@
 """Approvals at the desk: requested, decided, timed out, listed, exported."""
 
-import logging
-from collections import OrderedDict
-from collections.abc import Generator, Mapping
+from collections.abc import Generator, Mapping, Sequence
 from typing import Any, Final
 
-from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.counter import Counter, Witness
+from palyra_actors.actors.clerks.lately import Lately
 from palyra_actors.actors.clerks.session import clean_text, find_session, sees
+from palyra_actors.actors.clerks.sweep import SWEEP_S, Sweeper
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, view
 from palyra_actors.domain.approval import Request as RequestApproval
 from palyra_actors.domain.catalog import SESSION
 from palyra_actors.domain.export import FILTERS, Export
-from palyra_actors.errors import Gone, Invalid, NotFound, PalyraError
+from palyra_actors.errors import Gone, Invalid, NotFound
 from palyra_actors.limits import (
     APPROVAL_PROMPT_BYTES_MAX,
     APPROVAL_SUBJECT_BYTES_MAX,
@@ -31,17 +31,10 @@ from palyra_actors.wire.approval import (
     RequestApprovalBody,
 )
 
-log = logging.getLogger(__name__)
-
 REQUESTED_KEPT_MAX: Final = 4_096
 """Approvals requested lately, with their sessions: one that is decided before its request is
 acknowledged finds its way."""
 
-SWEEP_S: Final = 1.0
-"""How often those whose time is over are looked for. One whose time comes sooner is looked for
-then; this finds what came due while the engine was down or the clock was set."""
-
-DUE_AT_ONCE: Final = 64
 PAGE: Final = 200
 
 
@@ -50,8 +43,8 @@ class ApprovalClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._requested: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
-        counter.loop.call_soon(self._sweep_on)
+        self._requested: Lately[tuple[str, bytes], bytes] = Lately(REQUESTED_KEPT_MAX)
+        self._sweeper = Sweeper(counter, "approval.due", _due, "an approval could not time out")
 
     def operations(self) -> Mapping[str, Any]:
         return {
@@ -91,13 +84,11 @@ class ApprovalClerk:
             run_id, texts["subject_type"], texts["subject_id"], texts["summary"],
             values["prompt"], values["policy"], 0, body.expires_ms,
         )  # fmt: skip
-        self._requested[request.principal, approval_id] = session_id
-        if len(self._requested) > REQUESTED_KEPT_MAX:
-            self._requested.popitem(last=False)
+        self._requested.note((request.principal, approval_id), session_id)
         if body.expires_ms is not None:
             left_s = (body.expires_ms - counter.now_ms()) / 1000
             if left_s < 10 * SWEEP_S:
-                counter.call_later(max(0.01, left_s + 0.001), self._sweep)
+                counter.call_later(max(0.01, left_s + 0.001), self._sweeper.look)
         command = RequestApproval(approval_id, asked, redacted)
         counter.command(request, SESSION, session_id, command, op="approval.request", body=body)
 
@@ -139,34 +130,6 @@ class ApprovalClerk:
                 return session.stream_id
             raise
         return found
-
-    def _sweep_on(self) -> None:
-        self._sweep()
-        self._counter.call_later(SWEEP_S, self._sweep_on)
-
-    def _sweep(self) -> None:
-        """Those whose time is over decide themselves."""
-        counter = self._counter
-        try:
-            due = counter.reader.rows("approval.due", (counter.now_ms(), DUE_AT_ONCE))
-        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
-            log.warning("approvals that are due could not be read: %s", error)
-            return
-
-        left, decided = len(due), 0
-
-        def done(answer: Mapping[str, Any] | PalyraError) -> None:
-            nonlocal left, decided
-            left -= 1
-            if isinstance(answer, PalyraError):
-                log.warning("an approval could not time out: %s", answer)
-            else:
-                decided += 1
-            if not left and decided and len(due) == DUE_AT_ONCE:
-                counter.loop.call_soon(self._sweep)  # more may be due; if none could, in a while
-
-        for approval_id, session_id, owner, _ in due:
-            counter.internal(owner, SESSION, session_id, TimeOut(approval_id), done)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -224,6 +187,11 @@ class ApprovalClerk:
             }
 
         self._counter.stream(request, pages)
+
+
+def _due(row: Sequence[Any]) -> tuple[str, Witness]:
+    approval_id, session_id, owner, _ = row
+    return owner, Witness(SESSION, session_id, TimeOut(approval_id))
 
 
 def _filters(request: Request, body: ApprovalFilters) -> dict[str, Any]:

@@ -1,7 +1,6 @@
 """Canvases at the desk: made, patched, read, forked, closed, compacted, looked at."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
@@ -11,7 +10,9 @@ import msgspec
 from palyra_actors.actors.canvas import CanvasActor, load
 from palyra_actors.actors.clerks.canvas_feed import CanvasFeed, Watch, patches_after
 from palyra_actors.actors.clerks.counter import Counter, Witness
+from palyra_actors.actors.clerks.lately import Lately
 from palyra_actors.actors.clerks.session import clean_text, host, sees
+from palyra_actors.actors.clerks.sweep import Sweeper
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import is_plain
@@ -39,8 +40,10 @@ from palyra_actors.wire.canvas import (
 
 log = logging.getLogger(__name__)
 
-SWEEP_S: Final = 1.0
-DUE_AT_ONCE: Final = 64
+AGAIN_S: Final = 1.0
+"""After a failing disk."""
+
+ERASED_AT_ONCE: Final = 64
 MADE_KEPT_MAX: Final = 4_096
 """Canvases made lately, with their sessions."""
 
@@ -52,13 +55,13 @@ class CanvasClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._made: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+        self._made: Lately[tuple[str, bytes], bytes] = Lately(MADE_KEPT_MAX)
         self._feed = CanvasFeed(counter.ask, counter.call_later)
         counter.house.listeners[CANVAS] = self._written
         counter.beside.append(self._feed)
         counter.heirlooms.append(self._erase_of)
         counter.after_crash.append(self._erase_left_behind)
-        counter.loop.call_soon(self._sweep_on)
+        Sweeper(counter, "canvas.due", _due, "a canvas could not be closed")
 
     def operations(self) -> Mapping[str, Any]:
         return {
@@ -158,32 +161,15 @@ class CanvasClerk:
             request, CANVAS, canvas_id, domain.Compact(), op="canvas.compact", body=body
         )
 
-    def _sweep_on(self) -> None:
-        counter = self._counter
-        counter.call_later(SWEEP_S, self._sweep_on)
-        try:
-            due = counter.reader.rows("canvas.due", (counter.now_ms(), DUE_AT_ONCE))
-        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
-            log.warning("canvases that are due could not be read: %s", error)
-            return
-
-        def done(answer: Mapping[str, Any] | PalyraError) -> None:
-            if isinstance(answer, PalyraError):
-                log.warning("a canvas could not be closed: %s", answer)
-
-        for canvas_id, owner in due:
-            command = domain.Close(EXPIRED, False, only_if_due=True)
-            counter.internal(owner, CANVAS, canvas_id, command, done)
-
     def _erase_of(self, session_id: bytes, done: Callable[[], None]) -> None:
         """Erase the canvases of a session, some at a time, then say so."""
         counter = self._counter
         again = partial(self._erase_of, session_id, done)
         try:
-            rows = counter.reader.rows("canvas.of_session", (session_id, DUE_AT_ONCE))
+            rows = counter.reader.rows("canvas.of_session", (session_id, ERASED_AT_ONCE))
         except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
             log.warning("the canvases of a session could not be read: %s", error)
-            counter.call_later(SWEEP_S, again)
+            counter.call_later(AGAIN_S, again)
             return
         if not rows:
             done()
@@ -197,7 +183,7 @@ class CanvasClerk:
                 log.warning("a canvas could not be erased yet: %s", answer)
                 failed = True
             if not left:
-                counter.call_later(SWEEP_S if failed else 0.0, again)
+                counter.call_later(AGAIN_S if failed else 0.0, again)
 
         for canvas_id, owner in rows:
             counter.internal(owner, CANVAS, canvas_id, domain.Erase(), one_is_done)
@@ -237,9 +223,7 @@ class CanvasClerk:
 
     def _is_made(self, request: Request, canvas_id: bytes, session_id: bytes) -> None:
         """One that is forked before it is written finds its session."""
-        self._made[request.principal, canvas_id] = session_id
-        if len(self._made) > MADE_KEPT_MAX:
-            self._made.popitem(last=False)
+        self._made.note((request.principal, canvas_id), session_id)
 
     def _session_of(self, request: Request, canvas_id: bytes) -> bytes | None:
         """The session of a canvas that the request may see; None: there is none, or it is being
@@ -277,22 +261,27 @@ class CanvasClerk:
         again = partial(self._erase_left_behind, session_id)
         try:
             rows = (
-                counter.reader.rows("canvas.left_behind", (DUE_AT_ONCE,))
+                counter.reader.rows("canvas.left_behind", (ERASED_AT_ONCE,))
                 if session_id is None
-                else counter.reader.rows("canvas.left_behind_in", (session_id, DUE_AT_ONCE))
+                else counter.reader.rows("canvas.left_behind_in", (session_id, ERASED_AT_ONCE))
             )
         except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
             log.warning("canvases of erased sessions could not be read: %s", error)
-            counter.call_later(SWEEP_S, again)
+            counter.call_later(AGAIN_S, again)
             return
 
         def done(answer: Mapping[str, Any] | PalyraError) -> None:
             if isinstance(answer, PalyraError):
                 log.warning("a canvas could not be erased yet: %s", answer)
-                counter.call_later(SWEEP_S, again)
+                counter.call_later(AGAIN_S, again)
 
         for canvas_id, owner in rows:
             counter.internal(owner, CANVAS, canvas_id, domain.Erase(), done)
+
+
+def _due(row: Sequence[Any]) -> tuple[str, Witness]:
+    canvas_id, owner = row
+    return owner, Witness(CANVAS, canvas_id, domain.Close(EXPIRED, False, only_if_due=True))
 
 
 def _check_json(value: Any, field: str) -> bool:
