@@ -7,6 +7,7 @@ from typing import Any, Final
 
 import msgspec
 
+from palyra_actors.actors.retry import kept_answer
 from palyra_actors.actors.work import Key, Portion, Tail, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, SESSION, STREAM_NAMES
 from palyra_actors.domain.chain import Stored, Stretch, chain_rows
@@ -143,10 +144,10 @@ def _keep_answer(group: Group, unit: Unit, key: Key) -> None:
     first = unit.portions[0]
     tail = first.tail
     assert tail is not None
-    kept = {"answer": unit.answer} if first.recall is None else {"recall": first.recall}
+    kept = kept_answer(unit.answer, first.recall)
     statement = "answer.insert" if first.drafts else "answer.idle"
     stream = tail.stream if tail.exists or tail in group.tails else NO_STREAM
-    group.batch.change(statement, (key.event_id, stream, key.digest, _encode(kept)))
+    group.batch.change(statement, (key.event_id, stream, key.digest, kept))
 
 
 def _open(group: Group, names: Mapping[str, int], tail: Tail) -> None:

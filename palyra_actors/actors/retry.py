@@ -73,6 +73,20 @@ def first_answer(
     return None
 
 
+def kept_answer(answer: Mapping[str, Any], recipe: Mapping[str, Any] | None = None) -> bytes:
+    """A first answer as it is kept; `recipe`: what its entity recalls it by, in its stead."""
+    return msgspec.msgpack.encode({"answer": answer} if recipe is None else {"recall": recipe})
+
+
+def answer_told(storage: ReadSide | WriteSide, event_id: bytes) -> Mapping[str, Any] | None:
+    """What is kept for the request of that id, which no entity recalls; None where it is erased."""
+    for _, kept, *_ in storage.rows("answer.find", (event_id,)):
+        if kept is not None:
+            answer: Mapping[str, Any] = msgspec.msgpack.decode(kept)["answer"]
+            return answer
+    return None
+
+
 def _reused() -> Verdict:
     return Verdict(
         IdReused(

@@ -279,9 +279,7 @@ class _Work:
         if depth + len(parts) > VALUE_DEPTH_MAX:
             raise _too_deep(self._index)
         self._share(found)
-        document = self._unshare(document, parts)
-        add = {"op": "add", "path": operation["path"], "value": found}
-        return AddOperation(_uncopied(add)).apply(document)
+        return self._add(document, operation, parts, found)
 
     def _share(self, value: Any) -> None:
         """Where a container is not our own, none in it is."""
@@ -294,6 +292,12 @@ class _Work:
     ) -> Any:
         """The target is looked for once the value is gone: in a list, others have moved up then."""
         document = RemoveOperation({"op": "remove", "path": operation["from"]}).apply(document)
+        return self._add(document, operation, parts, found)
+
+    def _add(
+        self, document: Any, operation: Mapping[str, Any], parts: Sequence[str], found: Any
+    ) -> Any:
+        """What was found elsewhere, in the operation's place."""
         document = self._unshare(document, parts)
         add = {"op": "add", "path": operation["path"], "value": found}
         return AddOperation(_uncopied(add)).apply(document)

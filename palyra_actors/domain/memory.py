@@ -107,10 +107,10 @@ class Begin(NamedTuple):
 
 
 BEGUN: Final = "begun"
+"""Stands in for the answer of an upkeep that is not done yet."""
+
 NOT_COUNTED: Final[Mapping[str, Any]] = {"deleted": 0}
 """What a purge is answered, and has kept, until its items are destroyed and counted."""
-
-"""Stands in for the answer of an upkeep that is not done yet."""
 
 Command: TypeAlias = Ingest | Update | Delete | Drop | Purge | Begin
 

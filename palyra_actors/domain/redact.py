@@ -272,15 +272,15 @@ class _Walk:
     def map(self, pairs: dict[str, object], named: bool, exempt: frozenset[str]) -> object:
         clean: dict[str, object] = {}
         numbers: dict[str, int] = {}
-        many = list(pairs.items())
+        look = self._look if len(pairs) > STRETCH and not named else None
+        many = list(pairs.items()) if look is not None else []
         clear = False
-        for place, (key, value) in enumerate(many):
-            if self._look is not None and not named and len(many) > STRETCH:
-                if not place % STRETCH:
-                    clear = not self._look(_encode(many[place : place + STRETCH]))
-                if clear:
-                    clean[key] = value
-                    continue
+        for place, (key, value) in enumerate(pairs.items()):
+            if look is not None and not place % STRETCH:
+                clear = not look(_encode(many[place : place + STRETCH]))
+            if clear:
+                clean[key] = value
+                continue
             short = len(key) <= _KEY_CHARACTERS_CACHED
             names_secret, plain = _examine_short_key(key) if short else _examine_key(key)
             if plain != key:

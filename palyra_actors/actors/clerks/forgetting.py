@@ -28,11 +28,12 @@ from palyra_actors.actors.clerks.slices import (
     sweep,
 )
 from palyra_actors.actors.memory import selected_rows
+from palyra_actors.actors.retry import answer_told, kept_answer
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.memory import NOT_COUNTED, SELECTED, UNHURRIED, from_payload
 from palyra_actors.domain.words import index_line
 from palyra_actors.errors import PalyraError
-from palyra_actors.storage.port import Parameters, ReadSide, WriteSide
+from palyra_actors.storage.port import Parameters, ReadSide
 
 log = logging.getLogger(__name__)
 
@@ -105,7 +106,7 @@ class Forgetter:
                     told["deleted"] = count
                 if purge and body.get("duplicate"):
                     assert event_id is not None
-                    told.update(told_of(self._counter.reader, event_id) or {})
+                    told.update(answer_told(self._counter.reader, event_id) or {})
                 request.hold = None
                 request.ok(told)
 
@@ -247,9 +248,9 @@ class Forgetter:
 
     def _finish(self, works: Sequence[Work]) -> None:
         # a first answer stays: work comes again with an imported journal, whose purges are counted
-        begun = answer_kept(NOT_COUNTED)
+        begun = kept_answer(NOT_COUNTED)
         told = [
-            (answer_kept({"deleted": self._counts.get(work.seq, 0)}), work.seq, begun)
+            (kept_answer({"deleted": self._counts.get(work.seq, 0)}), work.seq, begun)
             for work in works
             if work.selects == SELECTED
         ]
@@ -272,20 +273,6 @@ def _urgent(works: Sequence[Work]) -> bool:
     """Whether somebody asked for it: then nothing may be left in log and index either. What is over
     or too much is overwritten there as time goes by."""
     return any(work.selects != UNHURRIED for work in works)
-
-
-def answer_kept(answer: Mapping[str, Any]) -> bytes:
-    """An answer as it is kept."""
-    return msgspec.msgpack.encode({"answer": answer})
-
-
-def told_of(storage: ReadSide | WriteSide, event_id: bytes) -> Mapping[str, Any] | None:
-    """What the request was answered that was sent before under that id; None where it is erased."""
-    for _, kept, *_ in storage.rows("answer.find", (event_id,)):
-        if kept is not None:
-            answer: Mapping[str, Any] = msgspec.msgpack.decode(kept)["answer"]
-            return answer
-    return None
 
 
 def _doomed(reader: ReadSide, work: Work, limit: int) -> list[tuple[Any, ...]]:

@@ -8,12 +8,13 @@ from functools import partial
 from typing import Any, Final
 
 from palyra_actors.actors.clerks.counter import Counter
-from palyra_actors.actors.clerks.forgetting import Forgetter, answer_kept, told_of
+from palyra_actors.actors.clerks.forgetting import Forgetter
 from palyra_actors.actors.clerks.memory_upkeep import Upkeep
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering
 from palyra_actors.actors.clerks.session import clean_text, host, sees
 from palyra_actors.actors.embedder import Embedded
 from palyra_actors.actors.memory import present, sizes
+from palyra_actors.actors.retry import answer_told, kept_answer
 from palyra_actors.actors.search import Library, Question, search
 from palyra_actors.actors.shelf import note_of
 from palyra_actors.actors.work import Portion, Request
@@ -394,13 +395,13 @@ class MemoryClerk:
         """Keep what an upkeep came to; `then` hears what is kept, which is what the first of two
         under one id came to."""
         counter = self._counter
-        row = {"id": event_id, "answer": answer_kept(sums), "begun": answer_kept({BEGUN: True})}
+        row = {"id": event_id, "answer": kept_answer(sums), "begun": kept_answer({BEGUN: True})}
 
         def chore(storage: WriteSide) -> None:
             kept: Mapping[str, Any] | None = None
             try:
                 storage.apply([("answer.settle", [row])])
-                kept = told_of(storage, event_id)
+                kept = answer_told(storage, event_id)
             except PalyraError as error:
                 log.warning("what an upkeep came to could not be kept: %s", error)
             counter.loop.call_soon(lambda: then(sums if kept is None else kept))

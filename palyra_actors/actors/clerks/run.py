@@ -1,7 +1,6 @@
 """Runs at the desk: started, moved, cancelled, shown, and their tapes."""
 
 import logging
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import chain, islice
@@ -10,6 +9,7 @@ from typing import Any, Final
 import msgspec
 
 from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.clerks.lately import Lately
 from palyra_actors.actors.clerks.session import clean_text, find_session, sees
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
@@ -48,7 +48,7 @@ class RunClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._started: OrderedDict[tuple[str, bytes], bytes] = OrderedDict()
+        self._started: Lately[tuple[str, bytes], bytes] = Lately(STARTED_KEPT_MAX)
         self._fresh: set[bytes] | None = None  # started since, while there may be orphans
         counter.after_crash.append(self.end_orphans)
 
@@ -74,9 +74,7 @@ class RunClerk:
             self._session_of(request, parent, "parent_run_id")
         if self._fresh is not None and counter.reader.run(run_id) is None:
             self._fresh.add(run_id)
-        self._started[request.principal, run_id] = session_id
-        if len(self._started) > STARTED_KEPT_MAX:
-            self._started.popitem(last=False)
+        self._started.note((request.principal, run_id), session_id)
         command = StartRun(run_id, parent)
         counter.command(request, SESSION, session_id, command, op="run.start", body=body)
 

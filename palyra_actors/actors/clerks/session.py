@@ -1,11 +1,11 @@
 """Sessions at the desk: found by id or key, listed, renamed, branched, archived, erased."""
 
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, Final, NamedTuple
 
 from palyra_actors.actors.clerks.counter import Counter, Witness
 from palyra_actors.actors.clerks.erasing import Eraser
+from palyra_actors.actors.clerks.lately import Lately
 from palyra_actors.actors.session import STATUSES, SessionActor
 from palyra_actors.actors.views import event_view
 from palyra_actors.actors.work import Portion, Request
@@ -106,7 +106,7 @@ class SessionClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._keys: OrderedDict[tuple[str, str], bytes] = OrderedDict()
+        self._keys: Lately[tuple[str, str], bytes] = Lately(KEYS_KEPT_MAX)
         self._eraser = Eraser(counter)
         counter.erasing = self._eraser.look
         counter.house.listeners[SESSION] = self._written
@@ -150,12 +150,12 @@ class SessionClerk:
         if key is not None and holder is not None and holder != session_id:
             witnesses = [Witness(SESSION, holder, Lack(key))]
         elif key is not None and body.create:
-            self._remember(request.principal, key, session_id)
+            self._keys.note((request.principal, key), session_id)
 
         def unless_refused(said: Sequence[Mapping[str, Any]]) -> Resolve:
             del said
             if key is not None and body.create:
-                self._remember(request.principal, key, session_id)
+                self._keys.note((request.principal, key), session_id)
             return command
 
         counter.command(
@@ -194,7 +194,7 @@ class SessionClerk:
         witnesses = [Witness(SESSION, parent_id, Look())]
         holder = None if key is None else self._holder(request, key)
         if key is not None and holder is None:
-            self._remember(request.principal, key, child_id)
+            self._keys.note((request.principal, key), child_id)
         elif key is not None and holder not in (None, child_id, parent_id):
             assert holder is not None
             witnesses.append(Witness(SESSION, holder, Lack(key)))
@@ -204,7 +204,7 @@ class SessionClerk:
             if key is not None:
                 if parent.about is not None and parent.about.key == key:
                     raise key_is_taken(parent_id)
-                self._remember(request.principal, key, child_id)
+                self._keys.note((request.principal, key), child_id)
             at, depth = branch_point(parent, body.at_session_seq)
             return Branch(parent_id, at, depth, key)
 
@@ -338,12 +338,6 @@ class SessionClerk:
                 counter.refuse(request, "session.resolve", body, refusal)
 
         counter.internal(request.principal, SESSION, holder, Look(), settled)
-
-    def _remember(self, principal: str, key: str, session_id: bytes) -> None:
-        self._keys[principal, key] = session_id
-        self._keys.move_to_end((principal, key))
-        if len(self._keys) > KEYS_KEPT_MAX:
-            self._keys.popitem(last=False)
 
     def _key(self, key: str | None) -> str | None:
         clean, redacted = self._text(key, "session_key", SESSION_KEY_BYTES_MAX)
