@@ -69,6 +69,21 @@ def test_the_engines_own_jobs_are_listed_apart_and_hold_no_place_among_the_other
     assert engine.head() == head
 
 
+def test_the_engines_own_jobs_of_a_file_are_listed_from_the_first_question_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    path = tmp_path / "still.db"
+    with Engine.open(path) as engine:
+        engine.memories.maintain()
+    for _ in range(5):
+        code, out = run(capfd, "cron", "list", "--system", "--db", str(path))
+        assert code == 0
+        lines = {line.split()[0]: line for line in out.splitlines()[1:]}
+        assert re.search(r"every 5 min +in \d+ min.* ago +0 +0", lines["memory.maintain"])
+        assert re.search(r"every 10 min +in \d+ min.* +0 +0", lines["memory.backfill"])
+
+
 def test_showing_a_job_shows_its_next_times_and_last_runs(
     engine: Engine, job: JobInfo, capfd: pytest.CaptureFixture[str]
 ) -> None:

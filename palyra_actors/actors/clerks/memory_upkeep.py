@@ -67,13 +67,15 @@ class Upkeep:
         counter.call_later(FIRST_S, lambda: self._backfill.run(None, MEMORY_UPKEEP_MAX, _ignore))
 
     def _begin(self) -> None:
-        """The engine runs: from when the upkeep was done last, it is due at its intervals."""
-        self._counter.ask(lambda reader: dict(reader.rows("memory.upkeep")), self._set)
+        """The engine runs: from when the upkeep was done last, it is due at its intervals.
 
-    def _set(self, found: Any) -> None:
-        if isinstance(found, PalyraError):
-            log.warning("when memories were looked after last could not be read: %s", found)
-            found = {}
+        Two rows, read at once: whoever asks first what the engine's own jobs are, hears of them.
+        """
+        found: dict[str, int] = {}
+        try:
+            found.update(self._counter.reader.rows("memory.upkeep"))
+        except PalyraError as error:
+            log.warning("when memories were looked after last could not be read: %s", error)
         rota, works = self._counter.rota, self._works
         intervals: tuple[tuple[str, str, int, Callable[[], None]], ...] = (
             ("maintain", "maintenance", works.maintenance_ms, lambda: self.maintain(None)),
