@@ -204,9 +204,9 @@ def due(
     if limit <= 0 or not owners:
         return []
     limit = min(limit, LOOK_ITEMS)
-    over = [row for row in reader.rows("memory.due", (now_ms, limit)) if row[0] in owners]
+    over = [row for stream in owners for row in reader.rows("memory.due", (stream, now_ms, limit))]
     if over:
-        return _parted(over, EXPIRED, owners)
+        return _parted(over[:limit], EXPIRED, owners)
     if retention.ttl_days:
         before = now_ms - int(retention.ttl_days * DAY_MS)
         old = [

@@ -271,13 +271,18 @@ class Backfill:
 
 
 def _wanting(reader: ReadSide, *, model: Any, stream: int | None, after: int, limit: int) -> Found:
-    """In a reader's thread: items behind `after` that have no vector of the model."""
+    """In a reader's thread: items behind `after` that have no vector of the model. Of one scope no
+    others' are looked at: who waits for its own would hear how much they remember."""
     numbers = reader.rows("memory.model", model)
     number = numbers[0][0] if numbers else 0
-    rows = reader.rows("memory.without_vector", (number, after, SCAN_ROWS))
+    rows = (
+        reader.rows("memory.without_vector", (number, after, SCAN_ROWS))
+        if stream is None
+        else reader.rows("memory.without_vector_in", (number, stream, after, SCAN_ROWS))
+    )
     items: list[Wanting] = []
     for seq, own, has in rows:
-        if has is None and stream in (None, own):
+        if has is None:
             found = reader.rows("memory.by_seq", (seq,))
             if found and found[0][5] is not None:
                 items.append(Wanting(seq, own, item_of(found[0]).content))

@@ -180,6 +180,11 @@ SELECT group_concat(rowid) FROM (
 SELECT i.seq, i.stream, v.seq FROM memory_items i LEFT JOIN memory_vectors v ON v.seq = i.seq AND v.model = ?
 WHERE i.seq > ? AND i.dead IS NULL ORDER BY i.seq LIMIT ?
 
+-- name: memory.without_vector_in
+SELECT i.seq, i.stream, v.seq
+FROM memory_items i INDEXED BY memory_in_scope LEFT JOIN memory_vectors v ON v.seq = i.seq AND v.model = ?
+WHERE i.stream = ? AND i.seq > ? AND i.dead IS NULL ORDER BY i.seq LIMIT ?
+
 -- name: memory.sizes
 SELECT stream, count(*), sum(bytes), sum(superseded_by IS NOT NULL) FROM memory_items WHERE dead IS NULL GROUP BY stream
 
@@ -214,7 +219,8 @@ WHERE i.stream = ? AND i.superseded_by IS NOT NULL AND i.dead IS NULL ORDER BY i
 
 -- name: memory.due
 SELECT i.stream, i.memory_id, i.bytes FROM memory_items i
-WHERE i.expires_ms IS NOT NULL AND i.expires_ms <= ? AND i.dead IS NULL ORDER BY i.expires_ms LIMIT ?
+WHERE i.stream = ? AND i.expires_ms IS NOT NULL AND i.expires_ms <= ? AND i.dead IS NULL
+ORDER BY i.expires_ms LIMIT ?
 
 -- name: memory.oldest
 SELECT i.stream, i.memory_id, i.bytes, i.superseded_by IS NOT NULL, i.created_ms, i.seq FROM memory_items i

@@ -1,4 +1,4 @@
-PRAGMA user_version = 12;
+PRAGMA user_version = 13;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -286,7 +286,7 @@ CREATE INDEX memory_by_successor ON memory_items (stream, superseded_by) WHERE s
 
 CREATE INDEX memory_dead ON memory_items (stream, seq) WHERE dead IS NOT NULL;
 
-CREATE INDEX memory_due ON memory_items (expires_ms) WHERE expires_ms IS NOT NULL AND dead IS NULL;
+CREATE INDEX memory_due ON memory_items (stream, expires_ms) WHERE expires_ms IS NOT NULL AND dead IS NULL;
 
 CREATE INDEX memory_in_order ON memory_items (stream, memory_id);
 
