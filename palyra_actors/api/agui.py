@@ -6,7 +6,9 @@
 
 The position is the `seq` that the journal gave the change: as `id` of a server-sent event it comes
 back as `Last-Event-ID`, and `after_seq` goes on behind it. A snapshot can always be sent in place
-of deltas, so a position that says too little gets one. Needs the extra `ag-ui`.
+of deltas, so a position that says too little gets one; so does one that the journal has not come
+to, as after a restored backup: whoever holds it has a state that is in no file any more. Needs the
+extra `ag-ui`.
 """
 
 from collections.abc import Iterable, Iterator
@@ -16,10 +18,13 @@ from ag_ui.core import StateDeltaEvent, StateSnapshotEvent
 from ag_ui.encoder import EventEncoder
 
 from palyra_actors.api.canvases import Canvas, CanvasInfo
-from palyra_actors.errors import Conflict, Gone
+from palyra_actors.errors import Conflict, Gone, Invalid
 
 ATTEMPTS_MAX: Final = 16
 """How often a position is looked for while the canvas changes under the looking."""
+
+POSITION_DIGITS_MAX: Final = 19
+"""Of a position as text: more than any journal's has."""
 
 
 class Positioned(NamedTuple):
@@ -30,20 +35,45 @@ class Positioned(NamedTuple):
 
 
 def stream(
-    canvas: Canvas, *, after_seq: int | None = None, wait_s_max: float | None = None
+    canvas: Canvas, *, after_seq: int | str | None = None, wait_s_max: float | None = None
 ) -> Iterator[Positioned]:
     """The canvas from now on, or behind a position; over lost connections, without a gap. Ends
     behind the last state of a canvas that is closed.
 
     Args:
-        after_seq: of the last event that was dealt with; None or 0: begin with the state.
+        after_seq: of the last event that was dealt with, as a number or as the digits of a
+            `Last-Event-ID`; None, 0 or nothing: begin with the state, as behind a position that
+            the journal has not come to.
         wait_s_max: seconds without a change after which it ends; None: never.
 
     Raises:
+        Invalid: `after_seq` is no position; at once, the others with the first event.
         NotFound: there is no such canvas.
         Gone: it was erased.
     """
-    version = _version_at(canvas, after_seq) if after_seq else None
+    return _events(canvas, _position(after_seq), wait_s_max)
+
+
+def _position(after_seq: int | str | None) -> int:
+    """The position that was meant; 0: none. Raises Invalid."""
+    if after_seq is None or after_seq == "":
+        return 0
+    if isinstance(after_seq, str):
+        if after_seq.isascii() and after_seq.isdigit() and len(after_seq) <= POSITION_DIGITS_MAX:
+            return int(after_seq)
+    elif type(after_seq) is int and after_seq >= 0:
+        return after_seq
+    raise Invalid(
+        f"{str(after_seq)[:POSITION_DIGITS_MAX]!r} is no position",
+        field="after_seq",
+        hint="the id of an event of this stream, a number; leave it out to begin with the state",
+    )
+
+
+def _events(canvas: Canvas, after_seq: int, wait_s_max: float | None) -> Iterator[Positioned]:
+    version = None
+    if after_seq and after_seq <= canvas.head_seq():
+        version = _version_at(canvas, after_seq)
     for seen, _ in canvas.watch(wait_s_max=wait_s_max):
         if version is not None and seen <= version:
             continue

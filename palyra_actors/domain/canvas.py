@@ -25,7 +25,7 @@ from palyra_actors.domain.document import (
 )
 from palyra_actors.domain.fact import Change, Decision, Fact, New
 from palyra_actors.domain.redact import redact
-from palyra_actors.errors import Conflict, Gone, InvalidTransition, NotFound
+from palyra_actors.errors import Conflict, Gone, Invalid, InvalidTransition, NotFound
 from palyra_actors.ids import format_ulid
 
 SNAPSHOT_PATCHES: Final = 100
@@ -191,6 +191,8 @@ def _create(canvas: Canvas | None, command: Create, who: Who) -> Decision:
             hint="take a new id",
             detail={"actual": canvas.version},
         )
+    if command.expires_ms is not None and command.expires_ms <= who.now_ms:
+        raise Invalid("this time is past", field="expires_ms", hint="leave it out, or take a later")
     check_size(command.document, "state")
     said = Said(
         v=1,

@@ -14,7 +14,7 @@ from palyra_actors.api.agui import Positioned
 from palyra_actors.api.canvases import Canvas
 from palyra_actors.api.events import Event, new_id
 from palyra_actors.engine import Engine
-from palyra_actors.errors import Gone, NotFound
+from palyra_actors.errors import Gone, Invalid, NotFound
 from tests.system.harness import NO_BUDGET
 
 QUIET_S = 0.3
@@ -42,7 +42,7 @@ def count(canvas: Canvas, n: int) -> None:
     ])  # fmt: skip
 
 
-def heard(canvas: Canvas, after_seq: int | None = None, count: int = 1) -> list[Positioned]:
+def heard(canvas: Canvas, after_seq: int | str | None = None, count: int = 1) -> list[Positioned]:
     """The first so many."""
     return list(islice(agui.stream(canvas, after_seq=after_seq), count))
 
@@ -130,6 +130,33 @@ def test_behind_what_was_compacted_it_begins_with_the_state(canvas: Canvas) -> N
     (last, *_) = reversed(events)
     count(canvas, 8)
     assert front_end(heard(canvas, last.seq), front_end(events)) == canvas.get().state
+
+
+def test_behind_a_position_that_the_journal_has_not_come_to_it_begins_with_the_state(
+    engine: Engine, canvas: Canvas
+) -> None:
+    for beyond in (engine.head().seq + 1, 10**18):
+        (event,) = agui.stream(canvas, after_seq=beyond, wait_s_max=QUIET_S)
+        assert kinds([event]) == ["STATE_SNAPSHOT"]
+        assert front_end([event]) == canvas.get().state
+        assert event.seq <= engine.head().seq, "it can go on from there"
+
+
+def test_the_id_of_a_server_sent_event_is_a_position_as_it_comes_back(canvas: Canvas) -> None:
+    (snapshot,) = heard(canvas)
+    count(canvas, 6)
+    assert heard(canvas, str(snapshot.seq)) == heard(canvas, snapshot.seq)
+    assert kinds(heard(canvas, "")) == kinds(heard(canvas, "0")) == ["STATE_SNAPSHOT"]
+
+
+@pytest.mark.parametrize("position", ["x", "-1", "1.5", "１", "9" * 20, -1, True, 1.5])
+def test_what_is_no_position_is_refused_before_anything_is_sent(
+    canvas: Canvas, position: Any
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        agui.stream(canvas, after_seq=position)
+    assert refused.value.field == "after_seq"
+    assert "leave it out" in str(refused.value.hint)
 
 
 def test_it_goes_on_after_a_restart(tmp_path: Path) -> None:

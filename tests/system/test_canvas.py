@@ -216,6 +216,22 @@ def test_a_canvas_whose_time_is_over_is_closed(tmp_path: Path) -> None:
         assert (found["closed"], found["close_reason"]) == (True, "expired")
 
 
+def test_a_canvas_is_not_made_for_a_time_that_is_past(tmp_path: Path) -> None:
+    clock = ManualClock(wall_ms=1_700_000_000_000)
+    with house(tmp_path, NO_BUDGET, clock=clock) as opened:
+        wire, event_id = opened.connect(), new_id()
+        body: dict[str, Any] = {"canvas_id": new_id(), "session_id": new_id(), "state": {}}
+        for past in (0, 1, 1_700_000_000, 1_700_000_000_000):
+            refused = wire.err("canvas.create", {**body, "expires_ms": past})
+            assert (refused["code"], refused["field"]) == ("invalid", "expires_ms")
+            assert "leave it out" in refused["hint"]
+        assert wire.err("canvas.get", {"canvas_id": body["canvas_id"]})["code"] == "not_found"
+        body |= {"expires_ms": 1_700_000_000_001, "event_id": event_id}
+        first = wire.ok("canvas.create", body)["canvas"]
+        clock.turn(10)
+        assert wire.ok("canvas.create", body)["canvas"] == first, "though it is past by now"
+
+
 def test_canvases_whose_time_is_over_together_are_closed_without_another_look(
     tmp_path: Path,
 ) -> None:

@@ -266,6 +266,9 @@ def _canvas(model: Model, order: Order) -> Canvas | None:
 
 
 def _create(model: Model, order: Order, now_ms: int) -> Iterator[str]:
+    until = order.body.get("expires_ms")
+    if until is not None:
+        yield "invalid" if until <= now_ms else PERHAPS + "invalid"
     found = model.canvases.get(order.body["canvas_id"])
     if found is not None:
         yield "conflict" if _mine(order, found.owner) else "not_found"
