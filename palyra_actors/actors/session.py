@@ -9,7 +9,7 @@ from palyra_actors.actors.work import Portion
 from palyra_actors.domain import approval
 from palyra_actors.domain import session as domain
 from palyra_actors.domain import session_commands as commands
-from palyra_actors.domain.catalog import SESSION
+from palyra_actors.domain.catalog import APPROVAL, SESSION
 from palyra_actors.domain.fact import Change, Decision, Fact
 from palyra_actors.domain.run import Run
 from palyra_actors.domain.session import (
@@ -65,7 +65,7 @@ class SessionActor(CommandEntity):
     def has_run(self, run_id: bytes, principal: str | None) -> bool:
         """Whether it knows of that run, or has an event of it before it, as far as the principal
         may see it (None: all)."""
-        if self._state is not ASLEEP and run_id in self._state.runs:
+        if self._state is not ASLEEP and (run_id in self._state.runs or self._going(run_id)):
             return self.shows(principal)
         return any(
             type(one.command) is Append
@@ -77,7 +77,21 @@ class SessionActor(CommandEntity):
 
     def has_approval(self, approval_id: bytes) -> bool:
         """Whether it knows of that approval, as far as it has decided."""
-        return self._state is not ASLEEP and approval_id in self._state.approvals
+        if self._state is ASLEEP:
+            return False
+        return approval_id in self._state.approvals or self._going(approval_id)
+
+    def _going(self, thing_id: bytes) -> bool:
+        """Whether a run or an approval of that id, and the erasure that it goes with, are both on
+        their way: the state no longer knows it, and the file does not yet."""
+        if self._state.status is not Status.ERASED:
+            return False
+        return any(
+            thing_id in (fact.run_id, _approval_of(fact))
+            for portion in self._pending
+            if portion.decided
+            for fact in portion.facts
+        ) or any(change[0] == thing_id for portion in self._pending for change in portion.runs)
 
     def _unborn(self) -> Session:
         return Session()
@@ -140,13 +154,8 @@ class SessionActor(CommandEntity):
         """
         known = state.approvals
         if len(known) >= APPROVALS_RESIDENT_MAX:
-            needed = {
-                parse_ulid(fact.payload["approval_id"])
-                for portion in self._pending
-                for fact in portion.facts
-                if fact.kind.startswith("approval.") and fact.payload is not None
-            }
-            known = {name: known[name] for name in needed if name in known}
+            needed = {_approval_of(fact) for one in self._pending for fact in one.facts}
+            known = {name: known[name] for name in known if name in needed}
         for row in ask(self._house.reader.rows, "approval.find", (approval_id,)):
             if row[16] != self.stream_id:
                 assert self._tail is not None
@@ -154,7 +163,20 @@ class SessionActor(CommandEntity):
                     raise approval.is_there(approval.Approval(*row[:15]))
                 raise NotFound("there is no such approval", field="approval_id")
             known = {**known, approval_id: approval.Approval(*row[:15])}
+        if asked is approval.Request and approval_id not in known:
+            self._refuse_gone(approval_id)
         return state._replace(approvals=known)
+
+    def _refuse_gone(self, approval_id: bytes) -> None:
+        """Raises Conflict, NotFound: an approval of that id went with its session, one's own or
+        another's."""
+        tail = self._tail
+        assert tail is not None
+        for stream, owner, _ in ask(self._house.reader.rows, "gone.find", (approval_id, APPROVAL)):
+            if owner != tail.principal:
+                raise NotFound("there is no such approval", field="approval_id")
+            if stream != tail.stream:  # else the session itself says that it was erased
+                raise approval.was_there()
 
     def fold(self, state: Session, fact: Fact, stream: int) -> tuple[Session, Sequence[Change]]:
         return commands.fold(state, fact, stream)
@@ -229,14 +251,17 @@ class SessionActor(CommandEntity):
             if row.principal != tail.principal or (elsewhere and asked is commands.MoveRun):
                 raise NotFound("there is no such run", field=place(run_id))
             if elsewhere and asked is commands.StartRun:
-                raise commands.run_is_there(row.run)
+                raise (
+                    commands.run_was_there() if row.run is None else commands.run_is_there(row.run)
+                )
             if elsewhere:
                 raise Invalid(
                     "this run belongs to another session",
                     field=place(run_id),
                     hint="a run lives in one session for ever; start another run",
                 )
-            found[run_id] = row.run
+            if row.run is not None:  # else the session itself says that it was erased
+                found[run_id] = row.run
         if len(known) >= RUNS_RESIDENT_MAX:
             known = self._needed(known, run_ids)
         elif not found:
@@ -255,3 +280,10 @@ class SessionActor(CommandEntity):
         ]
         needed += run_ids
         return {run_id: known[run_id] for run_id in needed if run_id in known}
+
+
+def _approval_of(fact: Fact) -> bytes | None:
+    """The approval that the fact tells of."""
+    if not fact.kind.startswith("approval.") or fact.payload is None:
+        return None
+    return parse_ulid(fact.payload["approval_id"])

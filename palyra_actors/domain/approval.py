@@ -150,6 +150,16 @@ def is_there(approval: Approval) -> Conflict:
     )
 
 
+def was_there() -> Conflict:
+    """Why none of that id is requested any more."""
+    return Conflict(
+        "there was an approval of that id, which was erased with its session",
+        field="approval_id",
+        hint="take a new id",
+        detail={"actual": "gone"},
+    )
+
+
 def answers(approval: Approval, now_ms: int) -> bool:
     """Whether its decision stands for further requests about its subject."""
     return (

@@ -104,6 +104,12 @@ def kind_name(stored: int | str) -> str:
     return stored if isinstance(stored, str) else KIND_NAMES[stored]
 
 
+# -- what leaves its id behind when its session is erased: see `gone` in storage/sql ------------
+RUN: Final = 1
+APPROVAL: Final = 2
+REMEMBERED: Final = 3
+GONE_NAMES: Final[dict[int, str]] = {RUN: "run", APPROVAL: "approval", REMEMBERED: "memory"}
+
 # -- memories -----------------------------------------------------------------------------------
 MEMORY_SOURCES: Final[dict[str, int]] = {
     "tape_user_message": 1,

@@ -258,6 +258,16 @@ def run_is_there(run: Run) -> Conflict:
     )
 
 
+def run_was_there() -> Conflict:
+    """Why none of that id is started any more."""
+    return Conflict(
+        "there was a run of that id, which was erased with its session",
+        field="run_id",
+        hint="take a new id",
+        detail={"actual": "gone"},
+    )
+
+
 def _decide_run(session: Session, command: StartRun | MoveRun, who: Who) -> Decision:
     run = session.runs.get(command.run_id)
 
@@ -431,13 +441,16 @@ def owner_word(owner: str) -> str:
 
 
 def _erasure(stream: int, fact: Fact) -> list[Change]:
-    """What was answered in the session goes, too; not what this is answered."""
+    """What was answered in the session goes, too; not what this is answered. What had an id of
+    its own leaves that behind."""
     seq = fact.seq
     assert isinstance(seq, int) or seq == Place(0, SEQ)
     return [
         ("session.erase", (stream,)),
         ("session.unindex", (stream,)),
+        ("gone.runs", (stream,)),
         ("run.forget", (stream,)),
+        ("gone.approvals", (stream,)),
         ("approval.forget", (stream,)),
         ("answer.erase", (stream, fact.event_id)),
         ("answer.erase_idle", (stream,)),

@@ -50,6 +50,9 @@ PROBE_BYTES_MAX: Final = 8 * 1024 * 1024
 ROWS_TOGETHER: Final = 32
 """Rows of one statement where a group has so many: each step of SQLite costs a third of a row."""
 
+LEAVING: Final = frozenset(("gone.runs", "gone.approvals"))
+"""Statements that note whose ids stay taken."""
+
 MANY_ROWS: Final = frozenset(("insert_event", "move_head"))
 
 _EVENTS_IN_SCAN: Final = 512
@@ -110,9 +113,9 @@ class _Side:
         return list(self._connection.execute(sql(statement), parameters))
 
     def run(self, run_id: bytes) -> RunRow | None:
-        """The run of that id, whichever stream it belongs to."""
+        """The run of that id, whichever stream it belongs to, or belonged to."""
         for row in self._connection.execute(sql("run"), (run_id,)):
-            return RunRow(row[0], row[1], Run(*row[2:]))
+            return RunRow(row[0], row[1], None if row[2] is None else Run(*row[2:]))
         return None
 
     def close(self) -> None:
@@ -130,6 +133,8 @@ class JournalWriter(_Side):
         self._connect = connect
         self._has_idle: bool | None = None
         """Whether any request that changed nothing has an id; None: not looked yet."""
+        self._has_gone: bool | None = None
+        """Whether anything went with its session."""
 
     def names(self) -> dict[str, int]:
         """Every principal's number."""
@@ -170,11 +175,15 @@ class JournalWriter(_Side):
                     execute(sql(FOLLOWED[statement][0]), FOLLOWED[statement][1])
                 if statement == "answer.idle":
                     self._has_idle = True
+                elif statement in LEAVING:
+                    self._has_gone = True
             for statement in APART:
                 if statement in batch.apart:
                     executemany(sql(statement), batch.apart[statement])
             if batch.events and self._bears_an_idle_id(batch.events[0][0]):
                 raise apsw.ConstraintError("a request that changed nothing has this id")
+            if self._takes_what_is_gone(batch):
+                raise apsw.ConstraintError("what went with its session had this id")
         except apsw.ConstraintError as error:
             self.rollback()
             raise Clash(str(error)) from error
@@ -191,6 +200,23 @@ class JournalWriter(_Side):
         if self._has_idle is None:
             self._has_idle = bool(self.rows("answer.any_idle")[0][0])
         return self._has_idle and bool(self.rows("answer.clash", (from_seq,)))
+
+    def _takes_what_is_gone(self, batch: Batch) -> bool:
+        """Whether a run or an approval of the batch has the id of one that is gone: its session
+        could not see that yet."""
+        if self._has_gone is None:
+            self._has_gone = bool(self.rows("gone.any")[0][0])
+        if not self._has_gone:
+            return False
+        runs, approvals = list(batch.runs), []
+        for statement, rows in batch.changes:
+            if statement == "run.insert":
+                runs += rows
+            elif statement == "approval.insert":
+                approvals += rows
+        return any(self.rows("gone.run_again", row[:1]) for row in runs) or any(
+            self.rows("gone.approval_again", row[:1]) for row in approvals
+        )
 
     def _insert_together(
         self, statement: str, rows: Sequence[tuple[Any, ...]]
@@ -327,7 +353,7 @@ class JournalWriter(_Side):
             StorageUnavailable, OpenRefused: it cannot be opened now.
         """
         drop(self._connection)
-        self._has_idle = None
+        self._has_idle = self._has_gone = None
         try:
             self._connection = self._connect()
             return self.head()

@@ -111,11 +111,11 @@ class StreamRow(NamedTuple):
 
 
 class RunRow(NamedTuple):
-    """A run as the file knows it."""
+    """A run as the file knows it. `run` is None where it went with its session."""
 
     stream: int
     principal: str
-    run: Run
+    run: Run | None
 
 
 class Selection(NamedTuple):

@@ -30,6 +30,7 @@ PROJECTIONS: Final[dict[str, str]] = {
     "sessions": "stream",
     "session_texts": "rowid",
     "runs": "run_id",
+    "gone_runs": "id, stream",
     "approvals": "approval_id",
     "canvases": "stream",
     "canvas_snapshots": "stream, version",
@@ -41,8 +42,10 @@ PROJECTIONS: Final[dict[str, str]] = {
     "memory_terms": "term",
 }
 """Table to the columns that order it; `memory_terms` shows what the full-text index of memories
-holds. Not among them: `events` itself, `principals`, what is work to do or an answer that is kept
-(`erasures`, `answers`, `meta`, `memory_work`, `memory_upkeep`), and the vectors of memories
+holds, `gone_runs` what `gone` says of runs. Not among them: `events` itself, `principals`, what is
+work to do or an answer that is kept (`erasures`, `answers`, `meta`, `memory_work`,
+`memory_upkeep`), the ids of other things that went with their session, which were erased with what
+said them (`gone`), and the vectors of memories
 (`memory_vectors`, `memory_models`): what a provider made of a text is no fold of events, it may be
 another one's tomorrow, and `memory.backfill` makes it anew."""
 

@@ -1,17 +1,19 @@
 """The journal as lines of JSON, for other programs and other engines, and back.
 
-    {"palyra_actors_journal": 2, "events": 2, "head": {"seq": 2, "hash": "9f86…"}}
+    {"palyra_actors_journal": 3, "events": 2, "head": {"seq": 2, "hash": "9f86…"}}
     {"seq": 1, "event_id": "01JZ…", …, "payload": {"text": "hello"}, …, "hash": "60303a…"}
     {"seq": 2, …, "hash": "9f86…"}
     {"answer": {"event_id": "01JZ…", …, "answer": {…}, "idle": false}}
-    {"trailer": {"events": 2, "head": {…}, "answers": {"count": 1, "sha256": "b5bb…"}}}
+    {"gone": {"what": "approval", "id": "01JZ…", …}}
+    {"trailer": {"events": 2, "head": {…}, "answers": {"count": 1, "sha256": "b5bb…"}, "gone": …}}
 
 An event has all that its hash covers, so a reader can verify the chain by itself and an import is
 the same journal: the same numbers, the same hashes, the same head. Its projections are made by
 the folds that made the first ones. A payload that JSON cannot give back byte for byte is base64
 under `payload_msgpack`; an erased one is null, with the digest that the chain rests on. Behind the
 events are the answers that are kept for commands sent again (`carried`), which files of version 1
-do not have. What else is not in the journal is not in the lines: vectors.
+do not have, and the ids of what went with erased sessions (`tombstones`), which those of version 2
+do not have either. What else is not in the journal is not in the lines: vectors.
 """
 
 import contextlib
@@ -35,7 +37,7 @@ from palyra_actors.domain.catalog import (
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash, payload_digest
 from palyra_actors.errors import Invalid, InvalidId, OpenRefused, StorageUnavailable
 from palyra_actors.ids import format_ulid, parse_ulid
-from palyra_actors.storage import anchor
+from palyra_actors.storage import anchor, tombstones
 from palyra_actors.storage.carried import PREFIX, AnswerLoader, Orphan, Sum, Tally, answer_lines
 from palyra_actors.storage.connection import open_reader, open_writer
 from palyra_actors.storage.files import size_bytes
@@ -46,9 +48,11 @@ from palyra_actors.storage.ndjson import Digest, packed_again, said
 from palyra_actors.storage.port import Head, Selection
 from palyra_actors.storage.queries import sql
 from palyra_actors.storage.rebuild import Projector
+from palyra_actors.storage.tombstones import GoneLoader, gone_lines
 
 MARK: Final = "palyra_actors_journal"
-VERSION: Final = 2
+VERSION: Final = 3
+VERSION_WITHOUT_GONE: Final = 2
 VERSION_WITHOUT_ANSWERS: Final = 1
 EVENTS_AT_ONCE: Final = 1_000
 BYTES_AT_ONCE: Final = 8 * 1024 * 1024
@@ -66,10 +70,11 @@ class _Header(Struct, frozen=True):
 
 
 class _Trailer(Struct, frozen=True):
-    """`answers`: None in a file of version 1."""
+    """`answers`: None in a file of version 1; `gone`: in one of version 2, too."""
 
     head: HeadLine
     answers: Sum | None = None
+    gone: Sum | None = None
 
 
 class _LastLine(Struct, frozen=True):
@@ -147,6 +152,10 @@ def export(file: str | os.PathLike[str], write: Any) -> Moved:
             for line in answer_lines(connection, head.seq, begun):
                 write(line)
                 tally.add(line)
+            left = Tally()
+            for line in gone_lines(connection, head.seq):
+                write(line)
+                left.add(line)
         except Orphan as missing:
             raise Invalid(
                 "an answer is kept whose event or stream is not there",
@@ -157,7 +166,8 @@ def export(file: str | os.PathLike[str], write: Any) -> Moved:
             raise StorageUnavailable(
                 f"{file} cannot be read: {cause}", detail={"outcome": "none"}
             ) from cause
-        write(encode({"trailer": {**about, "answers": tally.sum()}}) + b"\n")
+        sums = {"answers": tally.sum(), "gone": left.sum()}
+        write(encode({"trailer": {**about, **sums}}) + b"\n")
     return Moved(head.seq, erased, head, tally.count)
 
 
@@ -255,7 +265,9 @@ class _Loader:
         about = _first_line(next(numbered, (1, b""))[1])
         trailer: _Trailer | None = None
         answers = AnswerLoader(self._connection, self._streams)
+        gone = GoneLoader(self._connection, self._streams)
         has_answers = about.version > VERSION_WITHOUT_ANSWERS
+        has_gone = about.version > VERSION_WITHOUT_GONE
         execute = self._connection.execute
         execute("BEGIN").fetchall()
         number = 1
@@ -264,7 +276,11 @@ class _Loader:
             if trailer is not None:
                 raise Invalid("there is more behind the trailer", field=place)
             if text.startswith(b'{"trailer":'):
-                trailer = _trailer(text, place, has_answers=has_answers)
+                trailer = _trailer(text, place, about.version)
+            elif has_gone and text.startswith(tombstones.PREFIX):
+                gone.take(text, place)
+            elif gone.tally.count:
+                raise Invalid("what is gone comes behind all answers", field=place)
             elif has_answers and text.startswith(PREFIX):
                 answers.take(text, place)
             elif answers.tally.count:
@@ -287,6 +303,13 @@ class _Loader:
                 f"these are not the answers that were exported: {answers.tally.count} of "
                 f"{trailer.answers.count}, or others",
                 field=f"line {number}.trailer.answers",
+                hint="export it again",
+            )
+        if trailer is not None and trailer.gone not in (None, gone.tally.sum()):
+            raise Invalid(
+                f"this is not what was exported as gone: {gone.tally.count} of "
+                f"{trailer.gone.count}, or others",
+                field=f"line {number}.trailer.gone",
                 hint="export it again",
             )
         return Moved(seq, self._erased, self._head, answers.tally.count)
@@ -378,19 +401,23 @@ def _first_line(text: bytes) -> _Header:
     return header
 
 
-def _trailer(text: bytes, place: str, *, has_answers: bool) -> _Trailer:
+def _trailer(text: bytes, place: str, version: int) -> _Trailer:
     try:
         trailer = msgspec.json.decode(text, type=_LastLine).trailer
     except msgspec.MsgspecError as reason:
         raise Invalid(f"this is no trailer of an export: {reason}", field=place) from reason
-    if has_answers != (trailer.answers is not None):
-        raise Invalid(
-            "the trailer says nothing of the answers"
-            if has_answers
-            else "an export of version 1 has no answers",
-            field=f"{place}.trailer.answers",
-            hint="export it again",
-        )
+    for name, what, total, last_without in (
+        ("answers", "the answers", trailer.answers, VERSION_WITHOUT_ANSWERS),
+        ("gone", "what is gone", trailer.gone, VERSION_WITHOUT_GONE),
+    ):
+        if (version > last_without) != (total is not None):
+            raise Invalid(
+                f"the trailer says nothing of {what}"
+                if total is None
+                else f"an export of version {version} does not tell {what}",
+                field=f"{place}.trailer.{name}",
+                hint="export it again",
+            )
     return trailer
 
 

@@ -278,6 +278,7 @@ class Rig:
                 for run_id, run in state.runs.items():
                     stored = reader.run(run_id)
                     assert stored is not None
+                    assert stored.run is not None
                     assert stored.run[:10] == tuple(run[:10])
         finally:
             reader.close()

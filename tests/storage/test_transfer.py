@@ -15,7 +15,7 @@ from palyra_actors.engine import Engine
 from palyra_actors.errors import Invalid, OpenRefused, PalyraError
 from palyra_actors.storage import anchor
 from palyra_actors.storage.ndjson import as_json
-from palyra_actors.storage.transfer import export, load
+from palyra_actors.storage.transfer import VERSION, export, load
 from tests.faults.rig import NO_BUDGET
 from tests.system.test_session_model import rebuilt_differences
 
@@ -202,7 +202,7 @@ def no_header(lines: Lines) -> None:
 
 
 def a_newer_version(lines: Lines) -> None:
-    lines[0]["palyra_actors_journal"] = 3
+    lines[0]["palyra_actors_journal"] = VERSION + 1
 
 
 @pytest.mark.parametrize(

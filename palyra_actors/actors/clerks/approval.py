@@ -5,13 +5,19 @@ from typing import Any, Final
 
 from palyra_actors.actors.clerks.counter import Counter, Witness
 from palyra_actors.actors.clerks.lately import Lately
-from palyra_actors.actors.clerks.session import clean_text, find_session, sees
+from palyra_actors.actors.clerks.session import (
+    clean_text,
+    find_session,
+    place_gone,
+    refuse_gone,
+    sees,
+)
 from palyra_actors.actors.clerks.sweep import SWEEP_S, Sweeper
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, view
 from palyra_actors.domain.approval import Request as RequestApproval
-from palyra_actors.domain.catalog import SESSION
+from palyra_actors.domain.catalog import APPROVAL, SESSION
 from palyra_actors.domain.export import FILTERS, Export
 from palyra_actors.errors import Gone, Invalid, NotFound
 from palyra_actors.limits import (
@@ -144,7 +150,7 @@ class ApprovalClerk:
         filters, limit, principal = _filters(request, body), body.limit, sees(request)
 
         def find(reader: ReadSide) -> Mapping[str, Any]:
-            position = 0 if after is None else _find(reader, after, principal, "after")[19]
+            position = 0 if after is None else _position(reader, after, principal)
             rows = _page(reader, filters, position, reader.head().seq, limit + 1)
             approvals = [shown(row) for row in rows[:limit]]
             return {
@@ -222,11 +228,20 @@ def _count(reader: ReadSide, filters: Mapping[str, Any], through: int) -> int:
     return count
 
 
+def _position(reader: ReadSide, after: bytes, principal: str | None) -> int:
+    """The seq of a request that a list has come to, also where it has gone with its session since.
+    Raises NotFound."""
+    was = place_gone(reader, APPROVAL, after, principal)
+    return _find(reader, after, principal, "after")[19] if was is None else was[1]
+
+
 def _find(
     reader: ReadSide, approval_id: bytes, principal: str | None, field: str = "approval_id"
 ) -> tuple[Any, ...]:
-    """The row of an approval that the principal may see. Raises NotFound."""
+    """The row of an approval that the principal may see. Raises NotFound, Gone."""
     rows = reader.rows("approval.find", (approval_id,))
+    if not rows:
+        refuse_gone(reader, APPROVAL, approval_id, principal, field)
     if not rows or principal not in (None, rows[0][17]):
         raise NotFound("there is no such approval", field=field)
     find_session(reader, rows[0][16], principal)

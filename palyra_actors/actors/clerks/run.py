@@ -10,10 +10,22 @@ import msgspec
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.lately import Lately
-from palyra_actors.actors.clerks.session import clean_text, find_session, sees
+from palyra_actors.actors.clerks.session import (
+    clean_text,
+    find_session,
+    place_gone,
+    refuse_gone,
+    sees,
+)
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
-from palyra_actors.domain.catalog import CLIENT_KINDS, RUN_CANCELLED, RUN_STATE_FAILED, SESSION
+from palyra_actors.domain.catalog import (
+    CLIENT_KINDS,
+    RUN,
+    RUN_CANCELLED,
+    RUN_STATE_FAILED,
+    SESSION,
+)
 from palyra_actors.domain.chain import Stored
 from palyra_actors.domain.run import ORPHANED, Run, view
 from palyra_actors.domain.session_commands import STATE_NUMBERS, MoveRun, StartRun
@@ -184,8 +196,12 @@ class RunClerk:
         def find(reader: ReadSide) -> Mapping[str, Any]:
             stream, first = 0, 0
             if after is not None:
-                run, _, stream = _find(reader, after, principal, "after")
-                first = run.first
+                # a list goes on from where a run was that has gone with its session meanwhile
+                was = place_gone(reader, RUN, after, principal)
+                if was is None:
+                    run, _, stream = _find(reader, after, principal, "after")
+                    was = stream, run.first
+                stream, first = was
             if session_id is not None:
                 of = find_session(reader, session_id, principal).stream
                 rows = reader.rows("run.of_stream", (of, first, limit + 1))
@@ -264,8 +280,10 @@ def _weight(payload: Any) -> int:
 def _find(
     reader: ReadSide, run_id: bytes, principal: str | None, field: str = "run_id"
 ) -> tuple[Run, bytes, int]:
-    """The run, its session's id and stream, if the principal may see it. Raises NotFound."""
+    """The run, its session's id and stream, if the principal may see it. Raises NotFound, Gone."""
     rows: Sequence[Any] = reader.rows("run.find", (run_id,))
+    if not rows:
+        refuse_gone(reader, RUN, run_id, principal, field)
     if not rows or principal not in (None, rows[0][14]):
         raise NotFound("there is no such run", field=field)
     row = rows[0]

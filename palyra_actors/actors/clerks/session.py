@@ -9,7 +9,7 @@ from palyra_actors.actors.clerks.lately import Lately
 from palyra_actors.actors.session import STATUSES, SessionActor
 from palyra_actors.actors.views import event_view
 from palyra_actors.actors.work import Portion, Request
-from palyra_actors.domain.catalog import SESSION
+from palyra_actors.domain.catalog import GONE_NAMES, SESSION
 from palyra_actors.domain.chain import Stored
 from palyra_actors.domain.session import STATUS_NUMBERS, About, Session, Status
 from palyra_actors.domain.session_commands import (
@@ -88,6 +88,25 @@ def find_session(
     if session.status is Status.ERASED:
         raise Gone("the session was erased", field=field)
     return session
+
+
+def place_gone(
+    reader: ReadSide, kind: int, thing_id: bytes, principal: str | None
+) -> tuple[int, int] | None:
+    """Where in its stream what the principal once had was, before it went with its session: the
+    stream and its place there. None: there was none, or it is another's."""
+    for stream, owner, place in reader.rows("gone.find", (thing_id, kind)):
+        if principal in (None, owner):
+            return stream, place
+    return None
+
+
+def refuse_gone(
+    reader: ReadSide, kind: int, thing_id: bytes, principal: str | None, field: str
+) -> None:
+    """Raises Gone: it was the principal's and went with its session."""
+    if place_gone(reader, kind, thing_id, principal) is not None:
+        raise Gone(f"the {GONE_NAMES[kind]} was erased with its session", field=field)
 
 
 def host(session_id: bytes, *, new: bool) -> Witness:

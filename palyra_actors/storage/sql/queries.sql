@@ -43,7 +43,11 @@ WHERE s.stream_id = ? AND s.kind = ?
 SELECT r.stream, p.name, r.state, r.first, r.last, r.entries, r.open, r.managed, r.parent, r.reason,
        r.tokens_in, r.tokens_out, r.created_ms, r.ended_ms
 FROM runs r JOIN streams s USING (stream) JOIN principals p USING (principal)
-WHERE r.run_id = ?
+WHERE r.run_id = ?1
+UNION ALL
+SELECT g.stream, p.name, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL
+FROM gone g JOIN streams s USING (stream) JOIN principals p USING (principal)
+WHERE g.id = ?1 AND g.kind = 1
 
 -- name: stream_tail
 SELECT seq FROM heads WHERE stream = ?

@@ -1,4 +1,4 @@
-PRAGMA user_version = 13;
+PRAGMA user_version = 14;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -116,6 +116,14 @@ CREATE TABLE events (
     payload_sha256 BLOB,
     hash           BLOB NOT NULL
 ) STRICT;
+
+CREATE TABLE gone (
+    id     BLOB NOT NULL,
+    kind   INTEGER NOT NULL,
+    stream INTEGER NOT NULL,
+    place  INTEGER NOT NULL,
+    PRIMARY KEY (id, kind, stream)
+) STRICT, WITHOUT ROWID;
 
 CREATE TABLE heads (
     stream     INTEGER PRIMARY KEY,
@@ -328,3 +336,5 @@ WHEN NOT (
 BEGIN
     SELECT raise(ABORT, 'a run has no such step');
 END;
+
+CREATE VIEW gone_runs AS SELECT id, stream, place FROM gone WHERE kind = 1;

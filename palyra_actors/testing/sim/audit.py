@@ -216,6 +216,9 @@ class Auditor:
             require(self.excused, "unavailable needs a reason", order.op, error)
         if order.op == "memory.get" and code == "not_found" and self._read_now:
             shows.no_memory(self.model, asked)
+        looks_up = order.op in {"run.get", "run.tape", "approval.get"}
+        if looks_up and code in {"gone", "not_found"} and self._read_now:
+            shows.not_there(self.model, asked, code)
         if code in PASSING or order.op not in rules.WRITES or not asked.peer.open:
             return
         self.note_codes((asked,))

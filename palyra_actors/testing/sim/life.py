@@ -428,9 +428,10 @@ class _Run:
         peer = world.connect("local", "admin")
         asks: list[tuple[str, str, str]] = []
         asks += [("session.get", "session_id", name) for name in model.sessions]
-        asks += [("run.get", "run_id", name) for name in model.runs]
+        asks += [("run.get", "run_id", name) for name in (*model.runs, *model.gone_runs)]
         asks += [("run.tape", "run_id", name) for name in model.runs]
-        asks += [("approval.get", "approval_id", name) for name in model.approvals]
+        approvals = (*model.approvals, *model.gone_approvals)
+        asks += [("approval.get", "approval_id", name) for name in approvals]
         asks += [("canvas.get", "canvas_id", name) for name in model.canvases]
         asked = [
             world.send(peer, Order(op, {field: name}, "local", True)) for op, field, name in asks
@@ -443,9 +444,14 @@ class _Run:
         for one in asked:
             body = one.order.body
             erased = (
-                one.order.op == "session.get"
-                and model.sessions[body["session_id"]].status == "erased"
-            ) or (one.order.op == "canvas.get" and model.canvases[body["canvas_id"]].erased)
+                (
+                    one.order.op == "session.get"
+                    and model.sessions[body["session_id"]].status == "erased"
+                )
+                or (one.order.op == "canvas.get" and model.canvases[body["canvas_id"]].erased)
+                or body.get("run_id") in model.gone_runs
+                or body.get("approval_id") in model.gone_approvals
+            )
             code = one.replies[0].get("err", {}).get("code")
             require(code == ("gone" if erased else None), "what is there is shown", one.order.op,
                     body, one.replies)  # fmt: skip

@@ -110,7 +110,8 @@ class Model:
         self.runs: dict[str, Run] = {}
         self.approvals: dict[str, Approval] = {}
         self.canvases: dict[str, Canvas] = {}
-        self.forgotten: set[str] = set()  # runs and approvals of erased sessions
+        self.gone_runs: dict[str, str] = {}  # of erased sessions, and whose they were
+        self.gone_approvals: dict[str, str] = {}
         self.cron = Jobs()
         self.memories = Memories(orders)
         self._folds: dict[str, Callable[[Event], None]] = {
@@ -232,17 +233,12 @@ class Model:
             self.keys.pop((session.owner, session.key), None)
         session.status, session.key, session.title = "erased", None, None
         session.runs.clear()
-        of_it = [
-            one
-            for known in (self.runs, self.approvals)
-            for one, it in known.items()
-            if it.session == name
-        ]
-        self.forgotten.update(of_it)
-        self.runs = {one: run for one, run in self.runs.items() if run.session != name}
-        self.approvals = {
-            one: approval for one, approval in self.approvals.items() if approval.session != name
-        }
+        for one in [one for one, run in self.runs.items() if run.session == name]:
+            del self.runs[one]
+            self.gone_runs[one] = session.owner
+        for one in [one for one, it in self.approvals.items() if it.session == name]:
+            del self.approvals[one]
+            self.gone_approvals[one] = session.owner
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -256,7 +252,8 @@ class Model:
         return run
 
     def _started(self, event: Event) -> None:
-        require(event.run_id not in self.runs, "a run is started once", event.run_id)
+        known = event.run_id in self.runs or event.run_id in self.gone_runs
+        require(not known, "a run is started once", event.run_id)
         self._run(event, "accepted", True).parent = event.payload["parent_run_id"]
 
     def _transitioned(self, event: Event) -> None:
@@ -267,6 +264,7 @@ class Model:
         run.reason = event.payload["reason"]
 
     def _of_run(self, event: Event, run_id: str) -> None:
+        require(run_id not in self.gone_runs, "a run lives in one session for ever", run_id)
         run = self.runs.get(run_id) or self._run(event, "in_progress", False)
         require(run.session == event.stream_id, "a run lives in one session", run_id)
         run.events.append(event)
@@ -296,7 +294,8 @@ class Model:
     def _requested(self, event: Event) -> None:
         said = event.payload
         name = said["approval_id"]
-        require(name not in self.approvals, "an approval is requested once", name)
+        known = name in self.approvals or name in self.gone_approvals
+        require(not known, "an approval is requested once", name)
         self.approvals[name] = Approval(
             event.stream_id,
             self.sessions[event.stream_id].owner,

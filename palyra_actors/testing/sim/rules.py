@@ -142,13 +142,17 @@ def _same(model: Model, order: Order, event: Mapping[str, Any]) -> bool:
 
 
 def _run_elsewhere(model: Model, run_id: str, session: str, order: Order) -> Iterator[str]:
-    """A run lives in one session; who does not own that one hears of no run."""
+    """A run lives in one session for ever, also where that was erased; who does not own that one
+    hears of no run."""
     run = model.runs.get(run_id)
+    held_by = model.gone_runs.get(run_id)
     if run is not None and run.session != session:
+        held_by = run.owner
+    if held_by is not None:
         here = model.sessions.get(session)
         owner = order.principal if here is None else here.owner
         other = "conflict" if order.op == "run.start" else "invalid"
-        yield other if run.owner == owner else "not_found"
+        yield other if held_by == owner else "not_found"
 
 
 # -- sessions -------------------------------------------------------------------------------------
@@ -202,10 +206,10 @@ def _branch(model: Model, order: Order, now_ms: int) -> Iterator[str]:
 def _start(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     body = order.body
     yield from _session(model, order, body["session_id"], missing=False, archived=True)
-    if body["run_id"] in model.runs:
-        if model.runs[body["run_id"]].session == body["session_id"]:
-            yield "conflict"
-        yield from _run_elsewhere(model, body["run_id"], body["session_id"], order)
+    run = model.runs.get(body["run_id"])
+    if run is not None and run.session == body["session_id"]:
+        yield "conflict"
+    yield from _run_elsewhere(model, body["run_id"], body["session_id"], order)
     parent = body.get("parent_run_id")
     if parent is not None:
         for code in _run(model, order, parent):
@@ -214,10 +218,15 @@ def _start(model: Model, order: Order, now_ms: int) -> Iterator[str]:
 
 def _run(model: Model, order: Order, name: str) -> Iterator[str]:
     run = model.runs.get(name)
-    if run is None or not _mine(order, run.owner):
+    if run is None:
+        yield missing(order, model.gone_runs.get(name))
+    elif not _mine(order, run.owner):
         yield "not_found"
-    if name in model.forgotten:
-        yield PERHAPS + "gone"
+
+
+def missing(order: Order, owner: str | None) -> str:
+    """What is told of what is not there; `owner`: whose it was, if it ever was."""
+    return "gone" if owner is not None and _mine(order, owner) else "not_found"
 
 
 def _move(model: Model, order: Order, now_ms: int) -> Iterator[str]:
@@ -234,10 +243,11 @@ def _request(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     body = order.body
     yield from _session(model, order, body["session_id"], missing=False, archived=True)
     found = model.approvals.get(body["approval_id"])
-    if found is not None:
+    held_by = model.gone_approvals.get(body["approval_id"]) if found is None else found.owner
+    if held_by is not None:
         here = model.sessions.get(body["session_id"])
         owner = order.principal if here is None else here.owner
-        yield "conflict" if found.owner == owner else "not_found"
+        yield "conflict" if held_by == owner else "not_found"
     if body.get("run_id") is not None:
         for code in _run_elsewhere(model, body["run_id"], body["session_id"], order):
             yield PERHAPS + code
@@ -245,10 +255,10 @@ def _request(model: Model, order: Order, now_ms: int) -> Iterator[str]:
 
 def _decide(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     found = model.approvals.get(order.body["approval_id"])
-    if found is None or not _mine(order, found.owner):
+    if found is None:
+        yield missing(order, model.gone_approvals.get(order.body["approval_id"]))
+    elif not _mine(order, found.owner):
         yield "not_found"
-        if order.body["approval_id"] in model.forgotten:
-            yield PERHAPS + "gone"
     elif found.decision is not None:
         said = order.body["decision"], order.body.get("scope", "once")
         if (found.decision, found.scope) != said:

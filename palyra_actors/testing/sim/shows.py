@@ -14,7 +14,7 @@ from palyra_actors.domain.export import check
 from palyra_actors.testing.sim import rules
 from palyra_actors.testing.sim.events import require
 from palyra_actors.testing.sim.memories import Memory
-from palyra_actors.testing.sim.model import Model
+from palyra_actors.testing.sim.model import Approval, Model, Run
 from palyra_actors.testing.sim.peers import Asked
 
 LIST_LIMIT: Final = 100
@@ -83,7 +83,21 @@ def history(model: Model, asked: Asked, told: Mapping[str, Any], exact: bool) ->
     )  # fmt: skip
 
 
-# -- approvals ------------------------------------------------------------------------------------
+# -- runs and approvals ---------------------------------------------------------------------------
+
+
+def not_there(model: Model, asked: Asked, code: str) -> None:
+    """`run.get`, `run.tape` and `approval.get` have found nothing, in what the model is now."""
+    order, body = asked.order, asked.order.body
+    known: Run | Approval | None
+    if order.op == "approval.get":
+        known = model.approvals.get(body["approval_id"])
+        was = model.gone_approvals.get(body["approval_id"])
+    else:
+        known, was = model.runs.get(body["run_id"]), model.gone_runs.get(body["run_id"])
+    hidden = known is None or not (order.admin or known.owner == order.principal)
+    require(hidden, "what is there is found", order.op, body, code)
+    require(code == rules.missing(order, was), "what was erased is gone", order.op, body, code, was)
 
 
 def export(model: Model, asked: Asked, told: Mapping[str, Any], exact: bool) -> None:
