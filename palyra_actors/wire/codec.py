@@ -51,6 +51,7 @@ WRITE_TYPES: Final = frozenset(REQUEST_TYPES[op] for op in WRITES)
 
 _decode_request = msgspec.msgpack.Decoder(Union[tuple(REQUEST_TYPES.values())]).decode  # noqa: UP007 - made of a list
 _decode_any_map = msgspec.msgpack.Decoder(dict[str, Raw]).decode
+_decode_odd_map = msgspec.msgpack.Decoder(dict[Any, Raw]).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 _encode = msgspec.msgpack.Encoder().encode
 _AT = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
@@ -211,6 +212,12 @@ def _explain(frame: bytes) -> Unusable:
     if len(frame) > FRAME_BYTES_MAX:
         return Unusable(request_id, _frame_too_large(frame))
     version = _value(envelope, "v")
+    odd = any(type(key) is not str for key in envelope)
+    if odd and ("v" not in envelope or version == PROTOCOL_VERSION):
+        return Unusable(
+            request_id,
+            Malformed("the envelope's keys are text", hint="send a map with string keys"),
+        )
     if type(version) is not int or version != PROTOCOL_VERSION:
         return Unusable(
             request_id,
@@ -287,14 +294,16 @@ def _frame_too_large(frame: bytes) -> TooLarge:
     )
 
 
-def _envelope_map(frame: bytes) -> Mapping[str, Raw] | None:
+def _envelope_map(frame: bytes) -> Mapping[Any, Raw] | None:
+    """The frame's map, also with keys that are no text: who sent it waits for an answer under its
+    id, and may speak a version in which they mean something."""
     keys = _map_keys(frame)
     if keys is None or keys > ENVELOPE_KEYS_MAX:
         return None
-    try:
-        return _decode_any_map(frame)
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        return None
+    for decode_map in (_decode_any_map, _decode_odd_map):
+        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
+            return decode_map(frame)
+    return None
 
 
 def _map_keys(frame: bytes) -> int | None:
@@ -341,14 +350,28 @@ def _invalid(envelope: Mapping[str, Raw], op: str) -> PalyraError:
     try:
         msgspec.msgpack.decode(body, type=body_type)
     except msgspec.ValidationError as error:
-        if body_type is AppendBody:
-            return _invalid_event(body) or _from_validation(error, "body")
-        return _from_validation(error, "body")
+        wrong = _invalid_event(body) if body_type is AppendBody else None
+        return wrong or _from_validation(error, "body")
     except RecursionError:
         return Invalid(f"nested deeper than {VALUE_DEPTH_MAX} levels", field="body")
     except (msgspec.MsgspecError, UnicodeDecodeError):
-        return Malformed("the body is broken MessagePack", field="body")
+        wrong = _invalid_event(body) if body_type is AppendBody else None
+        return wrong or _not_utf8(
+            body, ""
+        )  # the frame is whole MessagePack, so nothing else can be wrong
     return Malformed("the frame is not one MessagePack map and nothing else")
+
+
+def _not_utf8(raw: Raw, place: str) -> Invalid:
+    """Text that is no UTF-8, by the key of the map that it stands under."""
+    with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a key itself is no UTF-8
+        for key, value in _decode_any_map(raw).items():
+            try:
+                _decode_any(value)
+            except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+                place = f"{place}.{key[:64]}" if place else key[:64]
+                break
+    return Invalid("text has to be valid UTF-8", field=place or "body")
 
 
 def _invalid_event(body: Raw) -> PalyraError | None:
@@ -370,6 +393,8 @@ def _invalid_event(body: Raw) -> PalyraError | None:
             msgspec.msgpack.decode(event, type=EventIn)
         except msgspec.ValidationError as error:
             return _from_validation(error, f"events[{index}]")
+        except (msgspec.MsgspecError, UnicodeDecodeError):
+            return _not_utf8(event, f"events[{index}]")
     return None
 
 

@@ -190,6 +190,44 @@ def test_an_envelope_with_too_many_keys_is_refused_unread(count: int) -> None:
     assert _refused(frame).error.code == code
 
 
+@pytest.mark.parametrize(
+    ("frame", "refusal"),
+    [
+        ({"v": 2, "id": 7, 1: 2}, (7, "unsupported_version")),
+        ({"v": 1, "id": 7, "op": "journal.head", 1: 2}, (7, "malformed")),
+        ({"v": 1, "id": 7, "op": "journal.head", b"x": 2}, (7, "malformed")),
+        ({1: 2}, (None, "malformed")),
+    ],
+)
+def test_a_map_with_a_key_that_is_no_text_is_refused_under_its_id(
+    frame: dict[Any, Any], refusal: tuple[int | None, str]
+) -> None:
+    refused = _refused(msgpack.packb(frame))
+    assert (refused.request_id, refused.error.code) == refusal
+
+
+@pytest.mark.parametrize(
+    ("op", "body", "field"),
+    [
+        ("session.resolve", {"title": "a", "session_key": "????"}, "session_key"),
+        ("session.resolve", {"????": "a"}, "body"),
+        ("memory.ingest", {"source": "manual", "content": "a", "tags": ["????"]}, "tags"),
+        ("journal.append", {"events": [EVENT, {**EVENT, "kind": "????"}]}, "events[1].kind"),
+        ("journal.append", {"events": [EVENT, {**EVENT, "????": 1}]}, "events[1]"),
+        (
+            "journal.append",
+            {"expected_session_seq": "x", "events": [{**EVENT, "kind": "????"}]},
+            "events[0].kind",
+        ),
+    ],
+)
+def test_text_of_a_body_that_is_no_utf_8_is_invalid_by_its_place(
+    op: str, body: dict[str, Any], field: str
+) -> None:
+    refused = _refused(_frame(op=op, body=body).replace(b"????", b"?\xff??"))
+    assert (refused.request_id, refused.error.code, refused.error.field) == (7, "invalid", field)
+
+
 # -- what comes back ------------------------------------------------------------------------------
 
 
