@@ -279,7 +279,8 @@ class Works:
             log.warning(
                 "there is no anchor %s: it is made from the head %s", self.anchor_path, head.seq
             )
-        self.anchors = Anchors(lambda head: anchor.write(self.anchor_path, head), anchored, head)
+        self.anchor = anchor.Anchor(self.anchor_path)
+        self.anchors = Anchors(self.anchor.write, anchored, head)
 
     def start(self) -> None:
         self.begin()
@@ -389,7 +390,10 @@ class Works:
             stopped = self.writer.close(left)  # the last one: it empties the WAL and removes it
         if not stopped:
             self.writer.give_up()
-        stopped &= self.anchors.stop(left)
+        if self.anchors.stop(left):
+            self.anchor.close()
+        else:
+            stopped = False
         if self.door is not None:
             if looped:
                 self.door.flush()

@@ -1,6 +1,6 @@
 """The thread that keeps the journal's head outside the database, behind the commits.
 
-    published group ──note──▶ (0.5 s or 500 events) ──▶ write, sync, rename, sync the folder
+    published group ──note──▶ (0.5 s or 500 events) ──▶ write and sync one of two lines
 
 One write at a time; while one lasts the next gathers. So the anchor is at most a second or 1,000
 events behind, or the time of one write more on a disk that takes longer. It never holds a commit
@@ -26,7 +26,7 @@ class Anchors:
     """Writes heads until stopped. `note` is for the loop's thread; the rest for any.
 
     Args:
-        write: replaces the anchor; raises OSError where it cannot.
+        write: puts a head into the anchor and syncs it; raises OSError where it cannot.
         anchored: what the anchor says now; None: there is none yet, and one is made at once.
         head: what it is to say.
     """

@@ -1,21 +1,28 @@
 """The journal's head, kept outside the database: what was acknowledged may not be missing later.
 
-    agents.db-anchor        palyra-anchor 1 1042:9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822c…
+    agents.db-anchor    palyra-anchor 2 1042:9f86d081884c7d659a2feaa0c55ad015a3bf… 5c1d9c7e
+                        palyra-anchor 2 1034:2c26b46b68ffc68ff99b453c1d3041341342… 0b7e8a01
 
 The chain finds every change inside a journal but not a tail that is gone: what is left of it is a
 valid chain. The anchor knows how far it went. It is written behind the commits (`actors.anchors`),
 so it never names an event that is not durable: a database that ends before it, or has another hash
 there, has lost something.
 
-The line after the version is a head as `palyra-actors verify --expect` takes it. Keep a copy of the
-file on another machine, and whoever holds both files here cannot cut the tail off unnoticed.
+It has two lines, each with a checksum and in a block of the disk of its own, which a running engine
+overwrites in turns (`Anchor`): a power cut tears the one that is being written and leaves the
+other. The one that has seen more counts. Between version and checksum stands a head as
+`palyra-actors verify --expect` takes it. Keep a copy of the line on another machine, and whoever
+holds both files here cannot cut the tail off unnoticed. Version 1, which is one line and was
+replaced whole, is read, too.
 """
 
 import contextlib
+import errno
 import os
 import re
 from collections.abc import Callable
 from typing import Final
+from zlib import crc32
 
 from palyra_actors.domain.chain import lost_from
 from palyra_actors.errors import OpenRefused
@@ -23,8 +30,11 @@ from palyra_actors.storage.files import FILE_MODE
 from palyra_actors.storage.lock import sync_folder
 from palyra_actors.storage.port import Head
 
+SLOT_BYTES: Final = 4096
+"""Of a line with its padding: what a file system writes at once, so never both of them."""
+
 _LINE: Final = re.compile(rb"palyra-anchor 1 (\d{1,19}):([0-9a-f]{64})\n")
-_BYTES_MAX: Final = 256
+_SLOT: Final = re.compile(rb"(palyra-anchor 2 (\d{1,19}):([0-9a-f]{64})) ([0-9a-f]{8}) *\n")
 
 
 def beside(file: str | os.PathLike[str]) -> str:
@@ -40,20 +50,41 @@ def read(path: str) -> Head | None:
     """
     try:
         with open(path, "rb") as file:
-            found = _LINE.fullmatch(file.read(_BYTES_MAX))
+            content = file.read(2 * SLOT_BYTES + 1)
     except FileNotFoundError:
         return None
     except OSError as cause:
         raise OpenRefused(
             f"the anchor {path} cannot be read: {cause.strerror}", detail={"path": path}
         ) from cause
-    if found is None:
+    head = _head_in(content)
+    if head is None:
         raise OpenRefused(
             f"{path} is no anchor",
             hint="put the right file back; without one: palyra-actors doctor --accept-loss",
             detail={"path": path},
         )
-    return Head(int(found[1]), bytes.fromhex(found[2].decode()))
+    return head
+
+
+def _head_in(content: bytes) -> Head | None:
+    """What an anchor says; None: nothing of the kind."""
+    if (line := _LINE.fullmatch(content)) is not None:
+        return Head(int(line[1]), bytes.fromhex(line[2].decode()))
+    if len(content) != 2 * SLOT_BYTES:
+        return None
+    found = (_SLOT.fullmatch(content[:SLOT_BYTES]), _SLOT.fullmatch(content[SLOT_BYTES:]))
+    heads = [
+        Head(int(slot[2]), bytes.fromhex(slot[3].decode()))
+        for slot in found
+        if slot is not None and int(slot[4], 16) == crc32(slot[1])
+    ]
+    return max(heads, default=None)
+
+
+def _slot_of(head: Head) -> bytes:
+    line = f"palyra-anchor 2 {head.seq}:{head.hash.hex()}".encode()
+    return f"{line.decode()} {crc32(line):08x}".ljust(SLOT_BYTES - 1).encode() + b"\n"
 
 
 def write(path: str, head: Head) -> None:
@@ -62,17 +93,75 @@ def write(path: str, head: Head) -> None:
     Raises:
         OSError: it could not be; the one before stands.
     """
+    os.close(_replace(path, head))
+
+
+def _replace(path: str, head: Head) -> int:
+    """As `write`; the descriptor of the file that is there now."""
     partial = path + ".partial"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(partial)
     descriptor = os.open(partial, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, FILE_MODE)
     try:
-        os.write(descriptor, f"palyra-anchor 1 {head.seq}:{head.hash.hex()}\n".encode())
+        _put(descriptor, 2 * _slot_of(head), 0)
         os.fsync(descriptor)
-    finally:
+        os.replace(partial, path)
+        sync_folder(os.path.dirname(path))
+    except BaseException:
         os.close(descriptor)
-    os.replace(partial, path)
-    sync_folder(os.path.dirname(path))
+        raise
+    return descriptor
+
+
+def _put(descriptor: int, content: bytes, offset: int) -> None:
+    if os.pwrite(descriptor, content, offset) != len(content):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Anchor:
+    """The anchor of a running engine: written often, by one thread at a time.
+
+    The first time it replaces the file, whatever that was. From then on it overwrites the older of
+    its two lines where it stands, which costs a sync and no work of the file system's; and replaces
+    it again where it has been taken away, or could not be written.
+    """
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self._descriptor: int | None = None
+        self._older = 0  # the line that is overwritten next
+
+    def write(self, head: Head) -> None:
+        """Let the anchor say `head`, which is above all that it was told before, and a power cut
+        not undo it.
+
+        Raises:
+            OSError: it could not be; what was written before stands.
+        """
+        if self._descriptor is None or not self._is_there(self._descriptor):
+            self.close()
+            self._descriptor, self._older = _replace(self._path, head), 0
+            return
+        try:
+            _put(self._descriptor, _slot_of(head), self._older * SLOT_BYTES)
+            os.fdatasync(self._descriptor)
+        except BaseException:
+            self.close()  # what is on the disk of this file is not known any more
+            raise
+        self._older ^= 1
+
+    def close(self) -> None:
+        """Let go of the file; a later `write` begins anew."""
+        descriptor, self._descriptor = self._descriptor, None
+        if descriptor is not None:
+            os.close(descriptor)
+
+    def _is_there(self, descriptor: int) -> bool:
+        """Whether its file still has the anchor's name."""
+        try:
+            return os.path.samestat(os.stat(self._path), os.fstat(descriptor))
+        except FileNotFoundError:
+            return False
 
 
 def refuse_loss(

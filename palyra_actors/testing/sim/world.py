@@ -377,6 +377,7 @@ class World:
                 with contextlib.suppress(apsw.Error):
                     connection.config(apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
                 abandon(connection)
+        works.anchor.close()
         works.loop.stop(0.0)
         for actor in (works.latency, works.writer, *works.readers):
             actor.unlist()
