@@ -46,7 +46,7 @@ class CanvasActor(CommandEntity):
         if version is None or version == now.version:
             return now
         if not now.horizon <= version < now.version:
-            raise _no_version(now.version, now.horizon, version)
+            raise _no_version(now.version, now.horizon, version, "at_version")
         for portion in self._pending:
             before = portion.before
             if isinstance(before, Canvas) and before.version == version:
@@ -87,13 +87,11 @@ def erased() -> Gone:
     return Gone("the canvas was erased with its session", field="canvas_id")
 
 
-def _no_version(last: int, horizon: int, wanted: int) -> NotFound | Gone:
+def _no_version(last: int, horizon: int, wanted: int, field: str = "version") -> NotFound | Gone:
     if wanted > last:
-        return NotFound(
-            f"the canvas is at version {last}", field="version", detail={"actual": last}
-        )
+        return NotFound(f"the canvas is at version {last}", field=field, detail={"actual": last})
     return Gone(
-        f"versions before {horizon} were compacted", field="version", detail={"horizon": horizon}
+        f"versions before {horizon} were compacted", field=field, detail={"horizon": horizon}
     )
 
 

@@ -202,7 +202,10 @@ def _held(job: Job, run_id: bytes, fence: int, now_ms: int) -> Run:
 def _create(job: Job | None, command: Create, who: Who) -> Decision:
     if job is not None:
         raise Conflict(
-            "there is a job of that id already, or was", field="job_id", hint="take a new id"
+            "there is a job of that id already, or was",
+            field="job_id",
+            hint="take a new id",
+            detail={"actual": "deleted" if job.deleted else "there"},
         )
     settings, now_ms = command.settings, who.now_ms
     said = {

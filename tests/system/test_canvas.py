@@ -188,6 +188,23 @@ def test_a_fork_goes_on_alone(wire: Wire) -> None:
     assert wire.err("canvas.fork", body)["code"] == "conflict"
 
 
+def test_a_fork_of_itself_or_of_a_version_to_come_is_refused_by_its_field(wire: Wire) -> None:
+    canvas = create(wire)
+    itself = wire.err("canvas.fork", {"canvas_id": canvas, "new_canvas_id": canvas})
+    assert (itself["code"], itself["field"]) == ("invalid", "new_canvas_id")
+    body = {"canvas_id": canvas, "new_canvas_id": new_id(), "at_version": 2}
+    later = wire.err("canvas.fork", body)
+    assert (later["code"], later["field"], later["detail"]) == (
+        "not_found", "at_version", {"actual": 1},
+    )  # fmt: skip
+
+
+def test_an_operation_that_is_no_map_is_named_by_its_place(wire: Wire) -> None:
+    body = {"canvas_id": create(wire), "expected_version": 1, "patch": [step(1), 5]}
+    told = wire.err("canvas.patch", body)
+    assert (told["code"], told["field"], told["detail"]) == ("invalid", "patch[1]", {"index": 1})
+
+
 def test_a_closed_canvas_reads_for_ever(wire: Wire) -> None:
     canvas = create(wire)
     told = wire.ok("canvas.close", {"canvas_id": canvas, "reason": "done"})["canvas"]

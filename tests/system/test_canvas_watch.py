@@ -65,6 +65,16 @@ def test_who_comes_back_goes_on_from_the_version_it_has(own: House) -> None:
     assert viewer.receive()["item"]["snapshot"]["version"] == 10, "4 cannot be continued"
 
 
+def test_who_has_a_version_that_is_still_to_come_begins_anew(own: House) -> None:
+    """As after a backup was restored: what it has is not what will be there."""
+    editor, viewer = own.connect(), own.connect()
+    canvas = create(editor)
+    viewer.send("canvas.subscribe", {"canvas_id": canvas, "credit": 10, "after_version": 12})
+    assert viewer.receive()["item"]["snapshot"]["version"] == 1
+    patch(editor, canvas, 1, step(1))
+    assert viewer.receive()["item"]["version"] == 2
+
+
 def test_without_credit_it_waits_and_then_goes_on_where_it_stopped(own: House) -> None:
     editor, viewer = own.connect(), own.connect()
     canvas = create(editor)

@@ -19,7 +19,7 @@ from palyra_actors.domain.canonical import is_plain
 from palyra_actors.domain.canvas import EXPIRED, Who, view
 from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.redact import redact
-from palyra_actors.errors import Conflict, Invalid, NotFound, PalyraError
+from palyra_actors.errors import Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
     CANVAS_PATCH_BYTES_MAX,
     CANVAS_STATE_BYTES_MAX,
@@ -98,8 +98,14 @@ class CanvasClerk:
         operations, redacted = counter.clean_value(body.patch, "patch", CANVAS_PATCH_BYTES_MAX)
         if not isinstance(operations, list):
             raise Invalid("a patch is a list of operations", field="patch", hint="RFC 6902")
-        if not all(isinstance(one, dict) for one in operations):
-            raise Invalid("an operation is a map", field="patch", hint="RFC 6902")
+        for index, one in enumerate(operations):
+            if not isinstance(one, dict):
+                raise Invalid(
+                    "an operation is a map",
+                    field=f"patch[{index}]",
+                    hint="RFC 6902",
+                    detail={"index": index},
+                )
         _check_json(operations, "patch")
         moved = False
         if counter.suspicious(bytes(body.patch)):
@@ -124,7 +130,9 @@ class CanvasClerk:
         source = counter.ulid(body.canvas_id, "canvas_id")
         target = counter.ulid(body.new_canvas_id, "new_canvas_id")
         if source == target:
-            raise Conflict("a canvas is no fork of itself", field="new_canvas_id")
+            raise Invalid(
+                "a canvas is no fork of itself", field="new_canvas_id", hint="take a new id"
+            )
 
         session_id = self._session_of(request, source)
         witnesses = [Witness(CANVAS, source, domain.Look(body.at_version))]

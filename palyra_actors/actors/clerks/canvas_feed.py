@@ -231,8 +231,8 @@ def missing(
                 (one["version"], one["patch"])
                 for one in patches_after(reader, row.stream, after, min(limit, PAGE_PATCHES))
             ]
-        except Gone:
-            pass  # compacted: it begins anew; what was erased cannot be loaded either
+        except (Gone, NotFound):
+            pass  # compacted, or still to come: it begins anew; what was erased cannot be loaded
         else:
             return Missing(None, told, end)
     found = load(reader, row.stream)

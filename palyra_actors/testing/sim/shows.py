@@ -232,8 +232,9 @@ def watched(model: Model, asked: Asked, item: Mapping[str, Any]) -> None:
         version = told["version"]
         require(told["state"] == canvas.states.get(version), "a snapshot is the state", name, told)
         require(
-            last is None or canvas.horizon > last, "a stream that can go on goes on", name, last
-        )
+            last is None or canvas.horizon > last or last > version,
+            "a stream that can go on goes on", name, last,
+        )  # fmt: skip
     else:
         version = item["version"]
         require(last is not None and version == last + 1, "a stream has no gap", name, last, item)
