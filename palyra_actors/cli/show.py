@@ -175,5 +175,8 @@ def _flat(raw: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     for name, value in raw.items():
         if isinstance(value, dict):
             yield from _flat(value, f"{prefix}{name}.")
+        elif name == "busiest":
+            for at, one in enumerate(value, start=1):
+                yield f"{prefix}busiest.{at}", f"{one['session_id']}  {one['events']:,} in memory"
         else:
             yield f"{prefix}{name}", to_json(value, name)

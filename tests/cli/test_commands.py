@@ -309,11 +309,12 @@ def test_verify_of_a_file_somebody_changed_ends_with_5_and_names_the_event(
 
 
 def test_statistics_are_for_people_and_for_programs(live: Run, engine: Engine) -> None:
-    fill(engine)
+    session = fill(engine)
     code, out, _ = live("stats")
     assert code == 0
     assert out.startswith("ready")
     assert re.search(r"appends\.acked +\d", out)
+    assert re.search(rf"busiest\.1 +{session}  \d+ in memory *\n", out), "a session a line"
     document = json.loads(live("stats", "--json")[1])
     assert document["health"]["status"] == "ready"
     assert re.fullmatch("[0-9a-f]{64}", document["stats"]["head"]["hash"])
