@@ -159,6 +159,11 @@ class MemoryActor(CommandEntity):
                 found.update(self.history(item.memory_id))
         return sorted(found)
 
+    def went(self, memory_id: bytes) -> bool:
+        assert self._tail is not None
+        asked = (memory_id, self._tail.stream)
+        return bool(self._house.reader.rows("gone.is_memory", asked))
+
     def selected(self, session_id: bytes | None, channel: str | None) -> bool:
         if any(_selects(session_id, channel, item) for item in self._notes.items()):
             return True

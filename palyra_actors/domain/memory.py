@@ -16,7 +16,7 @@ from typing import Any, Final, NamedTuple, Protocol, TypeAlias, assert_never
 from palyra_actors.domain.catalog import MEMORY_SOURCES
 from palyra_actors.domain.fact import Change, Decision, Fact, New
 from palyra_actors.domain.words import index_line
-from palyra_actors.errors import Conflict, IdReused, Invalid, NotFound
+from palyra_actors.errors import Conflict, Gone, IdReused, Invalid, NotFound, PalyraError
 from palyra_actors.ids import format_ulid, parse_ulid
 
 KEY_BYTES: Final = 16
@@ -127,6 +127,10 @@ class Known(Protocol):
         """What it superseded, and what that did."""
         ...
 
+    def went(self, memory_id: bytes) -> bool:
+        """Whether there was one, which went with an erased session."""
+        ...
+
     def selected(self, session_id: bytes | None, channel: str | None) -> bool:
         """Whether there is anything to purge."""
         ...
@@ -137,6 +141,7 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
 
     Raises:
         NotFound: there is no such item.
+        Gone: it went with an erased session.
         Conflict: it was superseded; `detail.actual` says by which one.
         IdReused: the id is another item's.
         Invalid: it would be over before it began.
@@ -148,7 +153,7 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
             return _update(known, command, owner, now_ms)
         case Delete():
             if known.by_id(command.memory_id) is None:
-                raise _missing()
+                raise _missing(known, command.memory_id)
             gone = [command.memory_id, *known.history(command.memory_id)]
             return Decision([removed("memory.deleted", gone)], lambda _: {"deleted": len(gone)})
         case Drop():
@@ -162,8 +167,15 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
             assert_never(command)
 
 
-def _missing() -> NotFound:
+def _missing(known: Known, memory_id: bytes) -> PalyraError:
+    if known.went(memory_id):
+        return went_with_session()
     return NotFound("there is no such memory", field="memory_id")
+
+
+def went_with_session() -> Gone:
+    """Why a memory that was there is not found."""
+    return Gone("the memory was erased with its session", field="memory_id")
 
 
 def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
@@ -174,7 +186,8 @@ def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
     if same is not None and not same.over(now_ms):
         answer = {"item": view(same, owner), "duplicate": True}
         return Decision((), lambda _: answer, {"memory_id": same.memory_id})
-    if not command.fresh and known.by_id(item.memory_id) is not None:
+    name = item.memory_id
+    if not command.fresh and (known.by_id(name) is not None or known.went(name)):
         raise IdReused("another memory has this id", field="memory_id", hint="take a new id")
     events = [] if same is None else [removed("memory.expired", [same.memory_id])]
     events.append(ingested(item, command.redacted))
@@ -185,7 +198,7 @@ def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
 def _update(known: Known, command: Update, owner: str, now_ms: int) -> Decision:
     old = known.by_id(command.memory_id)
     if old is None or old.over(now_ms):
-        raise _missing()
+        raise _missing(known, command.memory_id)
     if old.superseded_by is not None:
         raise Conflict(
             "the memory was superseded",

@@ -49,9 +49,10 @@ class Look(NamedTuple):
 
 class Host(NamedTuple):
     """Something is to be made for the session elsewhere; it need not have begun. `new`: something
-    that an archived one has no room for."""
+    that an archived one has no room for; `field`: what names the session."""
 
     new: bool
+    field: str = "session_id"
 
 
 class Lack(NamedTuple):
@@ -125,7 +126,8 @@ def decide(session: Session, command: Command, who: Who) -> Decision:
     if isinstance(command, Lack):
         return _lack(session, command, who)
     if session.status is Status.ERASED:
-        raise Gone("the session was erased", field="session_id")
+        field = command.field if isinstance(command, Host) else "session_id"
+        raise Gone("the session was erased", field=field)
     if session.about is None and not _may_begin(command, who):
         raise NotFound("there is no such session", field="session_id")
     match command:

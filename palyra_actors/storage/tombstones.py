@@ -15,7 +15,7 @@ import apsw
 import msgspec
 from msgspec import Meta, Struct
 
-from palyra_actors.domain.catalog import APPROVAL, GONE_NAMES, STREAM_NAMES
+from palyra_actors.domain.catalog import APPROVAL, GONE_NAMES, MEMORY, REMEMBERED, STREAM_NAMES
 from palyra_actors.errors import Invalid, InvalidId
 from palyra_actors.ids import format_ulid, parse_ulid
 from palyra_actors.storage.carried import Tally
@@ -23,7 +23,7 @@ from palyra_actors.storage.queries import sql
 
 PREFIX: Final = b'{"gone":'
 LINES_AT_ONCE: Final = 500
-_CARRIED: Final[Mapping[str, int]] = {GONE_NAMES[APPROVAL]: APPROVAL}
+_CARRIED: Final[Mapping[str, int]] = {GONE_NAMES[kind]: kind for kind in (APPROVAL, REMEMBERED)}
 _NUMBERS: Final[Mapping[str, int]] = {name: number for number, name in STREAM_NAMES.items()}
 
 
@@ -93,9 +93,12 @@ class GoneLoader:
             raise _wrong(place, "what", f"no {line.what!r} leaves its id behind")
         stream = self._streams.get((_NUMBERS.get(line.stream, 0), stream_id))
         execute = self._connection.execute
-        if stream is None or not execute(sql("gone.may_be_of"), (stream,)).fetchall():
+        if kind == REMEMBERED:
+            if stream is None or line.stream != STREAM_NAMES[MEMORY]:
+                raise _wrong(place, "stream_id", "there are no memories of that stream")
+        elif stream is None or not execute(sql("gone.may_be_of"), (stream,)).fetchall():
             raise _wrong(place, "stream_id", "no such session was erased")
-        if execute(sql("approval.find"), (thing_id,)).fetchall():
+        elif execute(sql("approval.find"), (thing_id,)).fetchall():
             raise _wrong(place, "id", "it is there")
         execute(sql("gone.carry"), (thing_id, kind, stream, line.place))
         self.tally.add(text)

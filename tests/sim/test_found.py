@@ -306,6 +306,44 @@ def test_a_memory_that_was_on_its_way_while_its_session_was_erased_goes_with_it(
     assert world.ask(peer, "memory.list")["ok"]["items"] == []
 
 
+def test_a_memory_of_an_event_that_was_on_its_way_while_that_was_erased_goes_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = world.connect()
+    said = append(S1)
+    world.ask(peer, "journal.append", said)
+    world.ask(peer, "session.erase", {"session_id": S1})
+    from_event = said["events"][0]["event_id"]
+    kept = {"source": "manual", "content": "needle", "from_event_id": from_event}
+    assert code(world.ask(peer, "memory.ingest", kept)) == "gone"
+    monkeypatch.setattr(
+        memory, "host", lambda *_, **__: host(parse_ulid(S2), new=False)
+    )  # it let it pass
+    assert code(world.ask(peer, "memory.ingest", kept)) is None
+    world.settle()
+    assert world.ask(peer, "memory.list")["ok"]["items"] == []
+
+
+def test_a_memory_that_was_kept_of_an_erased_event_right_before_a_crash_goes_with_it(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    peer = world.connect()
+    said = append(S1)
+    world.ask(peer, "journal.append", said)
+    world.ask(peer, "session.erase", {"session_id": S1})
+    from_event = said["events"][0]["event_id"]
+    with monkeypatch.context() as patched:
+        patched.setattr(memory, "host", lambda *_, **__: host(parse_ulid(S2), new=False))
+        patched.setattr(memory.MemoryClerk, "_forget_if_erased", lambda *_: None)
+        kept = {"source": "manual", "content": "needle", "from_event_id": from_event}
+        assert code(world.ask(peer, "memory.ingest", kept)) is None
+        world.crash()
+    assert world.start()
+    peer = world.connect()
+    world.settle()
+    assert world.ask(peer, "memory.list")["ok"]["items"] == []
+
+
 def test_nobody_hears_of_anothers_canvas_who_did_not_take_replies_when_the_stream_began(
     world: World,
 ) -> None:

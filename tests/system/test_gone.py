@@ -1,5 +1,6 @@
 """What goes with an erased session is `gone` to whoever had it, and its ids stay taken."""
 
+import time
 from contextlib import closing
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from palyra_actors.storage.rebuild import Rebuild
 from palyra_actors.storage.transfer import load
 from tests.faults.rig import NO_BUDGET
 from tests.storage.test_transfer import exported
-from tests.system.harness import House, Wire, event, house
+from tests.system.harness import DEADLINE_S, House, Wire, event, house
 
 ALICE: dict[str, Any] = {"principal": "alice"}
 BEN: dict[str, Any] = {"principal": "ben"}
@@ -260,3 +261,90 @@ def test_the_same_through_an_engine_without_a_door(tmp_path: Path) -> None:
             engine.runs.start(engine.sessions.open(), run_id=run.run_id)
         assert refused.value.detail == {"actual": "gone"}
         assert list(engine.runs.list()) == []
+
+
+def remember(wire: Wire, content: str, **body: Any) -> str:
+    asked = {"source": "manual", "content": content, "memory_id": new_id(), **body}
+    return str(wire.ok("memory.ingest", asked, **ALICE)["item"]["memory_id"])
+
+
+def test_memories_of_an_erased_session_are_gone_and_their_ids_stay_taken(tmp_path: Path) -> None:
+    with house(tmp_path / "house") as opened:
+        wire = opened.connect()
+        session, canvas = new_id(), new_id()
+        said = event(session)
+        wire.ok("journal.append", {"events": [said]}, **ALICE)
+        wire.ok("canvas.create", {"canvas_id": canvas, "session_id": session, "state": {}}, **ALICE)
+        (drawn,) = wire.read(kinds=["canvas.created"])
+        went = [
+            remember(wire, "of the session", session_id=session),
+            remember(wire, "of its event", from_event_id=said["event_id"]),
+            remember(wire, "of its canvas", from_event_id=drawn["event_id"]),
+        ]
+        kept = remember(wire, "of nothing")
+        deleted = remember(wire, "taken back")
+        wire.ok("memory.delete", {"memory_id": deleted}, **ALICE)
+        wire.ok("session.erase", {"session_id": session}, **ALICE)
+        database = opened.database
+
+        def look(wire: Wire) -> None:
+            for name in went:
+                for envelope in (ALICE, {}):
+                    for op, more in (
+                        ("memory.get", {}), ("memory.update", {"content": "x"}),
+                        ("memory.delete", {}),
+                    ):  # fmt: skip
+                        error = wire.err(op, {"memory_id": name, **more}, **envelope)
+                        assert (error["code"], error["field"]) == ("gone", "memory_id"), op
+                assert wire.err("memory.get", {"memory_id": name}, **BEN) == wire.err(
+                    "memory.get", {"memory_id": new_id()}, **BEN
+                )
+                again = {"source": "manual", "content": "again", "memory_id": name}
+                assert wire.err("memory.ingest", again, **ALICE)["code"] == "id_reused"
+            assert wire.ok("memory.get", {"memory_id": kept}, **ALICE)
+            error = wire.err("memory.get", {"memory_id": deleted}, **ALICE)
+            assert error["code"] == "not_found"
+
+        look(wire)
+    lines = exported(database)
+    load(lines.splitlines(keepends=True), tmp_path / "moved.db")
+    assert exported(tmp_path / "moved.db") == lines
+    with (
+        closing(Engine.open(tmp_path / "moved.db", NO_BUDGET)) as engine,
+        Wire(engine.serve(f"ipc://{tmp_path}/door")) as wire,
+    ):
+        look(wire)
+
+
+def test_a_memory_of_an_event_that_is_erased_is_refused_or_goes_with_it(own: House) -> None:
+    """In whatever order they are on their way: nothing of it stays."""
+    wire = own.connect()
+    told: set[str] = set()
+    for number in range(30):
+        session, said = new_id(), event(new_id())
+        said["session_id"] = session
+        kept = {
+            "source": "manual", "content": f"needle {number}", "from_event_id": said["event_id"],
+        }  # fmt: skip
+        requests = [
+            ("journal.append", {"events": [said]}),
+            ("memory.ingest", kept),
+            ("session.erase", {"session_id": session}),
+        ]
+        if number % 3 == 1:
+            requests[1:] = requests[:0:-1]
+        asked = [wire.send(op, body) for op, body in requests]
+        if number % 3 == 2:
+            asked.append(wire.send("memory.ingest", {**kept, "content": f"needle {number} again"}))
+        replies = {reply["id"]: reply for reply in (wire.receive() for _ in asked)}
+        told |= {reply.get("err", {}).get("code", "ok") for reply in replies.values()}
+        error = wire.err("memory.ingest", {**kept, "content": "late"})
+        assert (error["code"], error["field"]) == ("gone", "from_event_id")
+    assert told <= {"ok", "gone"}
+    wait_until_none_is_left(wire)
+
+
+def wait_until_none_is_left(wire: Wire) -> None:
+    deadline = time.monotonic() + DEADLINE_S
+    while wire.ok("memory.list", {"limit": 1})["items"]:
+        assert time.monotonic() < deadline

@@ -309,6 +309,7 @@ def destruction(rows: Sequence[Sequence[Any]], *, pages: int | None) -> Slice:
             ("memory.drop_tag", tags),
             ("memory.drop_vector", own),
             ("memory.rub_out", digests),
+            ("gone.memory", own),
             ("memory.drop", own),
         ],
         len(rows),

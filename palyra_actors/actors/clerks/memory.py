@@ -11,7 +11,7 @@ from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.forgetting import Forgetter
 from palyra_actors.actors.clerks.memory_upkeep import Upkeep
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering
-from palyra_actors.actors.clerks.session import clean_text, host, sees
+from palyra_actors.actors.clerks.session import clean_text, host, refuse_gone, sees
 from palyra_actors.actors.embedder import Embedded
 from palyra_actors.actors.memory import present, sizes
 from palyra_actors.actors.retry import answer_told, kept_answer
@@ -19,12 +19,12 @@ from palyra_actors.actors.search import Library, Question, search
 from palyra_actors.actors.shelf import note_of
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import memory as domain
-from palyra_actors.domain.catalog import MEMORY, SESSION
+from palyra_actors.domain.catalog import MEMORY, REMEMBERED, SESSION
 from palyra_actors.domain.memory import BEGUN, Item, scope_id, view
 from palyra_actors.domain.redact import redact_text
 from palyra_actors.embedding.provider import ProviderFault, apart, embed_checked
 from palyra_actors.errors import Invalid, NotFound, PalyraError, StorageUnavailable, TooLarge
-from palyra_actors.ids import format_ulid
+from palyra_actors.ids import format_ulid, parse_ulid
 from palyra_actors.limits import (
     MEMORY_CHANNEL_BYTES_MAX,
     MEMORY_CONTENT_BYTES_MAX,
@@ -55,6 +55,7 @@ SCAN_ROWS_MAX: Final = 20_000
 """Rows that one page of a list may look at; a filter that matches less often gets short pages."""
 
 FOLLOWERS_AT_ONCE: Final = 128
+LOOKED_AT_ONCE: Final = 2_000
 AGAIN_S: Final = 1.0
 
 
@@ -107,10 +108,14 @@ class MemoryClerk:
         )
         command = domain.Ingest(item, redacted, fresh=body.memory_id is None)
         own = scope_id(request.principal)
+        hosts = [] if session_id is None else [host(session_id, new=False)]
+        if item.from_event_id is not None:
+            for origin, owner in counter.reader.rows("memory.origin", (item.from_event_id,)):
+                if owner == request.principal and origin != session_id:
+                    hosts.append(host(origin, new=False, field="from_event_id"))
         counter.command(
-            request, MEMORY, own, command, op="memory.ingest", body=body,
-            witnesses=[] if session_id is None else [host(session_id, new=False)],
-        )  # fmt: skip
+            request, MEMORY, own, command, op="memory.ingest", body=body, witnesses=hosts
+        )
 
     def _update(self, request: Request, body: UpdateMemoryBody) -> None:
         counter = self._counter
@@ -165,6 +170,9 @@ class MemoryClerk:
                 self._backfill.note(fact.seq, stream, fact.payload["content"])
                 if fact.session_id is not None:
                     self._forget_left_behind(fact.session_id)
+                from_event = fact.payload["from_event_id"]
+                if from_event is not None:
+                    self._forget_if_erased(parse_ulid(from_event))
             elif fact.kind != "memory.superseded":
                 self._forgetter.written(portion.unit.request, fact.seq)
 
@@ -211,6 +219,38 @@ class MemoryClerk:
 
         for place, (erased,) in enumerate(rows, 1):
             self._forget_of(erased, done if place == len(rows) else _nothing_more)
+        if session_id is None:
+            self._forget_those_from_erased(0)
+
+    def _forget_if_erased(self, event_id: bytes) -> None:
+        """An item came from this event, whose session was perhaps erased while it was on its
+        way."""
+        try:
+            rows = self._counter.reader.rows("memory.origin", (event_id,))
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("where a memory came from could not be read: %s", error)
+            self._counter.call_later(AGAIN_S, lambda: self._forget_if_erased(event_id))
+            return
+        for session_id, _ in rows:
+            self._forget_left_behind(session_id)
+
+    def _forget_those_from_erased(self, after: int) -> None:
+        """The same of all that came from events, some at a time, beside the loop."""
+        counter = self._counter
+
+        def come(rows: Any) -> None:
+            if isinstance(rows, PalyraError):
+                counter.call_later(AGAIN_S, lambda: self._forget_those_from_erased(after))
+                return
+            for erased in {row[1] for row in rows if row[1] is not None}:
+                self._forget_of(erased, _nothing_more)
+            if rows:
+                self._forget_those_from_erased(rows[-1][0])
+
+        def find(reader: ReadSide) -> Any:
+            return reader.rows("memory.left_behind_from", (after, LOOKED_AT_ONCE))
+
+        counter.ask(find, come)
 
     # -- reading ----------------------------------------------------------------------------------
 
@@ -233,6 +273,10 @@ class MemoryClerk:
                 for item in present(reader, (row,)):
                     if not item.over(now_ms):
                         return {"item": view(item, owners[row[0]])}
+            if principal is None:
+                refuse_gone(reader, REMEMBERED, memory_id, None, "memory_id")
+            elif any(reader.rows("gone.is_memory", (memory_id, stream)) for stream in owners):
+                raise domain.went_with_session()
             raise NotFound("there is no such memory", field="memory_id")
 
         self._counter.look(request, find)
@@ -416,6 +460,7 @@ class MemoryClerk:
         if request.admin:
             reader = self._counter.reader
             streams = [row[0] for row in reader.rows("memory.by_id", (memory_id,))]
+            streams += [row[0] for row in reader.rows("gone.find", (memory_id, REMEMBERED))]
             mine = reader.stream(MEMORY, own)
             if streams and (mine is None or mine.stream not in streams):
                 owners = dict(reader.rows("memory.scopes"))
@@ -533,9 +578,8 @@ def _followers(reader: ReadSide, *, session_id: bytes) -> tuple[str, domain.Comm
         return None
     if reader.rows("memory.of_session", (scope.stream, session_id)):
         return session.principal, domain.Purge(session_id, None)
-    from_events = reader.rows(
-        "memory.from_session", (scope.stream, session.stream, FOLLOWERS_AT_ONCE)
-    )
+    asked = (scope.stream, session.stream, session_id, FOLLOWERS_AT_ONCE)
+    from_events = reader.rows("memory.from_session", asked)
     if from_events:
         return session.principal, domain.Drop("memory.deleted", [row[0] for row in from_events])
     return None

@@ -109,10 +109,10 @@ def refuse_gone(
         raise Gone(f"the {GONE_NAMES[kind]} was erased with its session", field=field)
 
 
-def host(session_id: bytes, *, new: bool) -> Witness:
+def host(session_id: bytes, *, new: bool, field: str = "session_id") -> Witness:
     """The session that something is made for: it may be there before its first event, but in
     nobody else's session, and in none that was erased; `new`: nor in one that is archived."""
-    return Witness(SESSION, session_id, Host(new))
+    return Witness(SESSION, session_id, Host(new, field))
 
 
 def sees(request: Request) -> str | None:

@@ -110,8 +110,29 @@ SELECT e.session_id FROM streams t JOIN sessions e ON e.stream = t.stream
 WHERE t.stream_id = ? AND t.kind = 1 AND e.status = 3
 
 -- name: memory.from_session
-SELECT i.memory_id FROM memory_items i JOIN events e ON e.event_id = i.from_event
-WHERE i.stream = ? AND i.from_event IS NOT NULL AND i.dead IS NULL AND e.stream = ? LIMIT ?
+SELECT i.memory_id FROM memory_items i INDEXED BY memory_by_event JOIN events e ON e.event_id = i.from_event
+WHERE i.stream = ?1 AND i.from_event IS NOT NULL AND i.dead IS NULL AND (e.stream = ?2 OR e.session_id = ?3)
+LIMIT ?4
+
+-- name: memory.origin
+-- The session that an event is of, or concerns; its own id is not beside it where it is the stream's.
+SELECT s.session_id, s.owner FROM events e
+JOIN streams t ON t.kind = 1 AND (t.stream = e.stream OR t.stream_id = e.session_id)
+JOIN sessions s ON s.stream = t.stream
+WHERE e.event_id = ?
+
+-- name: memory.left_behind_from
+-- Of erased sessions, those that an item came from: of so many items behind that one.
+SELECT p.seq, s.session_id
+FROM (SELECT i.seq, i.stream, i.from_event FROM memory_items i
+      WHERE i.seq > ? AND i.from_event IS NOT NULL AND i.dead IS NULL
+            AND EXISTS (SELECT 1 FROM sessions s WHERE s.status = 3)
+      ORDER BY i.seq LIMIT ?) p
+JOIN memory_scopes m ON m.stream = p.stream
+LEFT JOIN events e ON e.event_id = p.from_event
+LEFT JOIN streams t ON t.kind = 1 AND (t.stream = e.stream OR t.stream_id = e.session_id)
+LEFT JOIN sessions s ON s.stream = t.stream AND s.status = 3 AND s.owner = m.owner
+ORDER BY p.seq
 
 -- name: memory.unindex
 INSERT INTO memory_texts (memory_texts, rowid, words) VALUES ('delete', ?, ?)

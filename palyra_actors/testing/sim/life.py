@@ -411,8 +411,7 @@ class _Run:
             require(not due, "every tick is accounted for", name, job, now_ms)
         for (owner, name), kept in model.memories.items.items():
             require(not kept.over(now_ms), "a memory expires", owner, name, kept)
-            session = model.sessions.get(kept.said["session_id"])
-            left = session is not None and (session.status, session.owner) == ("erased", owner)
+            left = model.of_erased(kept)
             require(not left, "a memory is forgotten with its session", owner, name)
         for owner in PEOPLE:
             count = len(model.memories.of(owner))
@@ -433,8 +432,18 @@ class _Run:
         approvals = (*model.approvals, *model.gone_approvals)
         asks += [("approval.get", "approval_id", name) for name in approvals]
         asks += [("canvas.get", "canvas_id", name) for name in model.canvases]
+        there = {name for _, name in model.memories.items}
+        lost = [
+            name
+            for (_, name), one in model.memories.removed.items()
+            if name not in there and model.of_erased(one)
+        ]
         asked = [
             world.send(peer, Order(op, {field: name}, "local", True)) for op, field, name in asks
+        ]
+        asked += [
+            world.send(peer, Order("memory.get", {"memory_id": name}, "local", True))
+            for name in lost
         ]
         asked += [
             world.send(peer, Order(op, {}, "local", True))
@@ -451,6 +460,7 @@ class _Run:
                 or (one.order.op == "canvas.get" and model.canvases[body["canvas_id"]].erased)
                 or body.get("run_id") in model.gone_runs
                 or body.get("approval_id") in model.gone_approvals
+                or one.order.op == "memory.get"
             )
             code = one.replies[0].get("err", {}).get("code")
             require(code == ("gone" if erased else None), "what is there is shown", one.order.op,

@@ -62,11 +62,13 @@ class Memory:
 
 
 class Memories:
-    """All items that are there, by their owner and id; `gone`: the events of those that are not."""
+    """All items that are there, by their owner and id; `gone`: the events of those that are not,
+    and `removed` those themselves."""
 
     def __init__(self, orders: Mapping[str, Order]) -> None:
         self.items: dict[tuple[str, str], Memory] = {}
         self.gone: set[int] = set()
+        self.removed: dict[tuple[str, str], Memory] = {}
         self.latest_ms = 0  # that the clock has shown: it may have been set back since
         self._orders = orders
         self._made: dict[str, int] = {}  # seq of the item, by the id of the request that made it
@@ -175,3 +177,4 @@ class Memories:
             gone = self.items.pop((owner, name), None)
             if gone is not None:
                 self.gone.add(gone.seq)
+                self.removed[owner, name] = gone

@@ -11,9 +11,10 @@ from typing import Any, Final
 import rfc8785
 
 from palyra_actors.domain.chain import GENESIS, expected_hash
+from palyra_actors.ids import format_ulid
 from palyra_actors.testing.sim.events import Event, require
 from palyra_actors.testing.sim.jobs import Jobs
-from palyra_actors.testing.sim.memories import OWNERS, Memories
+from palyra_actors.testing.sim.memories import OWNERS, Memories, Memory
 from palyra_actors.testing.sim.peers import Order
 
 RUN_STEPS: Final[dict[str, tuple[str, ...]]] = {
@@ -239,6 +240,14 @@ class Model:
         for one in [one for one, it in self.approvals.items() if it.session == name]:
             del self.approvals[one]
             self.gone_approvals[one] = session.owner
+
+    def of_erased(self, kept: Memory) -> bool:
+        """Whether a memory came from a session of its owner that is erased."""
+        origin = self.by_id.get(kept.said["from_event_id"])
+        of = None if origin is None else origin.stored.session_id
+        names = (kept.said["session_id"], None if of is None else format_ulid(of))
+        several = [self.sessions[name] for name in names if name in self.sessions]
+        return any((one.status, one.owner) == ("erased", kept.owner) for one in several)
 
     # -- runs -------------------------------------------------------------------------------------
 

@@ -7,6 +7,7 @@ choice. What the disk, the budget or a stop may add is not of this place.
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
 
+from palyra_actors.ids import format_ulid
 from palyra_actors.testing.sim.model import RUN_ENDS, RUN_STEPS, Canvas, Model, Session, changed
 from palyra_actors.testing.sim.peers import Order
 
@@ -380,6 +381,13 @@ def _ingest(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     if body.get("session_id") is not None:
         for code in _session(model, order, body["session_id"], missing=False, archived=False):
             yield PERHAPS + code
+    origin = model.by_id.get(body.get("from_event_id") or "")
+    if origin is not None and origin.stored.session_id is not None:
+        session = model.sessions.get(format_ulid(origin.stored.session_id))
+        if session is not None and (session.status, session.owner) == ("erased", order.principal):
+            yield PERHAPS + "gone"
+    if (order.principal, body.get("memory_id")) in memories.removed:
+        yield PERHAPS + "id_reused"  # what went with its session leaves its id taken
     if (order.principal, body.get("memory_id")) in memories.items:
         same = memories.same(order.principal, _place(body))
         if same is None or same.over(now_ms):
@@ -388,11 +396,18 @@ def _ingest(model: Model, order: Order, now_ms: int) -> Iterator[str]:
             yield PERHAPS + "id_reused"
 
 
+def _no_memory(model: Model, order: Order) -> Iterator[str]:
+    """What went with its session is gone; what was removed otherwise is not there."""
+    yield "not_found"
+    if any(name == order.body["memory_id"] for _, name in model.memories.removed):
+        yield PERHAPS + "gone"
+
+
 def _update_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     """Which of several an admin means is chosen when the request comes, and done later."""
     found = model.memories.holders(order, order.body["memory_id"])
     if not found:
-        yield "not_found"
+        yield from _no_memory(model, order)
     sure = PERHAPS if order.admin else ""
     if order.admin:
         yield PERHAPS + "not_found"
@@ -405,7 +420,7 @@ def _update_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
 
 def _delete_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     if not model.memories.holders(order, order.body["memory_id"]):
-        yield "not_found"
+        yield from _no_memory(model, order)
     elif order.admin:
         yield PERHAPS + "not_found"
 
