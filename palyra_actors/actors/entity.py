@@ -49,6 +49,9 @@ _DRAFT: Final = re.compile(r"events\[(\d+)\]")
 ASLEEP: Final = object()
 """The state of an entity that does not know its own. None is one that has no event yet."""
 
+FIRST: Final = (Place(0, SEQ), Place(0, RECORDED_MS))
+"""What nearly every event of a command is: its first."""
+
 _encode = msgspec.msgpack.Encoder().encode
 _Row = TypeVar("_Row")
 
@@ -109,6 +112,12 @@ class Entity(PooledActor):
     def shows(self, principal: str | None) -> bool:
         """Whether the principal may see it (None: all)."""
         return self._tail is not None and principal in (None, self._tail.principal)
+
+    @property
+    def free(self) -> bool:
+        """It would handle a message at once."""
+        inbox = self.actor_inbox
+        return not (len(inbox) or inbox.held)
 
     @property
     def idle(self) -> bool:
@@ -347,6 +356,7 @@ class CommandEntity(Entity):
         if decision.first_seq is not None:
             self._next = portion.first_seq = decision.first_seq
         principal = unit.request.principal
+        said_before = sum(len(draft.payload) for draft in portion.drafts)  # decided anew
         drafts: list[Draft] = []
         facts: list[Fact] = []
         changes: list[Change] = []
@@ -356,8 +366,9 @@ class CommandEntity(Entity):
             event_id = unit.key.event_id if named and unit.key is not None else house.new_id()
             concerns = self.stream_id if self.kind == SESSION else new.session_id
             fact = Fact(
-                new.kind, new.payload, self._next + place, now_ms, Place(place, SEQ),
-                Place(place, RECORDED_MS), new.run_id, concerns, event_id, "system", principal,
+                new.kind, new.payload, self._next + place, now_ms,
+                *(FIRST if not place else (Place(place, SEQ), Place(place, RECORDED_MS))),
+                new.run_id, concerns, event_id, "system", principal,
             )  # fmt: skip
             state, rows = self.fold(state, fact, tail.stream)
             kind, payload = ENGINE_KINDS[new.kind], _encode(new.payload)
@@ -371,7 +382,7 @@ class CommandEntity(Entity):
         portion.facts, portion.changes = facts, changes
         portion.sessions = None if self.kind == SESSION else sessions
         portion.answer, portion.recall = decision.answer(state), decision.recall
-        unit.payload_bytes = sum(len(d.payload) for other in unit.portions for d in other.drafts)
+        unit.payload_bytes += sum(len(draft.payload) for draft in drafts) - said_before
         return state
 
 

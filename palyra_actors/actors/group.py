@@ -134,6 +134,8 @@ def _stretches(unit: Unit) -> Sequence[tuple[Portion, Sequence[Draft], int]]:
     if len(unit.portions) == 1:
         portion = unit.portions[0]
         return ((portion, portion.drafts, portion.first_seq),)
+    if unit.is_command:  # no request says their order
+        return [(portion, portion.drafts, portion.first_seq) for portion in unit.portions]
     return [
         (portion, (draft,), portion.first_seq + place) for _, portion, place, draft in unit.drafts()
     ]

@@ -1,8 +1,9 @@
 """Wakes every job when something about it is due, the engine's own too, and nobody else.
 
-    file, by `wake_ms` ──the next minute's──▶ heap ──due──▶ Wake, one at a time a job
-                                               ▲               │ written: its next moment
-                                               └───────────────┘
+    file, by `wake_ms` ──the next minute's──▶ heap ──due──▶ Wake, one at a time a job,
+                                               ▲             │  a slice of jobs together
+                                               │             │ written: its next moment
+                                               └─────────────┘
 
 A job's next moment (a tick, a retry, a lease's end) stands in its row. What is due within the next
 minute or so is kept in a heap; the rest is left in the file, so that a hundred thousand jobs that
@@ -19,9 +20,9 @@ ticks.
 
 import heapq
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Final, NamedTuple
+from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from palyra_actors.actors.cron import Ahead
 from palyra_actors.actors.rota import Rota
@@ -35,7 +36,9 @@ log = logging.getLogger(__name__)
 HORIZON_MS: Final = 60_000
 """How far ahead the file is read; again when half of that is over."""
 
-PAGE: Final = 2_000
+PAGE: Final = 500
+"""Rows that are read at once, and taken in: about a millisecond of the loop."""
+
 LOADED_MAX: Final = 100_000
 """Moments kept beside those that were written since; further ones are read when there is room."""
 
@@ -44,11 +47,15 @@ AHEAD_MAX: Final = 20_000
 
 LOOK_S_MAX: Final = 1.0
 WAKES_AT_ONCE_MAX: Final = 128
-"""Jobs that are being woken: two groups of about five milliseconds, which is what others wait for;
-one gathers while the other is committed."""
+"""Jobs that are being woken: two groups of a few milliseconds, which is what others wait for; one
+gathers while the other is committed."""
 
-WAKES_A_TURN_MAX: Final = 32
-"""Then whoever else has something to do comes first: about three milliseconds."""
+SLICE_MAX: Final = 16
+"""Jobs that are woken by one unit of work; the time is looked at after each."""
+
+TURN_S: Final = 0.002
+WAKES_A_TURN_MAX: Final = 64
+"""Then whoever else has something to do comes first."""
 
 AGAIN_S: Final = 0.1
 AGAIN_S_MAX: Final = 60.0
@@ -68,6 +75,10 @@ class Moment(NamedTuple):
     """What it may wake from, as the file said it then."""
 
 
+Due: TypeAlias = tuple[bytes, Moment]
+Done: TypeAlias = Callable[[bytes, Moment, Mapping[str, Any] | PalyraError], None]
+
+
 @dataclass(frozen=True, slots=True)
 class SchedulerStatistics:
     """`ahead`: moments in the heap. `failing`: jobs that could not be woken the last time."""
@@ -84,9 +95,9 @@ class Look:
 
 
 class Scheduler(PooledActor):
-    """`ask` has a reader look something up and passes on what it found; `wake` has a job do what is
-    due and passes on its answer, or the error. All of it in the loop's thread. `wakes_jobs`: the
-    engine's own have their turn in any case.
+    """`ask` has a reader look something up and passes on what it found; `wake` has jobs do what is
+    due and passes on each one's answer, or the error. All of it in the loop's thread. `wakes_jobs`:
+    the engine's own have their turn in any case.
     """
 
     listed: ClassVar[bool] = False
@@ -95,7 +106,7 @@ class Scheduler(PooledActor):
         self,
         loop: Loop,
         ask: Callable[[Callable[[ReadSide], Any], Callable[[Any], None]], None],
-        wake: Callable[[bytes, Moment, Callable[[Mapping[str, Any] | PalyraError], None]], None],
+        wake: Callable[[Sequence[Due], Done], None],
         rota: Rota,
     ) -> None:
         super().__init__(loop)
@@ -175,43 +186,58 @@ class Scheduler(PooledActor):
         now_ms = self._loop.clock.wall_ms()
         if now_ms + HORIZON_MS // 2 > self._target_ms and not self._reading:
             self._read_on(now_ms + HORIZON_MS)
-        heap, moments = self._heap, self._moments
-        woken = 0
-        while heap and heap[0][0] <= now_ms:
-            if woken == WAKES_A_TURN_MAX or len(self._under_way) >= WAKES_AT_ONCE_MAX:
+        heap = self._heap
+        monotonic = self._loop.clock.monotonic
+        woken, ends = 0, monotonic() + TURN_S
+        while woken < WAKES_A_TURN_MAX and monotonic() <= ends:
+            due = self._due(now_ms)
+            if not due:
                 break
-            wake_ms, job_id = heapq.heappop(heap)
-            moment = moments.get(job_id)
-            if moment is None or moment.wake_ms != wake_ms or job_id in self._under_way:
-                continue  # it was moved, or its answer will say
-            del moments[job_id]
-            woken += 1
-            self._send(job_id, moment)
+            woken += len(due)
+            self._wake(due, self._done)
         if heap and heap[0][0] <= now_ms:
             if len(self._under_way) < WAKES_AT_ONCE_MAX:
                 self._loop.call_soon(self.tell)
             return  # or an answer comes, and then it is looked again
         self._set_timer(heap[0][0] - now_ms if heap else None)
 
-    def _send(self, job_id: bytes, moment: Moment) -> None:
-        self._under_way.add(job_id)
-        self._woken += 1
+    def _due(self, now_ms: int) -> list[Due]:
+        """The next slice of those that are due; who failed the last time stands alone, so that
+        nobody else waits for it."""
+        heap, moments, under_way = self._heap, self._moments, self._under_way
+        due: list[Due] = []
+        room = min(SLICE_MAX, WAKES_AT_ONCE_MAX - len(under_way))
+        while len(due) < room and heap and heap[0][0] <= now_ms:
+            wake_ms, job_id = heap[0]
+            moment = moments.get(job_id)
+            if moment is None or moment.wake_ms != wake_ms or job_id in under_way:
+                heapq.heappop(heap)
+                continue  # it was moved, or its answer will say
+            alone = job_id in self._failures
+            if alone and due:
+                break
+            heapq.heappop(heap)
+            del moments[job_id]
+            under_way.add(job_id)
+            due.append((job_id, moment))
+            if alone:
+                break
+        self._woken += len(due)
+        return due
 
-        def done(answer: Mapping[str, Any] | PalyraError) -> None:
-            self._under_way.discard(job_id)
-            if isinstance(answer, PalyraError):
-                self._again_later(job_id, moment, answer)
-            else:
-                self._failures.pop(job_id, None)
-                wake_ms = answer["wake_ms"]
-                known = self._moments.get(job_id)
-                if known is None or known.wake_ms != wake_ms:
-                    self.written(job_id, wake_ms, moment.owner, moment.name)
-                elif wake_ms is not None:
-                    heapq.heappush(self._heap, (wake_ms, job_id))  # it was passed over meanwhile
-            self.tell()
-
-        self._wake(job_id, moment, done)
+    def _done(self, job_id: bytes, moment: Moment, answer: Mapping[str, Any] | PalyraError) -> None:
+        self._under_way.discard(job_id)
+        if isinstance(answer, PalyraError):
+            self._again_later(job_id, moment, answer)
+        else:
+            self._failures.pop(job_id, None)
+            wake_ms = answer["wake_ms"]
+            known = self._moments.get(job_id)
+            if known is None or known.wake_ms != wake_ms:
+                self.written(job_id, wake_ms, moment.owner, moment.name)
+            elif wake_ms is not None:
+                heapq.heappush(self._heap, (wake_ms, job_id))  # it was passed over meanwhile
+        self.tell()
 
     def _again_later(self, job_id: bytes, moment: Moment, error: PalyraError) -> None:
         """It could not be woken: no other job waits for that, and it is not forgotten."""

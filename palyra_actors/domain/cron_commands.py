@@ -130,6 +130,9 @@ def decide(job: Job | None, command: Command, who: Who) -> Decision:
         return _create(job, command, who)
     if job is None or (job.deleted and not isinstance(command, Heartbeat | Finish)):
         raise NotFound("there is no such job", field="job_id")
+    if isinstance(command, Wake):
+        usual = _tick_alone(job, command, who)
+        return wake_step_by_step(job, command, who) if usual is None else usual
     plan = _Plan(job, who)
     match command:
         case Update():
@@ -143,9 +146,6 @@ def decide(job: Job | None, command: Command, who: Who) -> Decision:
             return plan.decision(lambda after: {"job": view(after, who)})
         case RunNow():
             return plan.decision_on(plan.fall_due(who.now_ms, MANUAL, manual=True))
-        case Wake():
-            _wake(plan, command)
-            return plan.decision(lambda after: {"wake_ms": wake_ms(after)})
         case Take():
             run = job.active
             if run is None or run[:1] != (command.run_id,) or run.status != RUNNING:
@@ -276,9 +276,67 @@ def _update(plan: "_Plan", command: Update) -> Decision:
     return plan.decision(lambda after: {"job": view(after, who)})
 
 
-def _wake(plan: "_Plan", command: Wake) -> None:
+def _says_when(after: Job) -> Mapping[str, Any]:
+    return {"wake_ms": wake_ms(after)}
+
+
+def _tick_alone(job: Job, command: Wake, who: Who) -> Decision | None:
+    """The usual tick: in time, nothing else under way and nothing more due. None: it is not that.
+
+    It says to the byte what `wake_step_by_step` says, in a third of the time, which thousands that
+    are due at once make felt.
+    """
+    settings, now_ms = job.settings, who.now_ms
+    instant, due_ms = job.next_ms, job.due_ms
+    if (
+        not job.enabled
+        or instant is None
+        or due_ms is None
+        or due_ms > now_ms
+        or job.active is not None
+        or job.waiting is not None
+        or due_ms < now_ms - settings.misfire_grace_ms
+        or max(due_ms, job.anchor_ms) < command.up_since_ms
+    ):
+        return None
+    schedule = times.known(settings.schedule)
+    next_ms = next_due_ms = times.next_after(schedule, job.anchor_ms, instant)
+    if next_ms is None:
+        if isinstance(schedule, Cron):
+            return None
+    else:
+        if settings.jitter_ms:
+            next_due_ms = next_ms + _jitter(who.job_id, settings, job.anchor_ms, next_ms)
+        assert next_due_ms is not None
+        if next_due_ms <= now_ms:
+            return None
+    run_id = _run_id(job, who)
+    number, until_ms = job.runs + 1, now_ms + settings.lease_ms
+    said = Said(
+        v=1, run_id=format_ulid(run_id), scheduled_ms=instant, from_ms=instant, missed=0,
+        reason=TICK, attempt=1, manual=False, next_ms=next_ms, due_ms=next_due_ms,
+        deadline_ms=until_ms,
+    )  # fmt: skip
+    fence, lease_until_ms = 0, None
+    if command.hand:
+        said["fence"] = fence = job.fence + 1
+        said["lease_until_ms"] = lease_until_ms = until_ms
+    run = Run(
+        run_id, number, 1, RUNNING, TICK, 0, instant, False, now_ms, None, fence, lease_until_ms,
+        until_ms,
+    )  # fmt: skip
+    after = Job(
+        settings, True, job.anchor_ms, job.created_ms, job.updated_ms, next_ms, next_due_ms,
+        instant, now_ms, number, fence or job.fence, run,
+    )  # fmt: skip
+    said.made, said.run_id = (after, (run,)), run_id
+    return Decision((New("cron.run_started", said),), _says_when)
+
+
+def wake_step_by_step(job: Job, command: Wake, who: Who) -> Decision:
     """Go through what is due, in the order of time; what was missed, last: whatever ended before
     now makes room for it."""
+    plan = _Plan(job, who)
     plan.hand = command.hand
     for _ in range(STEPS_MAX):
         job, now_ms = plan.job, plan.who.now_ms
@@ -300,6 +358,13 @@ def _wake(plan: "_Plan", command: Wake) -> None:
         run = plan.job.active
         if run is not None and run.status == RUNNING and not run.fence:
             plan.lease(run)
+    return plan.decision(_says_when)
+
+
+def _run_id(job: Job, who: Who) -> bytes:
+    """Of the job's next run."""
+    number = (job.runs + 1).to_bytes(8, "big")
+    return who.now_ms.to_bytes(6, "big") + sha256(who.job_id + number).digest()[:10]
 
 
 class _Plan:
@@ -430,8 +495,7 @@ class _Plan:
             self.quarantine("its schedule is never due again")
 
     def _new_id(self) -> bytes:
-        number = (self.job.runs + 1).to_bytes(8, "big")
-        return self.who.now_ms.to_bytes(6, "big") + sha256(self.who.job_id + number).digest()[:10]
+        return _run_id(self.job, self.who)
 
     # -- runs -------------------------------------------------------------------------------------
 

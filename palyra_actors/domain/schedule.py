@@ -177,7 +177,7 @@ def next_after(schedule: Schedule, anchor_ms: int, after_ms: int) -> int | None:
     """The first instant after a time; None: there is none any more."""
     match schedule:
         case Cron():
-            return next(_ticks(schedule, after_ms), None)
+            return _next_tick(schedule, after_ms)
         case Every(every_ms):
             number = max(0, (after_ms - anchor_ms) // every_ms) + 1
             instant = anchor_ms + number * every_ms
@@ -253,6 +253,13 @@ def zone(name: str) -> tzinfo:
     if name in _MACHINES_OWN:
         raise ValueError(name)
     return ZoneInfo(name)
+
+
+@lru_cache(maxsize=4096)
+def _next_tick(cron: Cron, after_ms: int) -> int | None:
+    """Kept, because many jobs have the same expression, and each asks again at the same instants:
+    to compute one takes longer than all else that a tick takes."""
+    return next(_ticks(cron, after_ms), None)
 
 
 def _ticks(cron: Cron, after_ms: int) -> Iterator[int]:

@@ -1,12 +1,22 @@
 """Who wakes jobs, when they cannot be woken: under a clock that stands still."""
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from palyra_actors.actors.rota import Rota
-from palyra_actors.actors.scheduler import AGAIN_S_MAX, UNAVAILABLE_S_MAX, Moment, Scheduler
+from palyra_actors.actors.scheduler import (
+    AGAIN_S_MAX,
+    SLICE_MAX,
+    TURN_S,
+    UNAVAILABLE_S_MAX,
+    WAKES_A_TURN_MAX,
+    WAKES_AT_ONCE_MAX,
+    Done,
+    Due,
+    Scheduler,
+)
 from palyra_actors.errors import InternalFault, NotFound, PalyraError, StorageUnavailable
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.testing.clock import ManualClock
@@ -26,9 +36,10 @@ class Woken:
         self.scheduler.tell = self.scheduler._look  # type: ignore[method-assign]
         self.scheduler.tell()
 
-    def _wake(self, job_id: bytes, moment: Moment, done: Callable[[Any], None]) -> None:
+    def _wake(self, due: Sequence[Due], done: Done) -> None:
+        ((job_id, moment),) = due
         self.tries.append(self.clock.wall_ms())
-        self.loop.call_later(0.001, lambda: done(self.answer))
+        self.loop.call_later(0.001, lambda: done(job_id, moment, self.answer))
 
     def turn(self, ms: int) -> None:
         for _ in range(ms // 50):
@@ -71,3 +82,73 @@ def test_a_job_that_is_gone_is_not_called_failing(clock: ManualClock) -> None:
     tried = len(woken.tries)
     woken.turn(10_000)
     assert (woken.scheduler.statistics().failing, len(woken.tries)) == (0, tried)
+
+
+class Counted:
+    """A scheduler that keeps what it woke together until `answer`."""
+
+    def __init__(self, clock: ManualClock) -> None:
+        self.loop = Loop("scheduler", clock)
+        self.clock = clock
+        self.slices: list[Sequence[Due]] = []
+        self.under_way: list[tuple[Due, Done]] = []
+        self.works_ms = 0.0
+        self.scheduler = Scheduler(self.loop, lambda find, done: done([]), self._wake, Rota(clock))
+
+    def _wake(self, due: Sequence[Due], done: Done) -> None:
+        self.slices.append(due)
+        self.under_way += [(one, done) for one in due]
+        self.clock.turn(self.works_ms)
+
+    def know(self, count: int) -> None:
+        for number in range(count):
+            job_id = number.to_bytes(16, "big")
+            self.scheduler.written(job_id, self.clock.wall_ms() - 1, "local", "n")
+
+    def look(self) -> list[int]:
+        """How many jobs were woken at a time in one turn."""
+        self.slices.clear()
+        self.scheduler._look()
+        return [len(one) for one in self.slices]
+
+    def answer(self, answer: Any) -> None:
+        under_way, self.under_way = self.under_way, []
+        for one, done in under_way:
+            done(*one, answer)
+
+
+def test_jobs_that_are_due_together_are_woken_in_slices_and_only_so_many_at_a_time(
+    clock: ManualClock,
+) -> None:
+    counted = Counted(clock)
+    counted.scheduler._look()
+    counted.know(300)
+    assert counted.look() == [SLICE_MAX] * (WAKES_A_TURN_MAX // SLICE_MAX)
+    woken = [counted.look() for _ in range(5)]
+    assert sum(map(sum, woken)) + WAKES_A_TURN_MAX == WAKES_AT_ONCE_MAX
+    counted.answer({"wake_ms": None})
+    assert counted.look() == [SLICE_MAX] * (WAKES_A_TURN_MAX // SLICE_MAX)
+
+
+def test_a_turn_ends_with_the_slice_in_which_its_time_was_over(clock: ManualClock) -> None:
+    counted = Counted(clock)
+    counted.scheduler._look()
+    counted.know(100)
+    counted.works_ms = TURN_S * 1000 * 0.7
+    assert counted.look() == [SLICE_MAX] * 2
+    assert counted.loop.busy  # it goes on in the next round
+
+
+def test_a_job_that_could_not_be_woken_keeps_nobody_else_waiting(clock: ManualClock) -> None:
+    counted = Counted(clock)
+    counted.scheduler._look()
+    counted.know(3)
+    assert counted.look() == [3]
+    ((one, done), *others), counted.under_way = counted.under_way, []
+    done(*one, StorageUnavailable("it cannot be read"))
+    for other, other_done in others:
+        other_done(*other, {"wake_ms": None})
+    clock.turn(1_000)
+    counted.loop._ring_timers()
+    counted.know(3)
+    assert sorted(counted.look()) == [1, 2]

@@ -2,8 +2,10 @@
 
 from typing import Any
 
+import msgspec
 import pytest
 
+from palyra_actors.domain.cron import Said, Who, wake_ms
 from palyra_actors.domain.cron_commands import (
     Create,
     Delete,
@@ -14,7 +16,10 @@ from palyra_actors.domain.cron_commands import (
     Take,
     Update,
     Wake,
+    decide,
+    wake_step_by_step,
 )
+from palyra_actors.domain.fact import New
 from palyra_actors.errors import Conflict, NotFound
 from tests.domain.cron_world import MINUTE, World, made
 
@@ -501,3 +506,44 @@ def test_a_run_shows_what_its_worker_said_of_it() -> None:
     world = World().turn_to(1).take()
     world.finish("failed", error={"code": 7}, usage={"tokens": 3})
     assert world.runs[0][-2:] == ({"code": 7}, {"tokens": 3})
+
+
+SCHEDULES: list[dict[str, Any]] = [
+    {"at_ms": 1 * MINUTE},
+    {"every_ms": MINUTE},
+    {"cron": "* * * * *", "tz": "Europe/Prague"},
+    {"cron": "59 23 31 12 *", "tz": "UTC"},
+]
+
+
+@pytest.mark.parametrize("hand", [False, True])
+@pytest.mark.parametrize("jitter_ms", [0, 700])
+@pytest.mark.parametrize("grace_ms", [MINUTE // 2, 2 * MINUTE])
+@pytest.mark.parametrize("schedule", SCHEDULES)
+def test_the_usual_tick_says_to_the_byte_what_going_through_it_step_by_step_says(
+    schedule: dict[str, Any], grace_ms: int, jitter_ms: int, hand: bool
+) -> None:
+    world = World(schedule=schedule, jitter_ms=jitter_ms, misfire_grace_ms=grace_ms)
+    before = world.job
+    assert before is not None
+    assert before.due_ms is not None
+    for after_ms in (-1, 0, 400, MINUTE // 2, MINUTE // 2 + 1, MINUTE, 5 * MINUTE):
+        for up_since_ms in (0, before.due_ms, before.due_ms + 1):
+            who = Who(world.job_id, "local", before.due_ms + after_ms)
+            wake = Wake(up_since_ms, hand)
+            usual, plain = decide(before, wake, who), wake_step_by_step(before, wake, who)
+            assert [*map(told, usual.events)] == [*map(told, plain.events)]
+            for one, other in zip(usual.events, plain.events, strict=True):
+                assert isinstance(one.payload, Said)
+                assert isinstance(other.payload, Said)
+                assert (one.payload.made, one.payload.run_id) == (
+                    other.payload.made, other.payload.run_id,
+                )  # fmt: skip
+                assert one.payload.made is not None
+                after = one.payload.made[0]
+            if usual.events:
+                assert usual.answer(after) == plain.answer(after) == {"wake_ms": wake_ms(after)}
+
+
+def told(new: New) -> tuple[Any, ...]:
+    return (*new._replace(payload={}), msgspec.msgpack.encode(new.payload))

@@ -8,7 +8,7 @@ from typing import Any, Final, NamedTuple, TypeAlias
 import msgspec
 
 from palyra_actors.actors.directory import Directory
-from palyra_actors.actors.entity import House, ask, take_back
+from palyra_actors.actors.entity import Entity, House, ask, take_back
 from palyra_actors.actors.feed import Streams
 from palyra_actors.actors.reader import Ask, Look, Trickle
 from palyra_actors.actors.retry import first_answer
@@ -219,6 +219,33 @@ class Counter:
             self._hand(Unit(request), (Witness(kind, entity_id, command),))
         except PalyraError as refusal:
             request.fail(refusal)
+
+    def internal_slice(
+        self,
+        principal: str,
+        asked: Sequence[tuple[Entity, Any]],
+        done: Callable[[Sequence[Mapping[str, Any]] | PalyraError], None],
+    ) -> None:
+        """Commands of the engine's own for several entities, as one unit: all or none of them.
+
+        The entities are `free`: none of them keeps the others waiting. `done` gets their answers
+        in the order in which they were asked, or the error, maybe at once.
+        """
+        portions: list[Portion] = []
+
+        def came(answer: Mapping[str, Any] | PalyraError) -> None:
+            if isinstance(answer, PalyraError):
+                done(answer)
+            else:
+                done([portion.answer or {} for portion in portions])
+
+        unit = Unit(Errand(principal, self.house.loop.clock.monotonic(), came))
+        unit.is_command, unit.left = True, len(asked)
+        for entity, command in asked:
+            portions.append(Portion(unit, entity, entity.stream_id, command, ()))
+        unit.portions = list(portions)
+        for portion in portions:
+            portion.entity.hand(portion)
 
     def look(self, request: Request, find: Callable[[ReadSide], Mapping[str, Any]]) -> None:
         """Answer with what `find` returns, or the PalyraError that it raises: in a reader's

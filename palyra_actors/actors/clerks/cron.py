@@ -3,8 +3,9 @@ workers.
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import Any, Final
 
 from msgspec import UNSET
@@ -14,7 +15,7 @@ from palyra_actors.actors.clerks.cron_feed import Untaken, Worker, WorkFeed
 from palyra_actors.actors.clerks.session import clean_text, sees
 from palyra_actors.actors.cron import JOB_COLUMNS, Ahead, CronActor, job_of, load
 from palyra_actors.actors.reader import Ask
-from palyra_actors.actors.scheduler import Moment, Scheduler
+from palyra_actors.actors.scheduler import Done, Due, Scheduler
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import cron as domain
 from palyra_actors.domain import cron_commands as commands
@@ -307,32 +308,64 @@ class CronClerk:
             self._feed.began(Untaken(run_id, job_id, (owner, name)))
             self._feed.offer(run_id)
 
-    def _wake(
-        self, job_id: bytes, moment: Moment, done: Callable[[Mapping[str, Any] | PalyraError], None]
-    ) -> None:
-        """Have a job do what is due. If a worker waits, a run that begins is its own at once."""
-        feed = self._feed
-        if moment.ahead is not None:
-            self._read_ahead(job_id, moment.ahead)
-        promised = feed.promise(job_id, (moment.owner, moment.name))
+    def _wake(self, due: Sequence[Due], done: Done) -> None:
+        """Have jobs do what is due, those of one owner as one unit of work. For whichever a worker
+        waits, a run that begins is its own at once."""
+        directory, feed = self._counter.directory, self._feed
+        up_since_ms = self._scheduler.up_since_ms()
+        by_owner: dict[str, list[tuple[CronActor, Due, bool]]] = {}
+        directory.begin_request()
+        for one in due:
+            job_id, moment = one
+            try:
+                actor = directory.entity(CRON, job_id)
+            except PalyraError as error:  # all are busy
+                done(job_id, moment, error)
+                continue
+            assert isinstance(actor, CronActor)
+            if moment.ahead is not None:
+                actor.read_ahead(moment.ahead)
+            promised = feed.promise(job_id, (moment.owner, moment.name))
+            if len(due) > 1 and actor.free:
+                by_owner.setdefault(moment.owner, []).append((actor, one, promised))
+            else:
+                self._wake_alone(one, promised, done)
+        wakes = commands.Wake(up_since_ms), commands.Wake(up_since_ms, True)
+        for owner, several in by_owner.items():
+            self._wake_together(owner, several, wakes, done)
+
+    def _wake_alone(self, one: Due, promised: bool, done: Done) -> None:
+        job_id, moment = one
 
         def came(answer: Mapping[str, Any] | PalyraError) -> None:
             if promised:
-                feed.release(job_id)  # unless the lease has come of it
-            done(answer)
+                self._feed.release(job_id)  # unless the lease has come of it
+            done(job_id, moment, answer)
 
         command = commands.Wake(self._scheduler.up_since_ms(), promised)
         self._counter.internal(moment.owner, CRON, job_id, command, came)
 
-    def _read_ahead(self, job_id: bytes, ahead: Ahead) -> None:
-        directory = self._counter.directory
-        directory.begin_request()
-        try:
-            actor = directory.entity(CRON, job_id)
-        except PalyraError:
-            return  # all are busy: waking it will say so
-        assert isinstance(actor, CronActor)
-        actor.read_ahead(ahead)
+    def _wake_together(
+        self,
+        owner: str,
+        several: Sequence[tuple[CronActor, Due, bool]],
+        wakes: tuple[commands.Wake, commands.Wake],
+        done: Done,
+    ) -> None:
+        """All or none; where it is none for one of them, each goes its own way."""
+        counter, feed = self._counter, self._feed
+
+        def came(answers: Sequence[Mapping[str, Any]] | PalyraError) -> None:
+            for place, (_, one, promised) in enumerate(several):
+                if promised:
+                    feed.release(one[0])
+                if isinstance(answers, PalyraError):
+                    counter.loop.call_soon(partial(self._wake_alone, one, False, done))
+                else:
+                    done(*one, answers[place])
+
+        asked = [(actor, wakes[promised]) for actor, _, promised in several]
+        counter.internal_slice(owner, asked, came)
 
     def _take(self, one: Untaken, done: Callable[[PalyraError | None], None]) -> None:
         command = commands.Take(one.run_id, one.fence)
