@@ -187,6 +187,8 @@ def _protect(connection: apsw.Connection, file: str) -> None:
     _configure(connection, apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)
     _configure(connection, apsw.SQLITE_DBCONFIG_DQS_DDL, 0)
     _configure(connection, apsw.SQLITE_DBCONFIG_DQS_DML, 0)
+    # a join is planned once, and not anew for each value that it is given: that takes 6 µs
+    _configure(connection, apsw.SQLITE_DBCONFIG_ENABLE_QPSG, 1)
     _set(connection, "cell_size_check", 1, 1)  # a damaged page is an error, not a wild read
     _set(connection, "mmap_size", 0, 0)  # a failing disk is an error, not a SIGBUS
     _set(connection, "temp_store", "memory", 2)  # no copies of payloads in /tmp

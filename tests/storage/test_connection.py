@@ -21,7 +21,8 @@ from palyra_actors.storage.connection import (
     pragma,
 )
 from palyra_actors.storage.files import APPLICATION_ID
-from palyra_actors.storage.migrations import latest_version
+from palyra_actors.storage.migrations import latest_version, migrate
+from palyra_actors.storage.queries import sql
 from palyra_actors.storage.upkeep import wal_bytes, wal_state
 from palyra_actors.testing.faults import Fault, FaultVFS, abandon
 
@@ -125,6 +126,26 @@ def test_a_schema_cannot_reach_outside_of_its_file(writer: apsw.Connection) -> N
     writer.execute("PRAGMA writable_schema = ON").fetchall()
     with pytest.raises(apsw.SQLError):
         writer.execute("DELETE FROM sqlite_schema").fetchall()
+
+
+def test_a_join_is_planned_once_whatever_it_is_asked(database: Path) -> None:
+    writer = writer_at(database)
+    migrate(writer, database)
+    reader = open_reader(database, cache_bytes=1 << 20)
+    for connection in (writer, reader):
+        planned: list[object] = []
+
+        def look(*what: object, planned: list[object] = planned) -> int:
+            planned.append(what)
+            return apsw.SQLITE_OK
+
+        connection.authorizer = look  # asked while a statement is planned
+        connection.execute(sql("memory.by_key"), (1, b"one")).fetchall()
+        assert planned
+        planned.clear()
+        connection.execute(sql("memory.by_key"), (2, b"another")).fetchall()
+        assert not planned
+        connection.close()
 
 
 def test_a_reader_sees_commits_and_cannot_write(writer: apsw.Connection, database: Path) -> None:
