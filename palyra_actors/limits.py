@@ -12,7 +12,7 @@ FRAME_BYTES_MAX: Final = 4 * 1024 * 1024
 SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
 """Ours. Above this libzmq closes the connection; between the contract's limit and this one the peer
 gets its `too_large`."""
-IN_FLIGHT_BYTES_MAX: Final = 32 * 1024 * 1024  # ours: what a client sends ahead of its answers
+IN_FLIGHT_BYTES_MAX: Final = 16 * 1024 * 1024  # ours: what a client sends ahead of its answers
 REQUEST_ID_BYTES_MAX: Final = 64
 TRACEPARENT_BYTES_MAX: Final = 128  # W3C Trace Context, version 00 has 55; ours leaves room
 PRINCIPAL_BYTES_MAX: Final = 64  # ours

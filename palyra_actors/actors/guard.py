@@ -27,7 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
-from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
+from palyra_actors.limits import FRAME_BYTES_MAX, IN_FLIGHT_BYTES_MAX, SOCKET_FRAME_BYTES_MAX
 
 log = logging.getLogger(__name__)
 
@@ -41,8 +41,10 @@ ALERT_BYTES: Final = 4 * MIB
 GROWTH_BYTES_MAX: Final = 16 * MIB
 """By which the process may grow within the window before it is asked who holds what."""
 
-HELD_BYTES_MAX: Final = 40 * MIB
-"""Held for one connection at all: what a client may have in flight, and two frames."""
+HELD_BYTES_MAX: Final = IN_FLIGHT_BYTES_MAX + FRAME_BYTES_MAX
+"""Held for one connection at all: what a client may have in flight, and a frame. A loopback brings
+in another 20 MiB until that is noticed on a busy machine, and all of it has to stay below the
+64 MiB that are promised."""
 
 ALL_HELD_BYTES_MAX: Final = 256 * MIB
 

@@ -5,6 +5,7 @@
  *     chain_rows      drafts  ──▶ numbered, chained rows
  *     encode_results  rows    ──▶ what the request is answered
  *     encode_ok       answer and times ──▶ the reply's frame
+ *     skim            a frame ──▶ where its map's values lie, or None
  *
  * It refuses nothing: what it does not accept is looked at again in Python. It makes no object for
  * what it only checks, so a payload of a million empty maps costs it no memory.
@@ -21,7 +22,7 @@
 #endif
 
 enum {
-    VERSION = 1, /* of what is agreed with domain/swift.py: another one is not used */
+    VERSION = 2, /* of what is agreed with domain/swift.py: another one is not used */
     ID_BYTES = 16,
     ID_TEXT = 26,
     HASH_BYTES = 32,
@@ -1111,6 +1112,152 @@ swift_encode_ok(PyObject *module, PyObject *args)
     return made;
 }
 
+/* -- skimming ------------------------------------------------------------------------------------------------ */
+
+enum {
+    SKIM_KEYS_MAX = 64,
+    SKIM_DEPTH_MAX = 256,
+    SKIM_BYTES_MIN = 16 * 1024 /* below it, giving the interpreter's lock back costs more */
+};
+
+typedef struct {
+    const char *key;
+    Py_ssize_t key_length, begins, ends;
+} Span;
+
+/* The bytes of a value whose first one tells them; 0: it does not, or is none of these. */
+static uint8_t size_by_head[256], is_one[256];
+
+static void
+know_sizes(void)
+{
+    for (int head = 0; head < 256; head++)
+        size_by_head[head] = head < 0x80 || head >= 0xE0 || head == 0x80 || head == 0x90;
+    for (int head = 0xA0; head <= 0xBF; head++)
+        size_by_head[head] = (uint8_t)(1 + (head & 0x1F));
+    size_by_head[0xC0] = size_by_head[0xC2] = size_by_head[0xC3] = 1;
+    size_by_head[0xCA] = 5;
+    size_by_head[0xCB] = 9;
+    for (int head = 0xCC; head <= 0xD3; head++)
+        size_by_head[head] = (uint8_t)(1 + (1 << (head & 3)));
+    for (int head = 0; head < 256; head++)
+        is_one[head] = size_by_head[head] == 1;
+}
+
+/* Behind the value that begins here, whatever it is; its texts are not looked at. 0: it does not end
+ * within the frame, nests too deep, or is an extension type: rare, and for the twin. */
+static int
+skip_value(Cursor *c)
+{
+    uint64_t left[SKIM_DEPTH_MAX], size, more = 1;
+    const uint8_t *at = c->at, *end = c->end;
+    int depth = 0;
+    for (;;) {
+        while (more && at < end) {
+            /* eight at once where each is one byte: none of these loads waits for another */
+            while (more >= 8 && end - at >= 8 &&
+                   is_one[at[0]] & is_one[at[1]] & is_one[at[2]] & is_one[at[3]] & is_one[at[4]] &
+                       is_one[at[5]] & is_one[at[6]] & is_one[at[7]]) {
+                at += 8;
+                more -= 8;
+            }
+            if (!more || at == end)
+                break;
+            int step = size_by_head[*at];
+            if (!step)
+                break;
+            if (end - at < step)
+                return 0;
+            at += step;
+            more--;
+        }
+        if (!more) {
+            if (!depth)
+                break;
+            more = left[--depth];
+            continue;
+        }
+        if (at >= end)
+            return 0;
+        uint8_t head = *at;
+        c->at = at;
+        more--;
+        if ((head >= 0x80 && head <= 0x9F) || (head >= 0xDC && head <= 0xDF)) {
+            int map = head < 0xA0 ? head < 0x90 : head >= 0xDE;
+            if (depth == SKIM_DEPTH_MAX || !read_count(c, map ? 0x80 : 0x90, map ? 0xDE : 0xDC, &size))
+                return 0;
+            left[depth++] = more;
+            more = size << map;
+        } else {
+            int is_text = head >= 0xD9 && head <= 0xDB;
+            if (!is_text && !(head >= 0xC4 && head <= 0xC6))
+                return 0;
+            c->at++;
+            if (!number_of(c, 1 << (head - (is_text ? 0xD9 : 0xC4)), &size) ||
+                (uint64_t)(end - c->at) < size)
+                return 0;
+            c->at += size;
+        }
+        at = c->at;
+    }
+    c->at = at;
+    return 1;
+}
+
+/* How many keys the map has; -1: it is none, has too many, or something behind it. */
+static int
+skim(Cursor *c, Span *spans)
+{
+    const uint8_t *began = c->at;
+    uint64_t count;
+    if (!read_count(c, 0x80, 0xDE, &count) || count > SKIM_KEYS_MAX)
+        return -1;
+    for (uint64_t i = 0; i < count; i++) {
+        if (!read_text(c, &spans[i].key, &spans[i].key_length))
+            return -1;
+        spans[i].begins = c->at - began;
+        if (!skip_value(c))
+            return -1;
+        spans[i].ends = c->at - began;
+    }
+    return c->at == c->end ? (int)count : -1;
+}
+
+static PyObject *
+swift_skim(PyObject *module, PyObject *frame)
+{
+    (void)module;
+    if (!PyBytes_Check(frame))
+        Py_RETURN_NONE;
+    Span spans[SKIM_KEYS_MAX];
+    Cursor c = {(const uint8_t *)PyBytes_AS_STRING(frame), NULL};
+    c.end = c.at + PyBytes_GET_SIZE(frame);
+    int count;
+    if (PyBytes_GET_SIZE(frame) < SKIM_BYTES_MIN)
+        count = skim(&c, spans);
+    else {
+        Py_BEGIN_ALLOW_THREADS
+        count = skim(&c, spans);
+        Py_END_ALLOW_THREADS
+    }
+    if (count < 0)
+        Py_RETURN_NONE;
+    PyObject *found = PyDict_New();
+    for (int i = 0; found != NULL && i < count; i++) {
+        PyObject *key = PyUnicode_DecodeUTF8(spans[i].key, spans[i].key_length, NULL);
+        PyObject *place = Py_BuildValue("(nn)", spans[i].begins, spans[i].ends);
+        if (key == NULL || place == NULL || PyDict_SetItem(found, key, place) < 0)
+            Py_CLEAR(found);
+        Py_XDECREF(key);
+        Py_XDECREF(place);
+    }
+    if (found == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
+        PyErr_Clear();
+        Py_RETURN_NONE;
+    }
+    return found;
+}
+
 /* -- the module --------------------------------------------------------------------------------------------- */
 
 /* From a dict of names and their numbers, or of numbers and their names. */
@@ -1204,6 +1351,7 @@ static PyMethodDef methods[] = {
     {"chain_rows", swift_chain_rows, METH_VARARGS, NULL},
     {"encode_results", swift_encode_results, METH_VARARGS, NULL},
     {"encode_ok", swift_encode_ok, METH_VARARGS, NULL},
+    {"skim", swift_skim, METH_O, NULL},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {
@@ -1212,6 +1360,7 @@ static struct PyModuleDef definition = {
 PyMODINIT_FUNC
 PyInit__swift(void)
 {
+    know_sizes();
     memset(digit_of, 0x80, sizeof digit_of);
     for (int i = 0; i < 32; i++)
         digit_of[(uint8_t)DIGITS[i]] = (uint8_t)i;

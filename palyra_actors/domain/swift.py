@@ -1,8 +1,9 @@
 """The hot path of appends, compiled where a compiler was at hand when the package was installed.
 
-`_swift.c` holds four functions. Each has a twin in Python that says what it means, and the twin is
-what runs where the module is missing: `domain.chain.chain_rows_plainly`, and in `wire.append`
-`decode_plainly`, `encode_results_plainly`, `encode_ok_plainly`. Nothing else depends on which of
+`_swift.c` holds five functions. Each has a twin in Python that says what it means, and the twin is
+what runs where the module is missing: `domain.chain.chain_rows_plainly`, in `wire.append`
+`decode_plainly`, `encode_results_plainly`, `encode_ok_plainly`, and in `wire.codec`
+`envelope_plainly`. Nothing else depends on which of
 the two it is; `tests/wire/test_swift.py` holds them equal.
 
 `_swift_json.c` is the same for large values: its twins are `domain.survey.survey_plainly` and
@@ -29,7 +30,7 @@ try:
 except ImportError:  # no compiler when it was installed, or none for this Python
     compiled: Any = None
 else:
-    compiled = _swift if _swift.VERSION == 1 else None  # a build that was left from before
+    compiled = _swift if _swift.VERSION == 2 else None  # a build that was left from before
 try:
     from palyra_actors.domain import _swift_json
 except ImportError:

@@ -14,6 +14,7 @@ import msgspec
 from msgspec import Raw
 
 from palyra_actors.domain.redact import redact
+from palyra_actors.domain.swift import compiled
 from palyra_actors.errors import (
     Invalid,
     Malformed,
@@ -38,6 +39,12 @@ RequestId: TypeAlias = int | str | None
 
 ENVELOPE_KEYS_MAX: Final = 64
 """Keys of an envelope's map. Read from the header, before a single object is made."""
+
+LARGE_BYTES: Final = 64 * 1024
+"""From here on the envelope of a frame is read around its body, and not with it."""
+
+EVENTS_SAID_WITHIN_BYTES: Final = 4096
+"""Of a body: where the number of its events is looked for before all of them are."""
 
 REQUEST_TYPES: Final = envelope_types()
 """Operation to the type of its decoded request: what a dispatcher switches on."""
@@ -138,7 +145,13 @@ def decode(frame: bytes) -> Any:
 def decode_head(frame: bytes) -> Head | None:
     """A write's envelope, without its body; None: it is no write, or has to be looked at whole."""
     try:
-        head = _decode_head(frame)
+        around = frame
+        if len(frame) >= LARGE_BYTES:
+            envelope = envelope_of(frame)
+            around = _encode(
+                {key: envelope[key] for key in Head.__struct_fields__ if key in envelope}
+            )
+        head = _decode_head(around)
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if head.op not in WRITES or len(frame) > FRAME_BYTES_MAX:
@@ -300,10 +313,29 @@ def _envelope_map(frame: bytes) -> Mapping[Any, Raw] | None:
     keys = _map_keys(frame)
     if keys is None or keys > ENVELOPE_KEYS_MAX:
         return None
-    for decode_map in (_decode_any_map, _decode_odd_map):
+    for decode_map in (envelope_of, _decode_odd_map):
         with suppress(msgspec.MsgspecError, UnicodeDecodeError):
             return decode_map(frame)
     return None
+
+
+def envelope_plainly(frame: bytes) -> Mapping[str, Raw]:
+    """The values of the frame's map, as they stand there. Raises MsgspecError, UnicodeDecodeError,
+    RecursionError: it is none."""
+    return _decode_any_map(frame)
+
+
+def envelope_swiftly(frame: bytes) -> Mapping[str, Raw]:
+    """As `envelope_plainly`, with the walk over a large frame in C, without the interpreter's lock:
+    over 4 MiB of nils it takes 17 ms otherwise, in which the guard of the door cannot look."""
+    places = compiled.skim(frame)
+    if places is None:
+        return _decode_any_map(frame)
+    view = memoryview(frame)
+    return {key: Raw(view[begins:ends]) for key, (begins, ends) in places.items()}
+
+
+envelope_of = envelope_plainly if compiled is None else envelope_swiftly
 
 
 def _map_keys(frame: bytes) -> int | None:
@@ -340,8 +372,9 @@ def _request_id(envelope: Mapping[str, Raw]) -> RequestId:
 
 def _invalid(envelope: Mapping[str, Raw], op: str) -> PalyraError:
     body_type = BODIES[op]
-    try:
-        msgspec.msgpack.decode(_encode(dict(envelope)), type=Envelope)
+    around = {key: envelope[key] for key in Envelope.__struct_fields__ if key in envelope}
+    try:  # without the body: a pass over 4 MiB of nils takes 17 ms
+        msgspec.msgpack.decode(_encode(around), type=Envelope)
     except msgspec.MsgspecError as error:
         return _from_validation(error, "")
     except (UnicodeDecodeError, RecursionError):
@@ -381,10 +414,10 @@ def _invalid_event(body: Raw) -> PalyraError | None:
         events: Raw
 
     try:
-        raw = msgspec.msgpack.decode(body, type=Loose).events
-        count = _array_items(bytes(raw))
+        count = _events_said(bytes(memoryview(body)[:EVENTS_SAID_WITHIN_BYTES]))
         if count is not None and count > APPEND_EVENTS_MAX:  # 4 MiB of nils would take 300
             return too_many_events(count)
+        raw = msgspec.msgpack.decode(body, type=Loose).events
         events = msgspec.msgpack.decode(raw, type=list[Raw])
     except msgspec.MsgspecError:
         return None
@@ -398,15 +431,15 @@ def _invalid_event(body: Raw) -> PalyraError | None:
     return None
 
 
-def _array_items(raw: bytes) -> int | None:
-    """How many items an array says it has; None: it is none."""
-    first = raw[0] if raw else 0
-    if 0x90 <= first <= 0x9F:
-        return first & 0x0F
-    if first == 0xDC:
-        return int.from_bytes(raw[1:3], "big")
-    if first == 0xDD:
-        return int.from_bytes(raw[1:5], "big")
+def _events_said(body: bytes) -> int | None:
+    """How many events a body that begins like this says it has; None: not so far."""
+    unpacker = msgpack.Unpacker(max_array_len=0, max_map_len=0)
+    unpacker.feed(body)
+    with suppress(ValueError, msgpack.UnpackException):  # whatever it is, it is no count
+        for _ in range(unpacker.read_map_header()):
+            if unpacker.unpack() == "events":
+                return int(unpacker.read_array_header())
+            unpacker.skip()
     return None
 
 

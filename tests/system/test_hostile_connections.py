@@ -19,13 +19,14 @@ from palyra_actors.api.events import new_id
 from palyra_actors.keys import KeyFolder
 from palyra_actors.testing.hostile import CROWD, FLOODS, INSIDERS, STRANGERS, Attack, Target
 from tests.figures import Tell
-from tests.system.harness import DEADLINE_S, House, Wire, curve, event
+from tests.system.harness import DEADLINE_S, House, Reply, Wire, curve, event
 
 MIB = 1024 * 1024
 MORE_MIB_MAX = 64
-IN_FLIGHT_MIB_MAX = 160
-"""Of whole frames that wait their turn; the 40 MiB that one may have, and what comes in while it is
-noticed on a busy machine."""
+IN_FLIGHT_MIB_MAX = 96
+"""Of whole frames that wait their turn: the 20 MiB that one may have, and what comes in until it is
+noticed. 12 to 48 MiB here, and a busy machine may notice late; the figure is held to
+`MORE_MIB_MAX`."""
 
 HANDSHAKES_MIB_MAX = 96
 """Of handshakes of 8 MiB each: what is read of all of them before they are noticed and cut. 24 to
@@ -39,7 +40,7 @@ class Besieged:
         self.target = target
         self.process = process
         self.good = Wire(target.endpoint, **dict(target.options))
-        self.good.append(event(new_id()))
+        self._appended()
         self.forget_peak()
 
     def forget_peak(self) -> None:
@@ -50,13 +51,24 @@ class Besieged:
     def is_well(self, figure: Tell, attack: str, more_mib_max: int = MORE_MIB_MAX) -> None:
         """Both who was there before and who comes now are served, and memory was bounded."""
         began = time.monotonic()
-        assert self.good.append(event(new_id()))[0]["session_seq"] == 1
+        assert self._appended()["session_seq"] == 1
         figure(25, "the next good request answered after", time.monotonic() - began, "s", most=1)
         with Wire(self.target.endpoint, **dict(self.target.options)) as wire:
             assert wire.ok("engine.health")["status"] != "failing"
         more_mib = self.peak_mib() - self.before
         figure(25, f"more memory for {attack}", more_mib, "MiB", most=MORE_MIB_MAX)
         assert more_mib <= more_mib_max
+
+    def _appended(self) -> Reply:
+        """An event's result. While the attack is under way it may be refused as too late for its
+        budget; then it comes again, as a client does."""
+        deadline = time.monotonic() + DEADLINE_S
+        while time.monotonic() < deadline:
+            reply = self.good.call("journal.append", {"events": [event(new_id())]})
+            if "ok" in reply:
+                return dict(reply["ok"]["results"][0])
+            assert reply["err"]["code"] == "overloaded"
+        raise AssertionError("not served")
 
     def peak_mib(self) -> float:
         for line in Path(f"/proc/{self.process.pid}/status").read_text().splitlines():

@@ -182,6 +182,47 @@ def test_more_events_than_fit_are_counted_before_the_wrong_one_is_looked_for() -
     assert refusal.error.detail == {"limit": 1024, "actual": 5000}
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"events": [None] * 5000},
+        {"expected_session_seq": None, "events": [None] * 5000},
+        {"x": [None] * 5000, "events": []},
+    ],
+)
+def test_a_large_body_is_not_copied_to_be_refused(
+    body: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    encoded: list[int] = []
+    encode = codec._encode
+
+    def counted(value: Any) -> bytes:
+        encoded.append(len(encode(value)))
+        return encode(value)
+
+    monkeypatch.setattr(codec, "_encode", counted)
+    assert _refused(_frame(op="journal.append", body=body)).error.code in ("too_large", "invalid")
+    assert max(encoded, default=0) < 1000
+
+
+def test_a_large_write_has_the_same_head_as_a_small_one() -> None:
+    for size in (10, 10 * codec.LARGE_BYTES):
+        frame = _frame(op="journal.append", budget_ms=7, body={"x": "y" * size})
+        head = codec.decode_head(frame)
+        assert head is not None
+        assert (head.op, head.budget_ms) == ("journal.append", 7)
+        assert codec.decode_head(_frame(op="journal.append", v=2, body={"x": "y" * size})) is None
+        assert codec.decode_head(frame + b"\xc0") is None
+        assert codec.decode_head(frame[:-1]) is None
+
+
+def test_the_key_of_a_body_may_be_anything_and_costs_no_memory() -> None:
+    assert codec._events_said(b"\x81\xdd\x00\x00\x00\x01\xc0\xc0") is None
+    assert codec._events_said(b"\x82\xa1a\x93\x01\x02\x03\xa6events\xdc\x00\x10") == 16
+    assert codec._events_said(b"\x81\xa1a\x90") is None
+    assert codec._events_said(b"\x91\x90") is None
+
+
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 70, 70_000])
 def test_an_envelope_with_too_many_keys_is_refused_unread(count: int) -> None:
     extra = {f"k{n}": n for n in range(count)}

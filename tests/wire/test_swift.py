@@ -361,3 +361,54 @@ ALONE = Stretch([FINE], 1, "session", b"s" * 16, 1, 0, None, 1, "p", None)
 def test_what_is_no_draft_raises_and_harms_nothing(stretch: Stretch) -> None:
     with pytest.raises((TypeError, ValueError, IndexError, OverflowError)):
         compiled.chain_rows([ALONE, stretch], 0, bytes(32), 1)
+
+
+def _map_of(frame: bytes) -> dict[str, bytes] | str:
+    """What the twin finds, or that it refuses."""
+    try:
+        return {key: bytes(raw) for key, raw in codec.envelope_plainly(frame).items()}
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        return "refused"
+
+
+def _skimmed(frame: bytes) -> dict[str, bytes] | str | None:
+    places = compiled.skim(frame)
+    return places and {key: frame[begins:ends] for key, (begins, ends) in places.items()}
+
+
+@given(
+    values=st.dictionaries(TEXTS, VALUES, max_size=20),
+    cut=st.none() | st.tuples(st.integers(0, 10**6), st.binary(max_size=3)),
+    large=st.booleans(),
+)
+@settings(max_examples=400, deadline=None, derandomize=True)
+def test_a_frame_is_skimmed_to_what_the_twin_finds(
+    values: dict[str, Any], cut: tuple[int, bytes] | None, large: bool
+) -> None:
+    frame = ormsgpack.packb({**values, "z": [None, "x", {}] * (6_000 if large else 1)})
+    if cut is not None:
+        place = cut[0] % len(frame)
+        frame = frame[:place] + cut[1] + frame[place + len(cut[1]) + 1 :]
+    found = _skimmed(frame)
+    assert found is None or found == _map_of(frame)
+    if cut is None:
+        assert found is not None
+
+
+@pytest.mark.parametrize(
+    "frame",
+    [
+        b"", b"\xc0", b"\x90", b"\x81", b"\x81\xa1a", b"\x81\xa1a\xc1", b"\x81\xa1a\xc0\xc0",
+        b"\x81\x01\x02", b"\x81\xa1\xff\x02", b"\x81\xa1a\xd9\x05abc",
+        b"\x81\xa1a\xdd\xff\xff\xff\xff", b"\x81\xa1a\xc6\xff\xff\xff\xff",
+        b"\x81\xa1a" + b"\x91" * 300 + b"\xc0", b"\x81\xa1a\xd4\x01\x02",
+        b"\xde\x00\x41" + b"".join(b"\xa2%02d\xc0" % number for number in range(65)),
+    ],
+)  # fmt: skip
+def test_what_is_no_map_of_few_keys_is_not_skimmed(frame: bytes) -> None:
+    assert compiled.skim(frame) is None
+
+
+def test_a_key_that_stands_twice_has_its_last_value() -> None:
+    frame = b"\x82\xa1a\x01\xa1a\x92\x02\x03"
+    assert _skimmed(frame) == _map_of(frame) == {"a": b"\x92\x02\x03"}
