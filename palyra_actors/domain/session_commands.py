@@ -44,7 +44,8 @@ class Resolve(NamedTuple):
 
 
 class Look(NamedTuple):
-    """How the session stands after all that was asked before: what a branch starts from."""
+    """How the session stands after all that was asked before, and whose it is: what a branch starts
+    from."""
 
 
 class Host(NamedTuple):
@@ -134,7 +135,7 @@ def decide(session: Session, command: Command, who: Who) -> Decision:
         case Resolve():
             return _resolve(session, command, who)
         case Look():
-            return Decision((), lambda after: {"state": after})
+            return Decision((), lambda after: {"state": after, "owner": who.owner})
         case Host():
             if command.new and session.status is not Status.OPEN:
                 raise takes_no_more(session.status)

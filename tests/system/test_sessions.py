@@ -281,6 +281,19 @@ def test_a_branch_sent_behind_an_append_includes_it(wire: Wire) -> None:
     assert sorted(at) == list(range(2, 22))
 
 
+def test_an_admins_branch_may_have_a_key_that_anothers_session_has(wire: Wire) -> None:
+    """Keys are by the principal: the branch is the admin's, whoever has the session."""
+    key = new_id()
+    theirs = wire.ok("session.resolve", {"session_key": key}, principal="other")["session"]
+    body = {"session_id": theirs["session_id"], "session_key": key}
+    branch = wire.ok("session.branch", body)["session"]
+    assert (branch["principal"], branch["session_key"]) == ("local", key)
+    assert resolve(wire, session_key=key)["session_id"] == branch["session_id"]
+    for who in ({}, {"principal": "other"}):
+        error = wire.err("session.branch", body, **who)
+        assert (error["code"], error["field"]) == ("conflict", "session_key")
+
+
 def test_a_branch_survives_its_parents_archive_and_may_have_a_key(wire: Wire) -> None:
     parent, key = new_id(), new_id()
     fill(wire, parent, 2)

@@ -221,7 +221,8 @@ class SessionClerk:
         def command_of(said: Sequence[Mapping[str, Any]]) -> Branch:
             parent: Session = said[0]["state"]
             if key is not None:
-                if parent.about is not None and parent.about.key == key:
+                mine = said[0]["owner"] == request.principal  # keys are by the principal
+                if mine and parent.about is not None and parent.about.key == key:
                     raise key_is_taken(parent_id)
                 self._keys.note((request.principal, key), child_id)
             at, depth = branch_point(parent, body.at_session_seq)
