@@ -59,7 +59,7 @@ CANVAS_STATE_BYTES_MAX: Final = 1024 * 1024
 CANVAS_PATCH_BYTES_MAX: Final = 256 * 1024
 CANVAS_PATCH_OPERATIONS_MAX: Final = 1000
 CANVAS_COPY_BYTES_MAX: Final = 1024 * 1024  # ours: what the `copy`s of one patch may add up to
-CANVAS_WORK_MAX: Final = 150_000  # ours: values that one patch looks at, about 0.1 µs each
+CANVAS_WORK_MAX: Final = 50_000  # ours: what one patch does, in units of about 0.1 µs
 
 # -- cron -------------------------------------------------------------------------------------
 CRON_NAME_BYTES_MAX: Final = 128  # ours

@@ -12,6 +12,9 @@ is shared:
   may go over the room by a fifth, so that a flood, which fills the room, refuses only itself.
 * A write without a budget, or with a longer one than the engine's, takes the room that is left.
   It waits for it as long as its budget says, which may be for ever.
+* A frame's size tells what most writes take, but not what a patch of a canvas does. What a write
+  took beyond that is its connection's **debt**: while others write, it has half of the loop, and
+  its next write waits until as much time has passed as it took, or is sent away until then.
 """
 
 from collections import deque
@@ -28,6 +31,12 @@ one has something to serve."""
 
 EARLY_REFUSAL: Final = 0.1
 """Of a refusal, the work of one that the door gives without looking at it."""
+
+HEAVY_S: Final = 0.001
+"""What a write may take of the loop, whatever its frame's size: beyond that it is a debt."""
+
+DEBT_S_MIN: Final = 0.002
+"""What a connection may owe before its next write waits."""
 
 OVER: Final = 1.2
 """How far whoever holds less than its share may go over the room."""
@@ -121,10 +130,20 @@ class Account:
         if not segments or key is None or segments[-1].alone:
             segments.append(Segment(key is None))
         segments[-1].add(key or "", one)
+        self._entered(one)
+
+    def _entered(self, one: Waiting) -> None:
         self.waiting += 1
         if not one.bulk:
             self.hurried_load += one.load
         self.hurried += one.refuse_at < inf
+
+    def put_back(self, one: Waiting) -> None:
+        """Before all others."""
+        segment = Segment(True)
+        segment.add("", one)
+        self.segments.appendleft(segment)
+        self._entered(one)
 
     def left(self, one: Waiting) -> None:
         """It was taken out of the first segment, or of any if it was late."""
@@ -166,6 +185,9 @@ class Admission:
         self._accounts: dict[Peer, Account] = {}
         self._line: deque[Account] = deque()  # those with somebody in the lobby, in turn
         self._budgeted_at = -inf
+        self._debts: dict[Peer, float] = {}  # until when each has something to pay off
+        self._last_peer: Peer | None = None
+        self._company_at = -inf  # when one wrote that did not write before
         self._served_at = 0.0  # when all who were sent away could have been served, one by one
 
     # -- coming in --------------------------------------------------------------------------------
@@ -178,6 +200,8 @@ class Admission:
             return False
         if not budget_s:
             return True
+        if self._debts and self.owed_s(peer, now):
+            return False
         load = load_of(frame_bytes)
         return self._fits(account, load, arrived, budget_s, now)
 
@@ -195,6 +219,8 @@ class Admission:
     def charge(self, request: Request, load: int, now: float) -> None:
         """A write comes in. What it takes is given back when it is answered."""
         account = self._account(request.peer)
+        if request.peer is not self._last_peer:
+            self._last_peer, self._company_at = request.peer, now
         request.admission = self
         request.load = load
         self.load += load
@@ -202,6 +228,10 @@ class Admission:
         budget_ms = request.budget_ms
         if budget_ms is None or 0 < budget_ms <= self.plan.budget_s * 1000:
             self._budgeted_at = now
+
+    def refused(self, request: Request) -> None:
+        """A write that came in was refused: its load is in no group, but what it took was taken."""
+        self.plan.refused += request.load
 
     def give_back(self, request: Request) -> None:
         """It is answered."""
@@ -211,6 +241,41 @@ class Admission:
         if account is not None:
             account.load -= load
             self._forget(account)
+
+    def took(self, request: Request, load: int, seconds: float, now: float) -> None:
+        """A write of that load has been served, and took the loop so long."""
+        over_s = seconds - load * self.plan.load_s
+        if over_s <= 0:
+            return
+        self.plan.beyond_s += over_s
+        if seconds > HEAVY_S:
+            since = max(self._debts.get(request.peer, now), now)
+            self._debts[request.peer] = since + over_s
+
+    def owed_s(self, peer: Peer, now: float) -> float:
+        """For how long its next write has to wait for what those before it took; 0: it need not,
+        or nobody else has written for a while."""
+        until = self._debts.get(peer)
+        if until is None:
+            return 0.0
+        if until <= now:
+            del self._debts[peer]
+            return 0.0
+        if until - now <= DEBT_S_MIN or now - self._company_at > COMPANY_S:
+            return 0.0
+        return until - now - DEBT_S_MIN
+
+    def put_back(self, request: Request, frame: bytes, message: Any) -> None:
+        """A write that came in has to wait after all, before all others of its connection."""
+        self.give_back(request)
+        account = self._account(request.peer)
+        if not account.waiting:
+            self._line.append(account)
+        one = self._waiting(request, frame, message)
+        account.put_back(one)
+        self.waiting += 1
+        if not one.bulk:
+            self._hurried_load += one.load
 
     def _account(self, peer: Peer) -> Account:
         account = self._accounts.get(peer)
@@ -249,6 +314,16 @@ class Admission:
 
         `key`: the session that it concerns; None: several, or it is not known.
         """
+        one = self._waiting(request, frame, message)
+        account = self._account(request.peer)
+        if not account.waiting:
+            self._line.append(account)
+        account.add(key, one)
+        self.waiting += 1
+        if not one.bulk:
+            self._hurried_load += one.load
+
+    def _waiting(self, request: Request, frame: bytes, message: Any) -> Waiting:
         plan, budget_ms = self.plan, request.budget_ms
         budget_s = plan.budget_s if budget_ms is None else budget_ms / 1000
         bulk = _is_bulk(budget_s, plan)
@@ -258,18 +333,13 @@ class Admission:
             refuse_at = request.arrived + budget_s - plan.commit_s
         else:
             refuse_at = request.arrived + min(plan.patience_s, budget_s / 5)
-        account = self._account(request.peer)
-        if not account.waiting:
-            self._line.append(account)
-        load = load_of(len(frame))
-        account.add(key, Waiting(request, frame, message, load, refuse_at, bulk))
-        self.waiting += 1
-        if not bulk:
-            self._hurried_load += load
+        return Waiting(request, frame, message, load_of(len(frame)), refuse_at, bulk)
 
-    def may_wait(self, peer: Peer, frame_bytes: int) -> bool:
+    def may_wait(self, peer: Peer, frame_bytes: int, now: float) -> bool:
         """Whether a write may wait for room, or is refused at once: there are more before it than
         are served while it may wait. Of the lobby, too, each connection has an equal share."""
+        if self._debts and self.owed_s(peer, now) > self.plan.patience_s:
+            return False
         return load_of(frame_bytes) <= max(self.lobby_room, self.lobby_share(peer))
 
     @property
@@ -305,6 +375,7 @@ class Admission:
         return None
 
     def _first(self, account: Account, now: float) -> Waiting | None:
+        owing = bool(self._debts) and self.owed_s(account.peer, now) > 0
         while account.segments:
             segment, sent_away = account.segments[0], False
             for keys in (segment.hurried, segment.bulk):
@@ -312,7 +383,9 @@ class Admission:
                     continue
                 key = keys[0]
                 one = segment.lanes[key][0]
-                if self._may_come(account, one, now):  # though its patience may be over
+                if not owing and self._may_come(
+                    account, one, now
+                ):  # though its patience may be over
                     self._left(account, segment.take(key, keys))
                     return one
                 if one.refuse_at <= now:
@@ -338,6 +411,9 @@ class Admission:
 
     def drop_peer(self, peer: Peer) -> list[Request]:
         """The connection is gone: what it had in the lobby."""
+        self._debts.pop(peer, None)
+        if self._last_peer is peer:
+            self._last_peer = None
         account = self._accounts.get(peer)
         if account is None or not account.waiting:
             return []
@@ -371,20 +447,21 @@ class Admission:
         account.left(one)
 
     def _send_away(self, one: Waiting, now: float) -> None:
-        self._refuse(one.request, self._retry_ms(one.load, now))
+        self._refuse(one.request, self._retry_ms(one.request.peer, one.load, now))
 
-    def retry_ms(self, frame_bytes: int, now: float) -> int:
+    def retry_ms(self, peer: Peer, frame_bytes: int, now: float) -> int:
         """When a write of that size should come back that is refused at once."""
-        return self._retry_ms(load_of(frame_bytes), now)
+        return self._retry_ms(peer, load_of(frame_bytes), now)
 
-    def _retry_ms(self, load: int, now: float) -> int:
+    def _retry_ms(self, peer: Peer, load: int, now: float) -> int:
         """When a write that is refused now should come back: once what is under way is through, and
         then one after the other in the order of their refusals. At most a second.
         """
         self.plan.refused += 1
         last = now + RETRY_MS_MAX / 1000
         self._served_at = min(self._through(now) + load * self.plan.load_s, last)
-        return max(1, ceil((self._served_at - now) * 1000))
+        owed_s = self.owed_s(peer, now) if self._debts else 0.0
+        return max(1, ceil(max(self._served_at - now, owed_s) * 1000))
 
     def _through(self, now: float) -> float:
         """When all are through that are under way, or were refused and come back."""

@@ -63,6 +63,8 @@ there is room for, and nothing else while writes are refused."""
 LOBBY_LOOK_S: Final = 0.001
 _NAMES: Final = {kind: op for op, kind in codec.REQUEST_TYPES.items()}
 _APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
+_APPENDS: Final = frozenset({Written, _APPEND})
+"""Of these a frame's size tells what they take: `steering.load_of`."""
 
 
 @dataclass(slots=True)
@@ -131,7 +133,7 @@ class Desk:
         now, tally, admission = self._office.monotonic(), self._office.tally, self.admission
         if arrived is None:
             arrived = now
-        requests: list[tuple[Request, Any]] = []
+        requests: list[tuple[Request, Any, bytes]] = []
         for peer, frame in arrivals:
             request = None
             try:
@@ -139,11 +141,10 @@ class Desk:
                 if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now):
                     head = codec.decode_head(frame)
                     if head is not None and not self.stopping:
-                        if head.budget_ms is None and not admission.may_wait(peer, size):
+                        if head.budget_ms is None and not admission.may_wait(peer, size, now):
                             tally.turn_away()
-                            peer.send(
-                                codec.encode_overloaded(head.id, admission.retry_ms(size, now))
-                            )
+                            retry_ms = admission.retry_ms(peer, size, now)
+                            peer.send(codec.encode_overloaded(head.id, retry_ms))
                             self._turned_away += 1
                             continue
                         request = Request(peer, head.id, arrived, tally)
@@ -171,7 +172,7 @@ class Desk:
                     load = load_of(size)
                     admission.charge(request, load, now)
                     self._slice -= load
-                requests.append((request, message))
+                requests.append((request, message, frame))
             except BaseException as error:  # noqa: BLE001 - logged there
                 self._at_fault(request or Request(peer, _id_in(frame), arrived, tally), error)
         self._serve_all(requests)
@@ -190,7 +191,7 @@ class Desk:
         if not admission.waiting:
             return
         now = self._office.monotonic()
-        requests: list[tuple[Request, Any]] = []
+        requests: list[tuple[Request, Any, bytes]] = []
         while room > 0 and (one := admission.next(now)) is not None:
             message = one.message
             if message is None:
@@ -204,7 +205,7 @@ class Desk:
                     continue
             admission.charge(one.request, one.load, now)
             room -= one.load
-            requests.append((one.request, message))
+            requests.append((one.request, message, one.frame))
         admission.send_away_late(now)
         self._serve_all(requests)
         if room <= 0:
@@ -286,16 +287,40 @@ class Desk:
             request.fail(_too_many("of this connection under way", office.peer_requests_max))
         return not request.answered
 
-    def _serve_all(self, requests: Sequence[tuple[Request, Any]]) -> None:
-        """Serve what is let in."""
+    def _serve_all(self, requests: Sequence[tuple[Request, Any, bytes]]) -> None:
+        """Serve what is let in, but for the writes of a connection that has taken so much time
+        meanwhile that it is the others' turn: these wait, in their order."""
         self._served += len(requests)
-        if requests:
-            try:
-                self._appends.look([message for _, message in requests])
-            except BaseException:  # then each is looked through by itself
-                log.exception("a round could not be looked through")
-        for request, message in requests:
-            self._serve(request, message)
+        if not requests:
+            return
+        try:
+            self._appends.look([message for _, message, _ in requests])
+        except BaseException:  # then each is looked through by itself
+            log.exception("a round could not be looked through")
+        owing: set[Peer] = set()
+        put_back: list[tuple[Request, bytes, Any]] = []
+        for request, message, frame in requests:
+            if owing and request.load and request.peer in owing:
+                put_back.append((request, frame, message))
+            elif not request.load or type(message) in _APPENDS:
+                self._serve(request, message)
+            elif self._serve_measured(request, message):
+                owing.add(request.peer)
+        for request, frame, message in reversed(put_back):
+            self.admission.put_back(request, frame, message)
+        self._served -= len(put_back)
+        if put_back:
+            self._look_again()
+
+    def _serve_measured(self, request: Request, message: Any) -> bool:
+        """Serve a write of which its frame does not tell how long it takes; whether the next one
+        of its connection has to wait."""
+        monotonic, admission, load = self._office.monotonic, self.admission, request.load
+        began = monotonic()
+        self._serve(request, message)
+        ended = monotonic()
+        admission.took(request, load, ended - began, ended)
+        return admission.owed_s(request.peer, ended) > 0
 
     def _serve(self, request: Request, message: Any) -> None:
         try:

@@ -189,6 +189,9 @@ class Entity(PooledActor):
         and a refusal that rests on what is under way is answered after that.
         """
         unit = portion.unit
+        # Where it was raised is nobody's business any more, and leads back to the unit: all that
+        # deciding has made would stay until the collector comes, and hold up the loop then.
+        refusal.__traceback__ = refusal.__context__ = refusal.__cause__ = None
         if refusal.field is not None:  # it counts within the portion, who reads it in the request
             refusal.field = _DRAFT.sub(
                 lambda match: f"events[{portion.indices[int(match[1])]}]", refusal.field

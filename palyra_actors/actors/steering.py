@@ -107,6 +107,7 @@ class Plan:
         committing_since: when the commit under way began, None: there is none.
         committing_load: what is in it.
         refused: writes sent away since the group before, by their work; admission counts.
+        beyond_s: what writes took since then beyond what their load tells; admission counts.
     """
 
     budget_s: float
@@ -122,6 +123,7 @@ class Plan:
     committing_since: float | None = None
     committing_load: int = 0
     refused: float = 0
+    beyond_s: float = 0.0
 
     def rest_s(self, now: float) -> float:
         """How long the commit under way is expected to go on.
@@ -215,8 +217,8 @@ class Controller:
         plan = self.plan
         self._expect_commits(times.ended - times.staged)
         self._load += times.load + REFUSAL_LOAD * plan.refused
-        plan.refused = 0
-        self._busy_s += max(0.0, times.busy_s)
+        self._busy_s += max(0.0, times.busy_s - plan.beyond_s)
+        plan.refused = plan.beyond_s = 0
         if self._load >= LOAD_MEASURED_MIN:
             load_s = min(max(self._busy_s / self._load, LOAD_S_MIN), LOAD_S_MAX)
             plan.load_s += (load_s - plan.load_s) / 8

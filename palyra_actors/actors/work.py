@@ -45,6 +45,10 @@ class Charged(Protocol):
         """The request is answered; its `load` is not under way any more."""
         ...
 
+    def refused(self, request: "Request") -> None:
+        """The request is about to be answered with an error."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class TallyStatistics:
@@ -153,6 +157,8 @@ class Request:
         """Answer with an error."""
         if not self.answered:
             self.answered = True
+            if self.load and self.admission is not None:
+                self.admission.refused(self)
             self._leave()
             if error.outcome == "unknown":
                 self.tally.unknown += 1

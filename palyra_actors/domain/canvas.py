@@ -372,7 +372,7 @@ def _fold_patch(
 ) -> tuple[Canvas, Sequence[Change]]:
     document = said.made if isinstance(said, Said) else None
     if document is None and canvas.document is not None and said:
-        document = apply_patch_document(canvas.document, said["patch"])
+        document = apply_patch_document(canvas.document, said["patch"], limited=False)
     after = canvas._replace(
         version=canvas.version + 1,
         document=document,

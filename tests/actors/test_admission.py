@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from palyra_actors.actors.admission import LOBBY_LOAD_MIN, Admission
+from palyra_actors.actors.admission import HEAVY_S, LOBBY_LOAD_MIN, Admission
 from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.work import Request, Tally
 from tests.actors.rig import Peer
@@ -118,24 +118,24 @@ def test_the_lobby_is_full_once_more_wait_than_can_be_served_while_they_may(door
     flood, polite = Peer(), Peer()
     door.fill(flood)
     waiting = 1
-    while door.admission.may_wait(flood, BYTES):
+    while door.admission.may_wait(flood, BYTES, door.now):
         door.arrive(flood)
         waiting += 1
     assert waiting == LOBBY_LOAD_MIN // LOAD
-    assert door.admission.may_wait(polite, BYTES), "its share is its own"
-    assert not door.admission.may_wait(flood, BYTES)
+    assert door.admission.may_wait(polite, BYTES, door.now), "its share is its own"
+    assert not door.admission.may_wait(flood, BYTES, door.now)
     door.now += 0.2
     door.pump()
-    assert door.admission.may_wait(flood, BYTES)
+    assert door.admission.may_wait(flood, BYTES, door.now)
 
 
 def test_a_lobby_that_was_left_is_empty(door: Door) -> None:
     peer, other = Peer(), Peer()
     door.fill(peer)
-    while door.admission.may_wait(peer, BYTES):
+    while door.admission.may_wait(peer, BYTES, door.now):
         door.arrive(peer)
     door.admission.drop_peer(peer)
-    assert door.admission.may_wait(other, BYTES)
+    assert door.admission.may_wait(other, BYTES, door.now)
     door.arrive(other, budget_ms=0)
     door.arrive(other)
     door.admission.empty()
@@ -284,3 +284,82 @@ def test_an_account_is_kept_only_as_long_as_it_has_something(door: Door) -> None
         request.ok({})
     assert not door.admission._accounts
     assert door.admission.load == 0
+
+
+def test_what_a_write_took_beyond_its_size_is_paid_off_before_the_next_one(door: Door) -> None:
+    heavy, other = Peer(), Peer()
+    door.arrive(other).ok({})
+    bomb = door.arrive(heavy)
+    door.admission.took(bomb, LOAD, 0.1, door.now)
+    bomb.ok({})
+    waiting = door.arrive(heavy)
+    assert not waiting.load, "though the engine is idle"
+    assert door.arrive(other).load
+    assert door.pump() == []
+    door.now += 0.1
+    assert door.pump() == [waiting]
+    assert door.arrive(heavy).load
+
+
+def test_who_owes_more_than_it_may_wait_is_sent_away_until_it_is_paid(door: Door) -> None:
+    heavy, other = Peer(), Peer()
+    door.arrive(other).ok({})
+    bomb = door.arrive(heavy)
+    for _ in range(2):
+        door.admission.took(bomb, LOAD, 0.3, door.now)
+    bomb.ok({})
+    assert not door.admission.may_wait(heavy, BYTES, door.now)
+    assert door.admission.may_wait(other, BYTES, door.now)
+    assert 580 <= door.admission.retry_ms(heavy, BYTES, door.now) <= 600
+    bulk, waiting = door.arrive(heavy, budget_ms=0), door.arrive(heavy)
+    door.now += 0.2
+    door.pump()
+    assert [request for request, _ in door.sent_away] == [waiting]
+    assert door.sent_away[0][1] >= 380
+    door.now += 0.4
+    assert door.pump() == [bulk], "what has no budget is paid for and not refused"
+
+
+def test_who_writes_alone_owes_nobody_anything(door: Door) -> None:
+    heavy = Peer()
+    for _ in range(3):
+        bomb = door.arrive(heavy)
+        assert bomb.load
+        door.now += 2.0  # the others', if there were any, was long ago
+        door.admission.took(bomb, LOAD, 0.5, door.now)
+        bomb.ok({})
+
+
+def test_what_does_not_take_long_is_no_debt(door: Door) -> None:
+    peer, other = Peer(), Peer()
+    for _ in range(100):
+        door.arrive(other).ok({})
+        one = door.arrive(peer)
+        assert one.load
+        door.admission.took(one, LOAD, max(HEAVY_S, LOAD * door.plan.load_s), door.now)
+        one.ok({})
+
+
+def test_what_is_put_back_stays_before_what_came_after_it(door: Door) -> None:
+    heavy, other = Peer(), Peer()
+    door.arrive(other).ok({})
+    let_in = [door.arrive(heavy) for _ in range(3)]
+    door.admission.took(let_in[0], LOAD, 0.05, door.now)
+    let_in[0].ok({})
+    later = door.arrive(heavy)
+    for one in reversed(let_in[1:]):
+        door.admission.put_back(one, bytes(BYTES), None)
+    assert door.admission.load == 0
+    door.now += 0.05
+    assert door.pump() == [*let_in[1:], later]
+
+
+def test_a_connection_that_left_owes_nothing(door: Door) -> None:
+    heavy, other = Peer(), Peer()
+    door.arrive(other).ok({})
+    bomb = door.arrive(heavy)
+    door.admission.took(bomb, LOAD, 0.5, door.now)
+    bomb.ok({})
+    assert door.admission.owed_s(heavy, door.now)
+    door.admission.drop_peer(heavy)
+    assert not door.admission.owed_s(heavy, door.now)

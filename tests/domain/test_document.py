@@ -13,12 +13,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from palyra_actors.domain.canonical import canonical, is_plain, state_hash
+from palyra_actors.domain.canvas import Canvas, fold
 from palyra_actors.domain.document import (
+    ITEMS_PER_WORK,
+    OPERATION_WORK,
+    _Work,
+    alike,
     apply_patch_document,
     build_replace_root_patch,
     replay_patch,
     smaller_patch,
 )
+from palyra_actors.domain.fact import Fact
 from palyra_actors.domain.survey import survey
 from palyra_actors.errors import Invalid, PalyraError, TooLarge
 from palyra_actors.limits import CANVAS_WORK_MAX
@@ -358,6 +364,70 @@ def test_a_patch_that_takes_too_long_is_refused_before_it_did(
     assert detail["limit"] == CANVAS_WORK_MAX < detail["actual"] < 2_000_000
     assert detail["index"] < 100
     assert (len(document["big"]), len(document["some"]), document["to"]) == (500_000, 2_000, {})
+
+
+BIG_LIST: dict[str, Any] = {"list": [0] * 900_000, "n": 0}
+FRACTIONS: dict[str, Any] = {"f": [n / 7 for n in range(28_000)]}
+FAILS = {"op": "test", "path": "/none", "value": 0}
+
+
+@pytest.mark.parametrize(
+    ("state", "patch", "index"),
+    [
+        (BIG_LIST, [{"op": "move", "from": "/list/0", "path": "/list/-"}] * 1_000, 3),
+        (BIG_LIST, [{"op": "move", "from": "/list/0", "path": "/list/899998"}] * 1_000, 3),
+        (BIG_LIST, [{"op": "copy", "from": "/list", "path": "/again"}] * 1_000, 0),
+        (BIG_LIST, [{"op": "move", "from": "/list", "path": "/n/list"}], 0),
+        (FRACTIONS, [{"op": "test", "path": "/f", "value": FRACTIONS["f"]}] * 9, 3),
+        ({}, [{"op": "add", "path": "/a" * 60, "value": 0}] * 1_000, 0),
+        (FRACTIONS,
+         [*({"op": "replace", "path": f"/f/{n}", "value": n} for n in range(999)), FAILS], 999),
+        ({}, [*({"op": "replace", "path": "", "value": {"n": n}} for n in range(999)), FAILS], 999),
+    ],
+)  # fmt: skip
+def test_what_a_patch_may_take_is_bounded_before_it_is_taken(
+    state: dict[str, Any], patch: list[dict[str, Any]], index: int
+) -> None:
+    work = _Work(limited=True)
+    made: Any = state
+    for place in range(index):
+        before = work.done
+        made = work.apply(made, patch[place], place)
+        assert work.done >= before + OPERATION_WORK, "each operation counts"
+    assert work.done <= CANVAS_WORK_MAX
+    with pytest.raises(PalyraError) as refusal:
+        work.apply(made, patch[index], index)
+    assert refusal.value.detail["index"] == index
+    copied = sum(len(one) for one in work._own.values())
+    assert copied <= ITEMS_PER_WORK * CANVAS_WORK_MAX, "what is over the limit is not begun"
+
+
+def test_what_was_accepted_once_is_applied_again_whatever_it_takes() -> None:
+    patch = [{"op": "add", "path": "/list/0", "value": 1}] * 100
+    with pytest.raises(TooLarge):
+        apply_patch_document(BIG_LIST, patch)
+    assert len(apply_patch_document(BIG_LIST, patch, limited=False)["list"]) == 900_100
+    fact = Fact(
+        "canvas.patched", {"v": 1, "version": 2, "patch": patch, "sha256": b""}, 2, 1, 2, 1, None,
+        b"s", b"e", "system", "local",
+    )  # fmt: skip
+    before = Canvas(1, BIG_LIST, b"", True, b"s", 1, 1, 1, None)
+    after, _ = fold(before, fact, 1)
+    assert after.document is not None
+    assert len(after.document["list"]) == 900_100
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "same_"),
+    [
+        (1, 1.0, True), (True, 1, False), (0, False, False), ([1, "a"], [1.0, "a"], True),
+        ([1, [True]], [1, [1]], False), ({"a": {"b": [0]}}, {"a": {"b": [False]}}, False),
+        ({"a": 1, "b": 2}, {"b": 2, "a": 1}, True), ([], {}, False), (None, False, False),
+        ([1], [True], False), ([True], [1], False), ("1", 1, False), (-0.0, 0, True),
+    ],
+)  # fmt: skip
+def test_values_are_alike_as_json_has_it(one: Any, other: Any, same_: bool) -> None:
+    assert alike(one, other) is alike(other, one) is same_
 
 
 def test_a_state_of_a_mebibyte_is_patched_a_thousand_times_at_once() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import msgpack
 
+from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.engine import Engine, Works
 from palyra_actors.runtime.actor import PooledActor
@@ -99,6 +100,47 @@ def test_an_engine_without_threads_writes_and_reads_when_it_is_stepped(
     assert quiet
     assert works.shut(0.0)
     assert threading.active_count() == threads
+
+
+def test_a_refused_patch_leaves_nothing_of_its_work_in_memory(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    """Else it stays until the collector comes, and what many of them left holds up the loop."""
+    works, caller = Works(tmp_path / "refused.db", Config(), clock, None), Caller()
+    works.begin()
+    canvas, size = new_id(), 12_345
+
+    def call(op: str, body: dict[str, Any]) -> dict[str, Any]:
+        works.desk.serve(((caller, msgpack.packb({"v": 1, "id": 1, "op": op, "body": body})),))
+        while not caller.replies:
+            works.loop.step()
+            works.writer.committer.step()
+        reply: dict[str, Any] = caller.replies.pop()
+        return reply
+
+    def lists() -> int:
+        return sum(type(one) is list and len(one) == size for one in gc.get_objects())
+
+    state = {"list": [0] * size}
+    assert "ok" in call("canvas.create", {
+        "canvas_id": canvas, "session_id": new_id(), "state": state,
+    })  # fmt: skip
+    gc.collect()
+    before = lists()
+    gc.disable()
+    try:
+        for _ in range(3):
+            refused = call("canvas.patch", {"canvas_id": canvas, "expected_version": 1, "patch": [
+                {"op": "replace", "path": "/list/0", "value": 1}, {"op": "remove", "path": "/none"},
+            ]})  # fmt: skip
+            assert refused["err"]["detail"] == {"index": 1}
+        assert lists() == before
+    finally:
+        gc.enable()
+    works.checkpoints.drop()
+    works.wind_down(lambda: None)
+    works.loop.step()
+    assert works.shut(0.0)
 
 
 def test_a_closed_engine_leaves_nothing_of_itself_in_memory(tmp_path: Path) -> None:

@@ -107,14 +107,16 @@ class CanvasClerk:
                     detail={"index": index},
                 )
         _check_json(operations, "patch")
-        moved = False
+        moved, clean = False, {"patch": operations}
         if counter.suspicious(bytes(body.patch)):
             hidden = [_hide(operation) for operation in operations]
             redacted = redacted or any(found for _, found in hidden)
             operations = [operation for operation, _ in hidden]
             moved = any(_moves_below_a_secret(operation) for operation in operations)
         command = domain.Patch(body.expected_version, operations, redacted, moved)
-        counter.command(request, CANVAS, canvas_id, command, op="canvas.patch", body=body)
+        counter.command(
+            request, CANVAS, canvas_id, command, op="canvas.patch", body=body, clean=clean
+        )
 
     def _replace(self, request: Request, body: ReplaceCanvasBody) -> None:
         canvas_id = self._counter.ulid(body.canvas_id, "canvas_id")
