@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import msgpack
 import pytest
 import rfc8785
 
@@ -15,6 +16,7 @@ from palyra_actors.actors.clerks import approval
 from palyra_actors.actors.clerks.sweep import DUE_AT_ONCE
 from palyra_actors.api.events import new_id
 from palyra_actors.domain.export import Flaw, check
+from palyra_actors.limits import FRAME_BYTES_MAX
 from palyra_actors.testing.clock import ManualClock
 from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, NO_BUDGET, House, Wire, event, house
@@ -268,6 +270,22 @@ def test_a_list_is_filtered_and_read_page_by_page(
     assert made[5] in listed(wire, since_ms=at, until_ms=at)
     assert listed(wire, principal="other")[0]["summary"] == "of another"
     assert listed(wire, principal="other") == listed(wire, principal="other")
+
+
+def test_a_page_of_large_approvals_fits_a_frame(own: House) -> None:
+    """What is stored as `0.5` takes nine bytes of an answer."""
+    wire = own.connect()
+    large = [0.5] * 7_000
+    made = [ask(wire, prompt=large, policy=large)["approval_id"] for _ in range(40)]
+    found: list[str] = []
+    body: dict[str, Any] = {"limit": 500}
+    page: dict[str, Any] = {"end": False}
+    while not page["end"]:
+        page = wire.ok("approval.list", body)
+        assert len(msgpack.packb(page)) < FRAME_BYTES_MAX
+        found += [one["approval_id"] for one in page["approvals"]]
+        body["after"] = page["next_after"]
+    assert found == made
 
 
 def test_an_export_is_the_same_bytes_twice_and_holds_what_was_asked_for(

@@ -1,7 +1,9 @@
 """Approvals at the desk: requested, decided, timed out, listed, exported."""
 
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from typing import Any, Final
+
+import msgspec
 
 from palyra_actors.actors.clerks.counter import Counter, Witness
 from palyra_actors.actors.clerks.lately import Lately
@@ -25,6 +27,7 @@ from palyra_actors.limits import (
     APPROVAL_SUBJECT_BYTES_MAX,
     APPROVAL_SUMMARY_BYTES_MAX,
     REASON_BYTES_MAX,
+    REPLY_PAYLOAD_BYTES_MAX,
 )
 from palyra_actors.storage.port import ReadSide
 from palyra_actors.wire.approval import (
@@ -42,6 +45,8 @@ REQUESTED_KEPT_MAX: Final = 4_096
 acknowledged finds its way."""
 
 PAGE: Final = 200
+
+_encode = msgspec.msgpack.Encoder().encode
 
 
 class ApprovalClerk:
@@ -151,12 +156,19 @@ class ApprovalClerk:
 
         def find(reader: ReadSide) -> Mapping[str, Any]:
             position = 0 if after is None else _position(reader, after, principal)
-            rows = _page(reader, filters, position, reader.head().seq, limit + 1)
-            approvals = [shown(row) for row in rows[:limit]]
+            approvals: list[dict[str, Any]] = []
+            left, end = REPLY_PAYLOAD_BYTES_MAX, True
+            for row in _rows(reader, filters, position, reader.head().seq, limit + 1):
+                one = shown(row)
+                left -= len(_encode(one))
+                if len(approvals) == limit or (approvals and left < 0):
+                    end = False
+                    break
+                approvals.append(one)
             return {
                 "approvals": approvals,
                 "next_after": approvals[-1]["approval_id"] if approvals else body.after,
-                "end": len(rows) <= limit,
+                "end": end,
             }
 
         self._counter.look(request, find)
@@ -173,15 +185,9 @@ class ApprovalClerk:
             told = {name: asked[name] for name in FILTERS if asked[name] is not None}
             export = Export(form, told, through)
             known = _count(reader, filters, through)
-            position, left = 0, limit
-            while left:
-                rows = _page(reader, filters, position, through, min(PAGE, left))
-                for row in rows:
-                    for chunk in export.add(shown(row, through)):
-                        yield {"chunk": chunk}
-                if len(rows) < min(PAGE, left):
-                    break
-                position, left = rows[-1][19], left - len(rows)
+            for row in _rows(reader, filters, 0, through, limit):
+                for chunk in export.add(shown(row, through)):
+                    yield {"chunk": chunk}
             if _count(reader, filters, through) != known:
                 raise Gone("a session was erased while this was read", hint="export again")
             for chunk in export.end():
@@ -219,6 +225,18 @@ def _page(
 ) -> list[tuple[Any, ...]]:
     bounds = {"after": after, "through": through, "limit": limit}
     return reader.rows("approval.page", {**filters, **bounds})
+
+
+def _rows(
+    reader: ReadSide, filters: Mapping[str, Any], after: int, through: int, left: int
+) -> Iterator[tuple[Any, ...]]:
+    """So many rows of `approval.page`, a few at a time: each may hold 128 KiB."""
+    while left:
+        rows = _page(reader, filters, after, through, min(PAGE, left))
+        yield from rows
+        if len(rows) < min(PAGE, left):
+            return
+        after, left = rows[-1][19], left - len(rows)
 
 
 def _count(reader: ReadSide, filters: Mapping[str, Any], through: int) -> int:
