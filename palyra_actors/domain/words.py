@@ -11,15 +11,23 @@ what an index keeps of it, and no query can hold syntax.
 import re
 import unicodedata
 from collections import Counter
-from functools import lru_cache
 from hashlib import blake2b
-from typing import Final
+from typing import ClassVar, Final
 
 WORD_CHARACTERS_MAX: Final = 64
 """Longer ones (a key, a blob) count as their beginning."""
 
 DIGEST_BYTES: Final = 6
 """Of a word: two of a hundred thousand words are the same once in fifty thousand scopes."""
+
+TERMS_KEPT_MAX: Final = 65_536
+"""Of all scopes together."""
+
+_LETTERS: Final = bytes(
+    ord(chr(one).lower()) if chr(one).isascii() and chr(one).isalnum() else 32 for one in range(256)
+)
+_WITHIN: Final = re.compile(r"[0-9A-Za-z][A-Z]|[A-Z][A-Za-z]*[0-9]")
+"""In a text without it no word is a name of several parts."""
 
 _WORD: Final = re.compile(r"[^\W_]+")
 _PARTS: Final = re.compile(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+")
@@ -38,7 +46,13 @@ COMMON: Final = frozenset(_COMMON.split())
 
 def words(text: str) -> list[str]:
     """The words of a text in their order; the parts of a name follow it."""
-    if not text.isascii():
+    if text.isascii():
+        if text.islower() or not _WITHIN.search(text):  # as most are: a tenth of the time
+            plain = text.encode().translate(_LETTERS).decode().split()
+            if max(map(len, plain), default=0) > WORD_CHARACTERS_MAX:
+                plain = [word[:WORD_CHARACTERS_MAX] for word in plain]
+            return plain
+    else:
         text = "".join(
             one for one in unicodedata.normalize("NFKD", text) if not unicodedata.combining(one)
         )
@@ -68,12 +82,35 @@ def stem(word: str) -> str:
     return word if word[-2] in "us" else word[:-1]
 
 
-@lru_cache(maxsize=65_536)
+class Terms(dict[str, str]):
+    """What words are in the index, as far as they were met lately: of one scope, because how long
+    it takes would tell whether somebody else uses the word."""
+
+    met: ClassVar[int] = 0
+    """In all scopes together."""
+
+    def __missing__(self, word: str) -> str:
+        made = blake2b(stem(word).encode(), digest_size=DIGEST_BYTES).hexdigest()
+        self[word] = made
+        Terms.met += 1
+        if Terms.met > TERMS_KEPT_MAX:
+            _kept.clear()
+            Terms.met = 0
+        return made
+
+
+_kept: dict[int, Terms] = {}
+
+
+def terms(scope: int) -> Terms:
+    """Of any thread."""
+    known = _kept.get(scope)
+    return _kept.setdefault(scope, Terms()) if known is None else known
+
+
 def term(scope: int, word: str) -> str:
-    """What a word is in the index. Remembered for each scope by itself: how long it takes would
-    tell whether somebody else uses the word."""
-    del scope
-    return blake2b(stem(word).encode(), digest_size=DIGEST_BYTES).hexdigest()
+    """What a word is in the index."""
+    return terms(scope)[word]
 
 
 def scoped(scope: int, named: str, often: bool = False) -> str:
@@ -84,7 +121,12 @@ def scoped(scope: int, named: str, often: bool = False) -> str:
 def index_line(scope: int, text: str) -> tuple[str, int]:
     """A text as it goes into the index of its scope, and how many words it has."""
     found = words(text)
-    terms, prefix = Counter([term(scope, one) for one in found]), f"{scope:x}g"
-    line = [prefix + one for one in terms]
-    line += [f"{prefix}{one}r" for one, count in terms.items() if count > 1]
-    return " ".join(line), len(found)
+    counts = Counter(map(terms(scope).__getitem__, found))
+    if not counts:
+        return "", 0
+    prefix = f"{scope:x}g"
+    line = prefix + f" {prefix}".join(counts)
+    if len(counts) < len(found):
+        often = [one for one, count in counts.items() if count > 1]
+        line += f" {prefix}" + f"r {prefix}".join(often) + "r"
+    return line, len(found)

@@ -1,8 +1,12 @@
 """What a text is found by."""
 
-from hypothesis import given
+import re
+
+import pytest
+from hypothesis import example, given
 from hypothesis import strategies as st
 
+from palyra_actors.domain import words as module
 from palyra_actors.domain.words import index_line, scoped, stem, term, words
 
 
@@ -10,6 +14,30 @@ def test_words_are_lower_case_without_accents_and_names_come_in_parts_too() -> N
     assert words("Café TimeDelta, HTTPServer's x86_64!") == [
         "cafe", "timedelta", "time", "delta", "httpserver", "http", "server", "s", "x86", "64",
     ]  # fmt: skip
+
+
+def as_they_are_found(text: str) -> list[str]:
+    """The rule, word by word: letters and digits, cut off, in lower case, a name's parts behind."""
+    found = []
+    for raw in re.findall(r"[A-Za-z0-9]+", text):
+        found.append(raw[:64].lower())
+        if raw.lower() != raw and not raw.istitle() and not raw.isupper():
+            parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|[0-9]+", raw[:64])
+            found += [part.lower() for part in parts if len(parts) > 1]
+    return found
+
+
+@given(st.text(alphabet="aBcD1_ -\x00\n", max_size=200))
+@example("x" * 65 + " Ab1cd A1 aB API Api APi 1a 1A")
+def test_a_plain_text_has_the_same_words_as_one_that_is_looked_through(text: str) -> None:
+    assert words(text) == as_they_are_found(text)
+
+
+def test_what_is_remembered_of_terms_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "TERMS_KEPT_MAX", 10)
+    line = index_line(7, " ".join(f"word{n}" for n in range(100)))
+    assert sum(map(len, module._kept.values())) <= 11
+    assert index_line(7, " ".join(f"word{n}" for n in range(100))) == line
 
 
 def test_where_words_are_not_parted_two_characters_are_one() -> None:
