@@ -79,6 +79,7 @@ class DoorConfig(_Section, frozen=True, kw_only=True):
 
     endpoint: Text = "tcp://127.0.0.1:7447"
     keys: Annotated[str, Meta(max_length=4096)] = ""
+    must_cut: bool = True
     peers_max: Annotated[int, Meta(ge=1, le=65_536)] = 4096
     peer_reply_bytes_max: Annotated[int, Meta(ge=FRAME_BYTES_MAX, le=1024 * MIB)] = 16 * MIB
     peer_requests_max: Annotated[int, Meta(ge=1, le=1_000_000)] = 4096

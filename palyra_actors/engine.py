@@ -316,6 +316,7 @@ class Works:
             self.feed,
             peers_max=self.config.door.peers_max,
             peer_reply_bytes_max=self.config.door.peer_reply_bytes_max,
+            must_cut=self.config.door.must_cut,
         )
         if folder is None or lock is None:
             self.endpoint = door.open(endpoint)
@@ -435,6 +436,8 @@ class Works:
             failing.append(f"the door is shut: {self.door.shut}")
         if self.door is not None and self.door.key_problems:
             degraded.append(f"{self.door.key_problems} key files let nobody in: see the log")
+        if self.door is not None and self.door.blind is not None:
+            degraded.append(f"connections cannot be cut: {self.door.blind}")
         trouble = self.controller.plan.trouble(self.clock.monotonic())
         if trouble is not None:
             degraded.append(trouble)

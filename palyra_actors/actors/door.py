@@ -28,7 +28,7 @@ from typing import Any, Final
 
 import zmq
 
-from palyra_actors.actors import router
+from palyra_actors.actors import probe, router
 from palyra_actors.actors.authenticator import (
     BEGIN,
     KNOCK,
@@ -134,12 +134,15 @@ class Door:
         *,
         peers_max: int,
         peer_reply_bytes_max: int,
+        must_cut: bool = True,
     ) -> None:
         self._loop = loop
         self._desk = desk
         self._feed = feed
         self._peers_max = peers_max
         self._peer_reply_bytes_max = peer_reply_bytes_max
+        self._must_cut = must_cut
+        self._blind: str | None = None
         self._context = zmq.Context(io_threads=1)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._poller = zmq.Poller()
@@ -174,6 +177,7 @@ class Door:
             self.close()
             raise
         self._set_options(locked=False)
+        self._probe(locked=False)
         bound = self._bind(endpoint)
         try:
             _refuse_strangers(bound)  # a name may stand for any address
@@ -187,7 +191,8 @@ class Door:
         with its real port.
 
         Raises:
-            ConfigInvalid: it is no endpoint, is taken, or the lock does not hold.
+            ConfigInvalid: it is no endpoint, is taken, the lock does not hold, or no connection
+                could be cut.
         """
         try:
             host = _host_of(endpoint)
@@ -195,6 +200,7 @@ class Door:
             self.close()
             raise
         self._set_options(locked=True)
+        self._probe(locked=True)
         self._frame_bytes = LOCKED_FRAME_BYTES
         self._socket.setsockopt(zmq.IPV6, int(host is not None and ":" in host))
         self._gate = gate = Authenticator.launch(
@@ -221,6 +227,29 @@ class Door:
         bound = self._bind(endpoint)
         gate.opening = False
         return bound
+
+    def _probe(self, *, locked: bool) -> None:
+        """See whether connections can be cut. A locked door stays shut where they cannot: whose key
+        is taken back would keep theirs."""
+        try:
+            found = probe.trouble(self._context, keys=locked)
+        except zmq.ZMQError as error:
+            found = f"the trial failed: {error}"
+        if found is None:
+            return
+        if locked and self._must_cut:
+            self.close()
+            raise ConfigInvalid(
+                f"no connection could be cut when its key is taken back: {found}",
+                field="door.must_cut",
+                hint=f"{probe.HINT}; or set door.must_cut to false",
+            )
+        self._lose_sight(found)
+
+    def _lose_sight(self, why: str) -> None:
+        if self._blind is None:
+            self._blind = why
+            log.warning("connections cannot be cut: %s. What to do: %s", why, probe.HINT)
 
     def _set_options(self, *, locked: bool) -> None:
         options = {
@@ -317,6 +346,11 @@ class Door:
     def shut(self) -> str | None:
         """Why a locked door lets nobody in at the moment; None: it does."""
         return None if self._gate is None else self._gate.shut_because
+
+    @property
+    def blind(self) -> str | None:
+        """Why connections cannot be cut; None: they can."""
+        return self._blind
 
     @property
     def key_problems(self) -> int:
@@ -450,8 +484,11 @@ class Door:
         peer = DoorPeer(self, identity, delimited)
         with suppress(zmq.ZMQError, OSError, ValueError):
             descriptor = router.descriptor(origin)
-            peer.connection = (descriptor, os.fstat(descriptor).st_ino)
-            self._take_all(peer)
+            if probe.is_socket(descriptor):
+                peer.connection = (descriptor, os.fstat(descriptor).st_ino)
+                self._take_all(peer)
+            else:  # a library that was loaded since
+                self._lose_sight(f"libzmq tells {descriptor}, which is no socket")
         if self._gate is not None and not self._knows(self._gate, peer, origin):
             return peer
         if len(self._peers) < self._peers_max or self._forget_an_idle_one():
