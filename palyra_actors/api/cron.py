@@ -17,6 +17,12 @@ from palyra_actors.limits import LIST_LIMIT_MAX
 if TYPE_CHECKING:
     from palyra_actors.api.operations import Operations
 
+FIELDS: Final = frozenset((
+    "concurrency_policy", "enabled", "jitter_ms", "lease_ms", "misfire_grace_ms", "misfire_policy",
+    "name", "payload", "retry", "schedule", "session_key",
+))  # fmt: skip
+"""What a client says of a job."""
+
 AT_ONCE: Final = 4
 STOP_S_MAX: Final = 1.0
 
@@ -130,8 +136,15 @@ class Cron:
     def update(
         self, job_id: object, changes: Mapping[str, Any] | None = None, **options: Any
     ) -> JobInfo:
-        """Changes those of the job's fields that are given; the others stay."""
-        body = {**(changes or {}), "job_id": str(job_id)}
+        """Changes those of the job's fields that are given, by name as `create` takes them or as a
+        map; the others stay.
+
+        Raises:
+            Invalid: a field that there is not, or a value that it cannot have.
+            NotFound: there is no such job.
+        """
+        named = {name: options.pop(name) for name in FIELDS & options.keys()}
+        body = {**(changes or {}), **named, "job_id": str(job_id)}
         return _job(self._operations.call("cron.update", body, **options))
 
     def enable(self, job_id: object, **options: Any) -> JobInfo:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ import pytest
 
 from palyra_actors.api.worker import RunContext
 from palyra_actors.client import Client
+from palyra_actors.config import Config, CronConfig
+from palyra_actors.engine import Engine
 from palyra_actors.errors import PalyraError
 from tests.figures import Tell
 from tests.system import check_cron
@@ -152,3 +155,51 @@ def test_the_same_campaign_finds_double_starts_in_an_engine_that_forgets(
     figure(12, "second starts of the control that forgets", found["double_starts"], least=1)
     assert found["double_starts"] > 0
     assert found["unexplained"] > 0
+
+
+def test_of_jobs_that_are_due_together_each_starts_once_though_the_engine_is_killed_amid_them(
+    tmp_path: Path, campaign: bool
+) -> None:
+    """They are woken in slices: a slice is written, or nothing of it."""
+    chance, jobs = random.Random(7), 400
+    for number in range(10 if campaign else 2):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        with Engine.open(folder / "journal.db", Config(cron=CronConfig(enabled=False))) as asleep:
+            at = {"at_ms": time.time_ns() // 1_000_000 + chance.choice((0, 1_000))}
+            made = {
+                asleep.cron.create("burst", at, misfire_policy="catch_up", lease_ms=60_000).job_id
+                for _ in range(jobs)
+            }
+        engine = EngineProcess(SERVE, folder)
+        heard = Heard()
+        enough = [threading.Event() for _ in range(2)]
+        kill_after = sorted(chance.sample(range(1, jobs // 2), 2))
+
+        def work(
+            run: RunContext, heard: Heard = heard, enough: Any = enough, after: Any = kill_after
+        ) -> None:
+            heard.note(run)
+            for count, event in zip(after, enough, strict=True):
+                if len(heard.runs) >= count:
+                    event.set()
+
+        client = Client(engine.endpoint)
+        try:
+            client.cron.handle("burst", work, at_once=32)
+            for event in enough:
+                assert event.wait(DEADLINE_S)
+                engine.kill()
+                engine = EngineProcess(SERVE, folder)
+            deadline = time.monotonic() + DEADLINE_S
+            while any(job.next_run_ms for job in client.cron.list()):
+                assert time.monotonic() < deadline, "a job stands still"
+            with Wire(engine.endpoint) as wire:
+                said = [one for one in wire.read_all() if one["kind"] in check_cron.TICKS]
+        finally:
+            client.close()
+            engine.kill()
+        assert {one["kind"] for one in said} == {"cron.run_started"}
+        assert Counter(one["stream_id"] for one in said) == dict.fromkeys(made, 1)
+        stored = {one["payload"]["run_id"] for one in said}
+        assert {run_id for run_id, _ in heard.runs} <= stored

@@ -231,6 +231,8 @@ def test_jobs_are_listed_changed_and_explained(engine: Operations) -> None:
     job = engine.cron.create("n", {"cron": "0 7 * * *", "tz": "Europe/Prague"}, enabled=False)
     changed = engine.cron.update(job.job_id, {"name": "m", "payload": None})
     assert changed.name == "m"
+    changed = engine.cron.update(job.job_id, name="k", lease_ms=500, session_key=None)
+    assert (changed.name, changed.lease_ms) == ("k", 500)
     assert [one.job_id for one in engine.cron.list(enabled=False)] == [job.job_id]
     assert engine.cron.enable(job.job_id).next_run_ms is not None
     times = engine.cron.explain(job.job_id, after_ms=1_774_656_000_000, count=2)
