@@ -9,7 +9,9 @@ load      each version read from that file
 recovery  10,000 canvases (fewer: --canvases): an engine's start, and the first read of each
           thousandth, the 1,001st among them
 beside    a canvas of 1 MB that is patched without a pause beside one of 1 KB that is patched
-          50 times a second, through one door, with the default budget
+          50 times a second, through one door, with the default budget; and one that is sent the
+          dearest patches that are refused, over one connection, by one thread and by eight that
+          do not wait when they are told to
 work      the dearest patches that are let through, and what was taken out of the loop's way
 
 The collector of garbage is set as `serve` sets it.
@@ -43,7 +45,7 @@ from palyra_actors.domain.canonical import state_hash
 from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.document import apply_patch_document, smaller_patch
 from palyra_actors.engine import Engine, Works
-from palyra_actors.errors import PalyraError
+from palyra_actors.errors import Overloaded, PalyraError
 from palyra_actors.ids import parse_ulid
 from palyra_actors.wire.frames import pack
 
@@ -221,6 +223,22 @@ def recovery(folder: Path, options: argparse.Namespace) -> None:
     )  # fmt: skip
 
 
+FAILS = {"op": "test", "path": "/none", "value": 0}
+BIG_LIST = {"list": [0] * 900_000, "n": 0}
+FRACTIONS = {"fractions": [n / 7 for n in range(28_000)]}
+BOMBS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
+    "1000 moves in a list of 900000": (
+        BIG_LIST, [{"op": "move", "from": "/list/0", "path": "/list/-"}] * 1_000,
+    ),
+    "28000 fractions, the last of 1000 fails": (FRACTIONS, [
+        *({"op": "replace", "path": f"/fractions/{n}", "value": n / 3} for n in range(999)), FAILS,
+    ]),
+    "the root replaced 999 times": ({"n": 0}, [
+        *({"op": "replace", "path": "", "value": {"n": n}} for n in range(999)), FAILS,
+    ]),
+}  # fmt: skip
+
+
 def beside(folder: Path, options: argparse.Namespace) -> None:
     floats = {"points": [{"x": n / 7, "y": 10.0, "label": f"point {n}"} for n in range(22_000)]}
     large: dict[str, tuple[dict[str, Any] | None, Callable[[int], Any]]] = {
@@ -230,52 +248,69 @@ def beside(folder: Path, options: argparse.Namespace) -> None:
             {"op": "replace", "path": f"/points/{n % 20_000}/x", "value": n / 3},
         ]),
     }  # fmt: skip
+    cases = [(name, state, patch, 1) for name, (state, patch) in large.items()]
+    for name, (state, bomb) in BOMBS.items():
+        cases += [(name, state, lambda n, bomb=bomb: bomb, threads) for threads in (1, 8)]
     with engine(folder) as (endpoint, _):
-        for name, (state, patch) in large.items():
-            with Client(endpoint) as mine, Client(endpoint) as other:
-                small = mine.canvases.create(new_id(), {"text": "x" * 1_000, "n": 0}, budget_ms=0)
-                over = threading.Event()
-                done = [0, 0]
+        for name, state, patch, threads in cases:
+            emit("canvas", what="beside", large=name, threads=threads,
+                 **next_to(endpoint, state, patch, threads, options.seconds))  # fmt: skip
 
-                def flood(
-                    client: Client = other, state: Any = state, patch: Any = patch,
-                    done: list[int] = done, over: threading.Event = over,
-                ) -> None:  # fmt: skip
-                    canvas = client.canvases.create(new_id(), state, budget_ms=0)
-                    while not over.is_set():
-                        try:
-                            canvas.patch(done[0] + 1, patch(done[0]))
-                            done[0] += 1
-                        except PalyraError:
-                            done[1] += 1
 
-                thread = threading.Thread(target=flood)
-                if state is not None:
-                    thread.start()
-                    time.sleep(0.5)
-                times, refused, version = [], 0, 1
-                ends = time.perf_counter() + options.seconds
-                while time.perf_counter() < ends:
-                    began = time.perf_counter()
-                    try:
-                        version = small.patch(
-                            version, [{"op": "add", "path": "/n", "value": version}]
-                        )
-                        times.append(time.perf_counter() - began)
-                    except PalyraError:
-                        refused += 1
-                    time.sleep(max(0.0, 0.02 - (time.perf_counter() - began)))
-                over.set()
-                if state is not None:
-                    thread.join()
-                emit(
-                    "canvas", what="beside", large=name,
-                    large_bytes=0 if state is None else len(orjson.dumps(state)),
-                    large_patches_per_second=round(done[0] / options.seconds),
-                    large_refused=done[1], small_patches=len(times), small_refused=refused,
-                    small_p50_ms=percentile_ms(times, 0.5), small_p99_ms=percentile_ms(times, 0.99),
-                    small_max_ms=percentile_ms(times, 1.0),
-                )  # fmt: skip
+def next_to(
+    endpoint: str, state: Any, patch: Callable[[int], Any], threads: int, seconds: float
+) -> dict[str, Any]:
+    """What a small canvas's patches take beside a flood, and what became of the flood's."""
+    with Client(endpoint) as mine, Client(endpoint, retry=False) as other:
+        small = mine.canvases.create(new_id(), {"text": "x" * 1_000, "n": 0}, budget_ms=0)
+        over, done = threading.Event(), {"ok": 0, "overloaded": 0, "refused": 0}
+
+        def flood(canvas: Canvas) -> None:
+            while not over.is_set():
+                try:
+                    canvas.patch(done["ok"] + 1, patch(done["ok"]))
+                    done["ok"] += 1
+                except Overloaded:
+                    done["overloaded"] += 1
+                except PalyraError:
+                    done["refused"] += 1
+
+        flooding = []
+        if state is not None:
+            canvas = other.canvases.create(new_id(), state, budget_ms=0)
+            flooding = [threading.Thread(target=flood, args=(canvas,)) for _ in range(threads)]
+        for thread in flooding:
+            thread.start()
+        time.sleep(0.5)
+        times, refused, version = [], 0, 1
+        ends = time.perf_counter() + seconds
+        while time.perf_counter() < ends:
+            began = time.perf_counter()
+            try:
+                version = small.patch(version, [{"op": "add", "path": "/n", "value": version}])
+                times.append(time.perf_counter() - began)
+            except PalyraError:
+                refused += 1
+            time.sleep(max(0.0, 0.02 - (time.perf_counter() - began)))
+        over.set()
+        for thread in flooding:
+            thread.join()
+    return {
+        "large_bytes": 0 if state is None else len(orjson.dumps(state)),
+        "large_patches_per_second": round(done["ok"] / seconds),
+        "large_refused": done["refused"], "large_overloaded": done["overloaded"],
+        "small_patches": len(times), "small_refused": refused,
+        "small_p50_ms": percentile_ms(times, 0.5), "small_p99_ms": percentile_ms(times, 0.99),
+        "small_max_ms": percentile_ms(times, 1.0),
+    }  # fmt: skip
+
+
+def refused_patch(state: dict[str, Any], patch: list[dict[str, Any]]) -> None:
+    try:
+        apply_patch_document(state, patch)
+    except PalyraError:
+        return
+    raise AssertionError("it was let through")
 
 
 def work(folder: Path, options: argparse.Namespace) -> None:
@@ -294,6 +329,10 @@ def work(folder: Path, options: argparse.Namespace) -> None:
         "insert_at_the_front_of_500000": lambda: apply_patch_document(
             {"a": [1] * 500_000}, [{"op": "add", "path": "/a/0", "value": 1}] * 10
         ),
+        **{
+            f"refused: {name}": (lambda state=state, bomb=bomb: refused_patch(state, bomb))
+            for name, (state, bomb) in BOMBS.items()
+        },
         "hash_of_a_megabyte_with_fractions": lambda: state_hash(points),
         "hash_of_the_same_by_rfc8785": lambda: rfc8785.dumps(points),
         "hash_of_a_megabyte_of_rows": lambda: state_hash(rows, plain=True),

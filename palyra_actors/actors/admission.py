@@ -359,13 +359,13 @@ class Admission:
     def _lobby_load_max(self) -> float:
         return max(self.plan.patience_s / self.plan.load_s, LOBBY_LOAD_MIN)
 
-    def next(self, now: float) -> Waiting | None:
+    def next(self, now: float, load_max: float = inf) -> Waiting | None:
         """The next write that may come in, in turn between connections and, within one, between
-        sessions; bulk loads after the others. None: none may now."""
+        sessions; bulk loads after the others. None: none of at most that load may now."""
         line = self._line
         for _ in range(len(line)):
             account = line.popleft()
-            one = self._first(account, now)
+            one = self._first(account, now, load_max)
             if account.waiting:
                 line.append(account)
             elif one is None:
@@ -374,8 +374,9 @@ class Admission:
                 return one
         return None
 
-    def _first(self, account: Account, now: float) -> Waiting | None:
-        owing = bool(self._debts) and self.owed_s(account.peer, now) > 0
+    def _first(self, account: Account, now: float, load_max: float) -> Waiting | None:
+        if self._debts and self.owed_s(account.peer, now):
+            load_max = 0.0
         while account.segments:
             segment, sent_away = account.segments[0], False
             for keys in (segment.hurried, segment.bulk):
@@ -383,7 +384,7 @@ class Admission:
                     continue
                 key = keys[0]
                 one = segment.lanes[key][0]
-                if not owing and self._may_come(
+                if one.load <= load_max and self._may_come(
                     account, one, now
                 ):  # though its patience may be over
                     self._left(account, segment.take(key, keys))

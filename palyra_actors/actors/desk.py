@@ -7,6 +7,7 @@ memory is answered at once; reads go to the readers, writes to the entities.
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final
 
 from palyra_actors.actors import clerks, router
@@ -47,6 +48,11 @@ log = logging.getLogger(__name__)
 SLICE_LOAD_MAX: Final = 350
 """Load served in one round (two or three milliseconds); the rest waits in the lobby for the next
 one. What is refused has to be refused within five, and is only looked at between two slices."""
+
+LARGE_LOAD: Final = SLICE_LOAD_MAX // 2
+SMALL_LOAD_MAX: Final = 50
+"""A write of more than the one takes a round by itself; so much of smaller ones comes in beside it
+all the same. Else who waits behind another's large ones is not served before it is refused."""
 
 ROUND_FRAMES_MAX: Final = 512
 """Taken from the sockets in one round: about two milliseconds."""
@@ -98,6 +104,7 @@ class Desk:
         self._next_reader = 0
         self._looking = False
         self._slice = SLICE_LOAD_MAX  # what is left of this round's
+        self._large = False  # whether a large one was served in it
         self._served = self._turned_away = 0  # of this round
         self.frames_wanted = ROUND_FRAMES_MAX
         self.sifted = False  # whether the door refuses what it has not looked at
@@ -172,6 +179,7 @@ class Desk:
                     load = load_of(size)
                     admission.charge(request, load, now)
                     self._slice -= load
+                    self._large |= load > LARGE_LOAD
                 requests.append((request, message, frame))
             except BaseException as error:  # noqa: BLE001 - logged there
                 self._at_fault(request or Request(peer, _id_in(frame), arrived, tally), error)
@@ -181,8 +189,8 @@ class Desk:
 
     def pump(self) -> None:
         """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
-        admission, room = self.admission, self._slice
-        self._slice = SLICE_LOAD_MAX
+        admission, room, large, small_only = self.admission, self._slice, self._large, False
+        self._slice, self._large = SLICE_LOAD_MAX, False
         sifted = self.sifted
         self.frames_wanted = SIFTED_FRAMES_MAX if sifted else ROUND_FRAMES_MAX
         if self._turned_away:
@@ -192,7 +200,11 @@ class Desk:
             return
         now = self._office.monotonic()
         requests: list[tuple[Request, Any, bytes]] = []
-        while room > 0 and (one := admission.next(now)) is not None:
+        while True:
+            if room <= 0 and large and not small_only:
+                room, small_only = SMALL_LOAD_MAX, True
+            if room <= 0 or (one := admission.next(now, room if small_only else inf)) is None:
+                break
             message = one.message
             if message is None:
                 try:
@@ -205,10 +217,11 @@ class Desk:
                     continue
             admission.charge(one.request, one.load, now)
             room -= one.load
+            large |= one.load > LARGE_LOAD
             requests.append((one.request, message, one.frame))
         admission.send_away_late(now)
         self._serve_all(requests)
-        if room <= 0:
+        if room <= 0 or small_only:
             self._office.house.loop.call_soon(_nothing)  # the next round's slice is due now
         elif admission.waiting:
             self._look_again()

@@ -363,3 +363,11 @@ def test_a_connection_that_left_owes_nothing(door: Door) -> None:
     assert door.admission.owed_s(heavy, door.now)
     door.admission.drop_peer(heavy)
     assert not door.admission.owed_s(heavy, door.now)
+
+
+def test_who_is_too_large_now_keeps_its_turn(door: Door) -> None:
+    for request in door.fill(Peer()):
+        request.ok({})
+    assert door.admission.next(door.now, LOAD - 1) is None
+    assert door.admission.waiting == 1
+    assert len(door.pump()) == 1

@@ -143,6 +143,33 @@ def test_a_refused_patch_leaves_nothing_of_its_work_in_memory(
     assert works.shut(0.0)
 
 
+def test_who_writes_little_comes_in_beside_anothers_large_writes(
+    tmp_path: Path, clock: ManualClock
+) -> None:
+    works, large, small = Works(tmp_path / "l.db", Config(), clock, None), Caller(), Caller()
+    works.begin()
+
+    def create(size: int) -> bytes:
+        body = {"canvas_id": new_id(), "session_id": new_id(), "state": {"text": "x" * size}}
+        frame = {"v": 1, "id": 1, "op": "canvas.create", "body": body}
+        packed: bytes = msgpack.packb(frame)
+        return packed
+
+    frames = [(large, create(100_000)) for _ in range(8)]
+    works.desk.serve([*frames, (small, create(10))])
+    while not small.replies:
+        works.loop.step()
+        works.writer.committer.step()
+    assert "ok" in small.replies[0]
+    assert sum("ok" in reply for reply in large.replies) == 1, "with the round's, not behind them"
+    works.checkpoints.drop()
+    works.wind_down(lambda: None)
+    while large.under_way:
+        works.loop.step()
+        works.writer.committer.step()
+    assert works.shut(0.0)
+
+
 def test_a_closed_engine_leaves_nothing_of_itself_in_memory(tmp_path: Path) -> None:
     engine = Engine.open(tmp_path / "left.db")
     works = weakref.ref(engine._works)

@@ -256,6 +256,7 @@ KILLS = 4
 KILLS_OF_THE_CAMPAIGN = 50
 
 
+@pytest.mark.timeout(1200)
 def test_kill_9_loses_no_acknowledged_state(tmp_path: Path, campaign: bool) -> None:
     chance = random.Random(5)
     canvas, version = new_id(), 0
