@@ -114,6 +114,7 @@ class Commander:
                     return done
 
 
+@pytest.mark.timeout(1200)
 def test_after_a_kill_at_any_moment_the_projections_are_what_the_journal_makes(
     tmp_path: Path, campaign: bool, figure: Tell
 ) -> None:

@@ -8,6 +8,7 @@ from contextlib import closing
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import HealthCheck, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule
@@ -56,6 +57,8 @@ class Conversations(RuleBasedStateMachine):
         self.engine = Engine.open(self.path, SMALL)
         self.sessions: dict[str, dict[str, Any]] = {}
         self.runs: dict[str, dict[str, Any]] = {}
+        self.gone_runs: list[str] = []
+        self.gone_approvals: list[str] = []
         self.approvals: dict[str, dict[str, Any]] = {}
 
     def teardown(self) -> None:
@@ -157,9 +160,13 @@ class Conversations(RuleBasedStateMachine):
         refused = self._told(self.engine.sessions.open(name).erase)
         assert refused is (Gone if session["status"] == "erased" else None)
         session.update(status="erased", key=None, title=None)
-        for known in (self.runs, self.approvals):
+        for known, gone in (
+            (self.runs, self.gone_runs),
+            (self.approvals, self.gone_approvals),
+        ):
             for one in [one for one, it in known.items() if it["session"] == name]:
                 del known[one]
+                gone.append(one)
 
     # -- runs -------------------------------------------------------------------------------------
 
@@ -173,6 +180,15 @@ class Conversations(RuleBasedStateMachine):
         if refused is None:
             session["history"] += 1
             self.runs[run] = {"session": name, "state": "accepted", "entries": 0}
+
+    @precondition(lambda self: self.sessions and self.gone_runs)
+    @rule(nth=_NTH)
+    def start_one_that_is_gone(self, nth: int) -> None:
+        name, run = self._pick(self.sessions, nth), self.gone_runs[nth % len(self.gone_runs)]
+        refused = self._told(self.engine.runs.start, name, run_id=run)
+        assert refused in {Conflict, self._takes(self.sessions[name])}
+        assert refused is not None
+        assert self._told(self.engine.runs.cancel, run) is Gone
 
     @precondition(lambda self: self.runs)
     @rule(nth=_NTH, to=st.sampled_from(STATES))
@@ -280,6 +296,10 @@ class Conversations(RuleBasedStateMachine):
             assert (info.state, info.tape_entries) == (it["state"], it["entries"])
         for approval, it in self.approvals.items():
             assert self.engine.approvals.get(approval).decision == it["decision"]
+        for run in self.gone_runs:
+            assert self._told(self.engine.runs.get, run) is Gone
+        for approval in self.gone_approvals:
+            assert self._told(self.engine.approvals.get, approval) is Gone
 
 
 Conversations.TestCase.settings = settings(
@@ -288,4 +308,4 @@ Conversations.TestCase.settings = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )
-TestConversations = Conversations.TestCase
+TestConversations = pytest.mark.timeout(600)(Conversations.TestCase)
