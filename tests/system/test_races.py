@@ -1,4 +1,4 @@
-"""Two clients at once: exactly one wins, the other is told `conflict`.
+"""Two clients at once: exactly one wins, the other is told `conflict`, or from where a run went.
 
 10,000 races with `--campaign`, a few hundred without.
 """
@@ -52,18 +52,27 @@ def a_decision(wire: Wire) -> Prepared:
 
 
 @pytest.mark.parametrize(
-    ("prepare", "codes"),
+    ("prepare", "codes", "lost_to"),
     [
-        (an_append, {"conflict"}),
-        (a_transition, {"invalid_transition"}),
-        (a_decision, {"conflict"}),
+        (an_append, {"conflict"}, [{"actual": 2}]),
+        (
+            a_transition,
+            {"invalid_transition"},
+            [{"from": "done", "to": "failed"}, {"from": "failed", "to": "done"}],
+        ),
+        (a_decision, {"conflict"}, [{"actual": "allow"}, {"actual": "deny"}]),
     ],
 )
 def test_exactly_one_of_two_wins(
-    own: House, prepare: Callable[[Wire], Prepared], codes: set[str], campaign: bool
+    own: House,
+    prepare: Callable[[Wire], Prepared],
+    codes: set[str],
+    lost_to: list[dict[str, Any]],
+    campaign: bool,
 ) -> None:
     one, other = own.connect(), own.connect()
     told: set[str] = set()
+    winners: set[str] = set()
     for number in range(RACES_OF_THE_CAMPAIGN if campaign else RACES):
         op, first, second = prepare(one)
         pair = (one, other) if number % 2 else (other, one)
@@ -71,6 +80,12 @@ def test_exactly_one_of_two_wins(
         pair[1].send(op, second)
         answers: list[Reply] = [wire.receive() for wire in pair]
         assert sorted("ok" in answer for answer in answers) == [False, True], answers
-        told |= {answer["err"]["code"] for answer in answers if "err" in answer}
+        for wire, answer in zip(pair, answers, strict=True):
+            if "ok" in answer:
+                winners.add("one" if wire is one else "other")
+            else:
+                told.add(answer["err"]["code"])
+                assert answer["err"]["detail"] in lost_to
     assert told == codes
+    assert winners == {"one", "other"}, "it is no race that one of them always wins"
     assert one.ok("journal.verify")["valid"]

@@ -246,6 +246,39 @@ def test_adjacent_tokens_are_one_entry_and_all_else_is_one_each(wire: Wire) -> N
     assert get(wire, run)["tape_entries"] == 4
 
 
+def test_tokens_of_several_who_talk_are_adjacent_whatever_the_engine_writes_between(
+    wire: Wire,
+) -> None:
+    session, run = new_id(), new_id()
+    wire.ok("run.start", {"run_id": run, "session_id": session})
+    said = {"kind": "model_token", "run_id": run}
+    wire.append(event(session, **said, actor="agent", ts_ms=7, payload={"token": "a"}))
+    wire.ok("run.transition", {"run_id": run, "to": "in_progress"})
+    wire.append(event(session, **said, actor="plugin", ts_ms=9, payload={"token": "b"}))
+    (entry,) = tape(wire, run)
+    assert (entry["actor"], entry["ts_ms"]) == ("agent", 7)
+    assert entry["payload"] == {"text": "ab", "count": 2}
+    events = wire.read(run_id=run, kinds=["model_token"])
+    assert [(one["actor"], one["ts_ms"]) for one in events] == [("agent", 7), ("plugin", 9)]
+
+
+def test_what_comes_late_for_a_run_is_on_its_tape_and_changes_nothing_else(wire: Wire) -> None:
+    session, run = new_id(), new_id()
+    end = {"kind": "run_completed", "run_id": run, "payload": {"usage": {"input_tokens": 3}}}
+    wire.append(event(session, **end))
+    before = get(wire, run)
+    wire.append(event(session, **end), event(session, run_id=run, payload={"text": "late"}))
+    assert get(wire, run) == {**before, "tape_entries": 3}
+    assert [one["kind"] for one in tape(wire, run)] == [
+        "run_completed", "run_completed", "message_received",
+    ]  # fmt: skip
+    told = wire.ok("session.get", {"session_id": session})["session"]
+    assert told["model_tokens_in"] == 3
+    assert wire.refuse(event(session, **{**end, "kind": "run_failed"}))["detail"] == {
+        "from": "done", "to": "failed",
+    }  # fmt: skip
+
+
 def test_a_long_talk_is_one_entry_that_fits_a_frame_and_says_where_it_goes_on(own: House) -> None:
     wire, session, run = own.connect(), new_id(), new_id()
     texts = [f"{number % 10}" * 200_000 for number in range(45)]
