@@ -50,19 +50,6 @@ def test_a_key_finds_the_session_that_it_made(wire: Wire) -> None:
     )
 
 
-def test_a_branch_of_anothers_session_may_have_its_key_and_one_of_ones_own_not(
-    wire: Wire,
-) -> None:
-    key = new_id()
-    theirs = wire.ok("session.resolve", {"session_key": key}, principal="alice")["session"]
-    body = {"session_id": theirs["session_id"], "session_key": key}
-    made = wire.ok("session.branch", body)["session"]
-    assert (made["session_key"], made["principal"]) == (key, "local")
-    for envelope in ({}, {"principal": "alice"}):
-        error = wire.err("session.branch", body, **envelope)
-        assert (error["code"], error["field"]) == ("conflict", "session_key")
-
-
 def test_two_who_resolve_one_new_key_at_once_get_one_session(own: House) -> None:
     one, other = own.connect(), own.connect()
     for _ in range(50):

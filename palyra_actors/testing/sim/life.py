@@ -433,11 +433,7 @@ class _Run:
         asks += [("approval.get", "approval_id", name) for name in approvals]
         asks += [("canvas.get", "canvas_id", name) for name in model.canvases]
         there = {name for _, name in model.memories.items}
-        lost = [
-            name
-            for (_, name), one in model.memories.removed.items()
-            if name not in there and model.of_erased(one)
-        ]
+        lost = sorted({name for _, name in model.lost if name not in there})
         asked = [
             world.send(peer, Order(op, {field: name}, "local", True)) for op, field, name in asks
         ]
