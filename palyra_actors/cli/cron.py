@@ -13,7 +13,7 @@ from palyra_actors.api.cron import CronRunInfo, FireTime, JobInfo
 from palyra_actors.api.operations import Operations
 from palyra_actors.cli import exits
 from palyra_actors.cli.reach import connected
-from palyra_actors.cli.shape import console, plain, print_json
+from palyra_actors.cli.shape import console, plain, print_json, span
 from palyra_actors.cli.tables import show_all, show_one
 from palyra_actors.errors import Invalid
 
@@ -27,7 +27,6 @@ _RUN = {
     "run": "run_id",
 }  # fmt: skip
 _SHOWN: Final = 5
-_UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000))
 
 
 @app.command("list", epilog=exits.HELP)
@@ -134,6 +133,8 @@ def explain(
     clocks are set."""
     if (job is None) == (cron is None):
         raise Invalid("name a job, or give an expression with --cron", field="JOB")
+    if tz is not None and cron is None:
+        raise Invalid("a job has its time zone; --tz is for --cron", field="--tz")
     schedule: dict[str, Any] | None = None
     if cron is not None:
         schedule = {"cron": cron} if tz is None else {"cron": cron, "tz": tz}
@@ -201,18 +202,3 @@ def _away(at_ms: int | None, now_ms: int) -> str:
     if at_ms is None:
         return "-"
     return f"in {span(at_ms - now_ms)}" if at_ms >= now_ms else f"{span(now_ms - at_ms)} ago"
-
-
-def span(ms: int) -> str:
-    """How long, for a person: the two largest units that count."""
-    parts: list[str] = []
-    for unit, size in _UNITS:
-        if ms >= size or (parts and len(parts) < 2):
-            count, ms = divmod(ms, size)
-            if count:
-                parts.append(f"{count} {unit}")
-            elif parts:
-                break
-        if len(parts) == 2:
-            break
-    return " ".join(parts) or f"{ms} ms"

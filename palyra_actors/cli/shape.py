@@ -26,6 +26,9 @@ _CONTROLS: Final = {
 } | {code: f"\\u{code:04x}" for code in (*range(0x202A, 0x202F), *range(0x2066, 0x206A))}
 
 
+_UNITS: Final = (("d", 86_400_000), ("h", 3_600_000), ("min", 60_000), ("s", 1_000))
+
+
 def plain(text: str) -> str:
     """Text with its control characters made visible instead of obeyed."""
     return text.replace("\r\n", "\n").translate(_CONTROLS)
@@ -76,6 +79,21 @@ def moment(ts_ms: int) -> str:
         return datetime.fromtimestamp(ts_ms / 1000, UTC).strftime("%Y-%m-%d %H:%M:%S.%f")[:-3]
     except (OverflowError, ValueError):
         return f"{ts_ms} ms"
+
+
+def span(ms: int) -> str:
+    """How long, for a person: the two largest units that count."""
+    parts: list[str] = []
+    for unit, size in _UNITS:
+        if ms >= size or (parts and len(parts) < 2):
+            count, ms = divmod(ms, size)
+            if count:
+                parts.append(f"{count} {unit}")
+            elif parts:
+                break
+        if len(parts) == 2:
+            break
+    return " ".join(parts) or f"{ms} ms"
 
 
 def size(count: float) -> str:

@@ -1,16 +1,20 @@
 """Lists of things, as a table for a person or a line of JSON each for a program."""
 
+import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final
 
-from palyra_actors.cli.shape import console, moment, plain, print_json
+from palyra_actors.cli.shape import console, moment, plain, print_json, span, to_json
 
 ID_CELLS: Final = 26
 WRAPPED_CELLS: Final = 24  # a longer text goes on in the next line
 FILE_CELLS: Final = 1000  # of what is no terminal: a line each, for grep
 IDS: Final = frozenset({"session_id", "run_id", "approval_id", "canvas_id"})
 """Columns that are never cut: what a person copies into the next command."""
+
+SPANS: Final = frozenset({"misfire_grace_ms", "jitter_ms", "lease_ms"})
+"""Which say how long something takes, and not when it is."""
 
 
 def show_all(
@@ -75,14 +79,20 @@ def show_one(found: Any, names: Sequence[str], *, as_json: bool) -> None:
 
     table = Table(box=None, show_header=False, pad_edge=False)
     for name in names:
-        table.add_row(name.replace("_", " "), Text(cell(name, getattr(found, name))))
+        heading = name.removesuffix("_ms").replace("_", " ")
+        table.add_row(heading, Text(cell(name, getattr(found, name))))
     console().print(table)
 
 
 def cell(name: str, value: Any) -> str:
-    """A value for a person: times as dates, nothing as a dash."""
+    """A value for a person: times as dates, how long something takes in its units, maps and lists
+    as JSON, nothing as a dash."""
     if value is None:
         return "-"
+    if name in SPANS:
+        return span(value)
+    if isinstance(value, Mapping | list):
+        return plain(json.dumps(to_json(value), ensure_ascii=False))
     if name.endswith("_ms") and isinstance(value, int):
         return moment(value)
     return plain(str(value))

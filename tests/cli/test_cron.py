@@ -10,7 +10,7 @@ import pytest
 
 from palyra_actors.api.cron import JobInfo
 from palyra_actors.cli.app import app
-from palyra_actors.cli.cron import span
+from palyra_actors.cli.shape import span
 from palyra_actors.engine import Engine
 
 Answer = tuple[int, str]
@@ -52,6 +52,17 @@ def test_a_list_shows_when_jobs_are_due_and_how_it_went(
     assert re.search(r"every 1 h 30 min +paused +- +-", lines["off"])
     assert lines["once"].rstrip().endswith("skipped (overlap)")
     assert job.job_id in lines["digest"]
+
+
+def test_a_job_is_shown_with_how_long_things_take_and_its_schedule_as_json(
+    engine: Engine, job: JobInfo, capfd: pytest.CaptureFixture[str]
+) -> None:
+    _, out = run(capfd, "cron", "show", job.job_id)
+    told = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines()[:14])
+    assert told["misfire grace"] == told["lease"] == "1 min"
+    assert told["jitter"] == "0 ms"
+    assert json.loads(told["schedule"]) == {"cron": "30 7 * * MON-FRI", "tz": "Europe/Prague"}
+    assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", told["created"])
 
 
 def test_the_engines_own_jobs_are_listed_apart_and_hold_no_place_among_the_others(
@@ -117,6 +128,8 @@ def test_explaining_an_expression_points_at_the_day_on_which_the_clock_is_set(
     code, out = run(capfd, "cron", "explain", "--cron", "0 7 * * *", "-n", "1", "--json")
     assert json.loads(out)["offset_minutes"] == 0
     assert run(capfd, "cron", "explain")[0] != 0
+    job = engine.cron.create("digest", {"every_ms": 1_000})
+    assert run(capfd, "cron", "explain", job.job_id, "--tz", "UTC")[0] != 0
     assert engine.path.exists()
 
 
