@@ -58,7 +58,7 @@ def test_a_job_is_shown_with_how_long_things_take_and_its_schedule_as_json(
     engine: Engine, job: JobInfo, capfd: pytest.CaptureFixture[str]
 ) -> None:
     _, out = run(capfd, "cron", "show", job.job_id)
-    told = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines()[:14])
+    told = dict(re.split(r"  +", line.strip(), maxsplit=1) for line in out.splitlines()[:16])
     assert told["misfire grace"] == told["lease"] == "1 min"
     assert told["jitter"] == "0 ms"
     assert json.loads(told["schedule"]) == {"cron": "30 7 * * MON-FRI", "tz": "Europe/Prague"}
