@@ -25,5 +25,11 @@ setup(
             extra_compile_args=["-O2"],
             optional=True,
         ),
+        Extension(
+            "palyra_actors.storage._swift_store",
+            ["palyra_actors/storage/_swift_store.c"],
+            extra_compile_args=["-O2", "-pthread"],
+            optional=True,
+        ),
     ]
 )

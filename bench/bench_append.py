@@ -9,12 +9,15 @@ Three shapes over ipc, the client in another process than the engine:
 each paired, in the same run and in turns, with a loop that only fills the same tables of the same
 schema through apsw, in commits as large as what is in flight, with rows that were made before the
 clock started; and `one` besides with an append and fdatasync of as many bytes and a ZeroMQ echo
-over ipc. Ratios are of the medians of the rounds.
+over ipc. Ratios are of the medians of the rounds. `cpu_us_per_event` is what the engine takes of
+the processors in all its threads, `busiest_thread_us_per_event` what its loop takes of them: other
+work on the machine moves these least.
 
     python bench/bench_append.py [--seconds 5] [--rounds 3] [--shape one|singles|batches]
 """
 
 import argparse
+import contextlib
 import os
 import statistics
 import sys
@@ -47,14 +50,30 @@ def through_engine(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
         events,
         sessions,
     )
-    with engine(folder) as (endpoint, _):
+    with engine(folder) as (endpoint, process):
         load = Load(endpoint)
         load.run(made[: window * 2], window, 60)  # wakes the sessions
+        before = processor_ns(process.pid)
         result = load.run(made[window * 2 :], window, seconds)
+        took = {
+            thread: ns - before.get(thread, 0) for thread, ns in processor_ns(process.pid).items()
+        }
         load.close()
+    stored = max(1, result["requests"] - result["refused"]) * events
+    result["cpu_us"] = sum(took.values()) / 1000 / stored
+    result["busiest_us"] = max(took.values()) / 1000 / stored
     if result["requests"] + window * 2 >= len(made):
         raise RuntimeError("too few frames were made: raise RATE_GUESS")
     return {**result, "events_per_second": result["per_second"] * events}
+
+
+def processor_ns(pid: int) -> dict[str, int]:
+    """What each thread of a process has taken of the processors so far, in nanoseconds."""
+    taken = {}
+    for thread in os.listdir(f"/proc/{pid}/task"):
+        with contextlib.suppress(OSError):
+            taken[thread] = int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
+    return taken
 
 
 def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
@@ -191,6 +210,8 @@ def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
         "p50_ms": round(middle(ours, "p50_ms"), 3),
         "p99_ms": round(middle(ours, "p99_ms"), 3),
         "bare_commit_p50_ms": round(middle(bare, "p50_ms"), 3),
+        "cpu_us_per_event": round(middle(ours, "cpu_us"), 2),
+        "busiest_thread_us_per_event": round(middle(ours, "busiest_us"), 2),
         "refused": sum(run["refused"] for run in ours),
         "rounds": rounds,
         "seconds": seconds,

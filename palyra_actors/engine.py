@@ -262,6 +262,7 @@ class Works:
                 peer_requests_max=self.config.door.peer_requests_max,
             )
         )
+        self.loop.after_round(self.writer.look)
         self.loop.after_round(self.desk.pump)
         self.checkpoints = Checkpoints(
             self._open_checkpointer, self._checkpointed, lambda: plan.checkpoints
@@ -286,7 +287,7 @@ class Works:
         self.begin()
         self.anchors.start()
         self.remembering.start()
-        self.writer.committer.start()
+        self.writer.start_threads()
         self.pool.start()
         self.loop.start()
         self.checkpoints.start()

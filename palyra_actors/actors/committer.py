@@ -1,4 +1,8 @@
-"""The thread that waits for the disk on the writer's behalf, so that the loop goes on meanwhile."""
+"""The thread that waits for the disk on the writer's behalf, so that the loop goes on meanwhile.
+
+Where the storage has one of its own that needs no interpreter (`storage.beside`), groups go there
+and this one does the rest: what moves the WAL, and groups of unusual rows.
+"""
 
 import logging
 import queue
@@ -7,7 +11,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 from palyra_actors.clock import Clock
-from palyra_actors.storage.port import CommitUnknown, WriteSide
+from palyra_actors.storage.port import Batch, CommitUnknown, Ended, WriteSide
 
 log = logging.getLogger(__name__)
 
@@ -30,6 +34,15 @@ class Committer:
 
     def start(self) -> None:
         self._thread.start()
+
+    def begin(self, storage: WriteSide, batch: Batch) -> bool:
+        """Stage and commit beside the interpreter, where the storage can: then `ended` tells of it
+        and not `done`. False: it cannot, and nothing was begun."""
+        return storage.begin(batch)
+
+    def ended(self, storage: WriteSide) -> Ended | None:
+        """How what was begun has ended, once; None: it has not yet."""
+        return storage.ended()
 
     def commit(self, storage: WriteSide) -> None:
         """Commit what is staged. The caller keeps its hands off the storage until `done`."""

@@ -5,8 +5,10 @@
                         └─ clash: sift, send back, stage the rest
 
 Units come decided and numbered, in the order in which they are to be written; a group is what has
-come while the group before it was committed. Staging happens on the loop, COMMIT on the
-committer's thread, so that the disk's time is the next group's time to gather.
+come while the group before it was committed. Staging and COMMIT happen in a thread that needs no
+interpreter, where there is one (`storage.beside`), so that their time is the next group's time to
+gather. What that one does not take or cannot write is staged on the loop, and committed on the
+committer's thread.
 
 A unit that cannot be written fails alone: its entities are sent back, with all that they decided
 after it, and the rest of the group is staged again at once.
@@ -27,7 +29,7 @@ from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
 from palyra_actors.errors import InternalFault, Invalid, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
-from palyra_actors.storage.port import Clash, Head, WriteSide
+from palyra_actors.storage.port import Clash, CommitUnknown, Head, WriteSide
 from palyra_actors.wire.append import encode_ok
 from palyra_actors.wire.messages import AppendOk, Timing
 
@@ -134,6 +136,7 @@ class Writer(PooledActor):
         self._company = 0  # groups for which more than one entity is taken to be writing
         self._group: Group | None = None
         self._staged_at = 0.0
+        self._beside = False  # the group is being written without us
         self._ended_at = self._slept_s = 0.0  # of the group before
         self._looking = False
         self._failing: str | None = None
@@ -183,7 +186,7 @@ class Writer(PooledActor):
 
     @property
     def committer(self) -> Committer:
-        """Its thread has to be started, or `step` be called in its stead."""
+        """Whose `step` is called where `start_threads` was not."""
         return self._committer
 
     @property
@@ -201,13 +204,19 @@ class Writer(PooledActor):
             self._failing or self._rejected,
         )
 
+    def start_threads(self) -> None:
+        """Start the threads that wait for the disk. Without them somebody calls the committer's
+        `step` in their stead."""
+        self._committer.start()
+        self._storage.go_beside(self._loop.bell())
+
     def close(self, wait_s_max: float) -> bool:
         """After the loop has stopped: let the last COMMIT end and close the file."""
         ended = self._committer.stop(wait_s_max)
         if ended:
             for unit in self._queue:
                 self._fail(unit, stopping())
-            self._storage.close()
+            ended = self._storage.close(wait_s_max)
         return ended
 
     def give_up(self) -> None:
@@ -315,12 +324,20 @@ class Writer(PooledActor):
         queue.extendleft(reversed(later))
         return units
 
-    def _stage(self, units: list[Unit]) -> list[Unit]:
-        """Stage and commit; or the units that are left to stage after a clash."""
+    def _stage(self, units: list[Unit], here: bool = False) -> list[Unit]:
+        """Stage and commit; or the units that are left to stage after a clash. `here`: not beside
+        the interpreter."""
         clock = self._loop.clock
         group = Group(units, self._head, clock.monotonic(), clock.wall_ms())
         self._group = group
         lay_out(group, self._names)
+        alone = len(units) == 1 and not self._queue and self._plan.quick and COMMIT_HERE
+        if not (alone or here) and self._committer.begin(self._storage, group.batch):
+            self._beside = True
+            self._under_way(group)
+            self._prepare(group)
+            self._look_for_stall()
+            return []
         try:
             self._storage.stage(group.batch)
         except Clash as clash:
@@ -332,10 +349,8 @@ class Writer(PooledActor):
             self._reject(str(fault), group)
             self._eject(units, dict.fromkeys(units, fault))
             return []
-        plan = self._plan
-        self._staged_at = plan.committing_since = clock.monotonic()
-        plan.committing_load = sum(unit.request.load for unit in units)
-        if len(units) == 1 and not self._queue and plan.quick and COMMIT_HERE:
+        self._under_way(group)
+        if alone:
             result = self._committer.commit_here(self._storage)
             self._slept_s -= result.ended - self._staged_at  # a wait, and no work of the loop's
             self._prepare(group)
@@ -343,10 +358,49 @@ class Writer(PooledActor):
             return []
         self._committer.commit(self._storage)
         self._prepare(group)
+        self._look_for_stall()
+        return []
+
+    def _under_way(self, group: Group) -> None:
+        plan = self._plan
+        self._staged_at = plan.committing_since = self._loop.clock.monotonic()
+        plan.committing_load = sum(unit.request.load for unit in group.units)
+
+    def look(self) -> None:
+        """Whether the group that is written beside the interpreter is through. Each round."""
+        if not self._beside:
+            return
+        ended = self._committer.ended(self._storage)
+        if ended is None:
+            return
+        self._beside = False
+        if ended.error is None or ended.staged:
+            error = None if ended.error is None else CommitUnknown(ended.error)
+            self._committed(Committed(error, ended.at))
+            return
+        log.debug("a group is staged anew here: %s", ended.error)
+        try:
+            self._stage_anew()
+        except BaseException as error:  # noqa: BLE001 - outside a turn, but the actor's failure
+            self._failed(ended, error)
+
+    def _stage_anew(self) -> None:
+        """Nothing of the group was stored: say why, as whoever stages it here does."""
+        group, self._group = self._group, None
+        assert group is not None
+        self._plan.committing_since, self._plan.committing_load = None, 0
+        units = group.units
+        while units and self._group is None:
+            self._in_hand = units
+            units = self._stage(units, here=True)
+        self._in_hand = []
+        if (self._queue or self._chores) and self._group is None:
+            self._start_groups()
+
+    def _look_for_stall(self) -> None:
         if not self._looking and self._budget_ms:
             self._looking = True
             self._loop.call_later(self._budget_ms / 1000, self._look_at_stall)
-        return []
 
     def _look_at_stall(self) -> None:
         """A COMMIT that takes longer than a budget: whoever waits for it is told in time."""
@@ -688,6 +742,7 @@ class Writer(PooledActor):
     def _recover(self, group: Group, error: BaseException) -> None:
         """The outcome is open: drop the connection, read the head again, and say `unknown`."""
         log.error("a COMMIT failed: %s", error)
+        self._beside = False
         self._failing = str(error)
         unknown = StorageUnavailable(
             f"the commit failed half way: {error}",

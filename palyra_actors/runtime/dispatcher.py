@@ -124,6 +124,11 @@ class Loop:
         if self._asleep:
             self._wakeup.ring()
 
+    def bell(self) -> int:
+        """A descriptor that makes sure a round comes when 1 is added to it, an eventfd. It
+        is whoever's who asks."""
+        return self._wakeup.duplicate()
+
     def poke(self) -> None:
         """Make sure that a round comes. Any thread."""
         if self._asleep:

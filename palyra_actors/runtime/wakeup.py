@@ -21,6 +21,10 @@ class Wakeup:
     def fileno(self) -> int:
         return self._fd
 
+    def duplicate(self) -> int:
+        """A descriptor of the same eventfd, for a thread that knows no Python; its owner's."""
+        return os.dup(self._fd)
+
     def ring(self) -> None:
         with self._lock, contextlib.suppress(BlockingIOError):
             if self._fd >= 0:

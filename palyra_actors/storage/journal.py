@@ -4,9 +4,11 @@ Writing goes through one connection, staged on one thread and committed on anoth
 once. Reading goes through read-only connections, one a thread.
 """
 
+import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
+from functools import cache
 from hashlib import sha256
 from itertools import chain
 from typing import Any, Final
@@ -17,6 +19,7 @@ from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, KIND_NUMBERS, 
 from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
 from palyra_actors.domain.run import Run
 from palyra_actors.errors import OpenRefused, StorageUnavailable
+from palyra_actors.storage.beside import Beside, Step, compiled
 from palyra_actors.storage.connection import drop, try_room
 from palyra_actors.storage.port import (
     APART,
@@ -24,6 +27,7 @@ from palyra_actors.storage.port import (
     Batch,
     Clash,
     CommitUnknown,
+    Ended,
     EventPage,
     Head,
     Parameters,
@@ -47,7 +51,7 @@ TIDY_FRAMES_MAX: Final = 2_048
 PROBE_BYTES_MAX: Final = 8 * 1024 * 1024
 """What a disk that failed has to take before it is trusted again, at most."""
 
-ROWS_TOGETHER: Final = 32
+ROWS_TOGETHER: Final = (128, 32)
 """Rows of one statement where a group has so many: each step of SQLite costs a third of a row."""
 
 LEAVING: Final = frozenset(("gone.runs", "gone.approvals"))
@@ -118,9 +122,6 @@ class _Side:
             return RunRow(row[0], row[1], None if row[2] is None else Run(*row[2:]))
         return None
 
-    def close(self) -> None:
-        self._connection.close()
-
 
 class JournalWriter(_Side):
     """The owning connection. `connect` opens it anew after a failed COMMIT.
@@ -131,6 +132,8 @@ class JournalWriter(_Side):
     def __init__(self, connect: Callable[[], apsw.Connection]) -> None:
         super().__init__(connect())
         self._connect = connect
+        self._beside: Beside | None = None
+        self._bell = -1
         self._has_idle: bool | None = None
         """Whether any request that changed nothing has an id; None: not looked yet."""
         self._has_gone: bool | None = None
@@ -154,36 +157,16 @@ class JournalWriter(_Side):
         execute, executemany = self._connection.execute, self._connection.executemany
         try:
             execute("BEGIN IMMEDIATE")
-            for statement, rows in (
-                ("insert_principal", batch.principals),
-                ("insert_stream", batch.streams),
-                ("insert_event", batch.events),
-                ("move_head", batch.heads),
-                ("insert_mark", batch.marks),
-                ("run.insert", batch.runs),
-                ("run.move", batch.run_moves),
-                ("run.update", batch.run_ends),
-            ):
-                left: Sequence[tuple[Any, ...]] = rows
-                if len(rows) >= ROWS_TOGETHER and statement in MANY_ROWS:
+            for statement, rows in _statements(batch):
+                left: Sequence[Parameters] = rows
+                if statement in MANY_ROWS:
                     left = self._insert_together(statement, rows)
                 if left:
                     executemany(sql(statement), left)
-            for statement, changes in batch.changes:
-                executemany(sql(statement), changes)
-                if statement in FOLLOWED:
-                    execute(sql(FOLLOWED[statement][0]), FOLLOWED[statement][1])
                 if statement == "answer.idle":
                     self._has_idle = True
-                elif statement in LEAVING:
-                    self._has_gone = True
-            for statement in APART:
-                if statement in batch.apart:
-                    executemany(sql(statement), batch.apart[statement])
             if batch.events and self._bears_an_idle_id(batch.events[0][0]):
                 raise apsw.ConstraintError("a request that changed nothing has this id")
-            if self._takes_what_is_gone(batch):
-                raise apsw.ConstraintError("what went with its session had this id")
         except apsw.ConstraintError as error:
             self.rollback()
             raise Clash(str(error)) from error
@@ -197,9 +180,12 @@ class JournalWriter(_Side):
 
     def _bears_an_idle_id(self, from_seq: int) -> bool:
         """Whether an event from that one on has the id of a request that changed nothing."""
+        return self._has_idles() and bool(self.rows("answer.clash", (from_seq,)))
+
+    def _has_idles(self) -> bool:
         if self._has_idle is None:
             self._has_idle = bool(self.rows("answer.any_idle")[0][0])
-        return self._has_idle and bool(self.rows("answer.clash", (from_seq,)))
+        return self._has_idle
 
     def _takes_what_is_gone(self, batch: Batch) -> bool:
         """Whether a run or an approval of the batch has the id of one that is gone: its session
@@ -223,11 +209,58 @@ class JournalWriter(_Side):
     ) -> Sequence[tuple[Any, ...]]:
         """Insert as many at once as a statement of theirs takes; those that are left."""
         execute = self._connection.execute
-        together = sql_of_rows(statement, ROWS_TOGETHER)
-        whole = len(rows) - len(rows) % ROWS_TOGETHER
-        for at in range(0, whole, ROWS_TOGETHER):
-            execute(together, tuple(chain.from_iterable(rows[at : at + ROWS_TOGETHER])))
-        return rows[whole:]
+        for size in ROWS_TOGETHER:
+            if len(rows) >= size:
+                together, whole = sql_of_rows(statement, size), len(rows) - len(rows) % size
+                for at in range(0, whole, size):
+                    execute(together, tuple(chain.from_iterable(rows[at : at + size])))
+                rows = rows[whole:]
+        return rows
+
+    # -- beside the interpreter -------------------------------------------------------------------
+
+    def go_beside(self, bell: int) -> None:
+        """From now on a thread of its own writes what `begin` is given, and rings the bell, an
+        eventfd that is ours from now on. Without a compiler nothing changes."""
+        self._bell = bell
+        if compiled is not None:
+            self._beside = Beside(self._connection, bell)
+
+    def begin(self, batch: Batch) -> bool:
+        """Stage and commit the batch beside the interpreter. False: that cannot be done, and
+        nothing was begun. Otherwise the storage is left alone until `ended` says how it ended."""
+        if self._beside is None:
+            return False
+        steps: list[Step] = [
+            (_sizes(statement), rows, False) for statement, rows in _statements(batch)
+        ]
+        if any(statement == "answer.idle" for statement, _ in batch.changes):
+            return False
+        if batch.events and self._has_idles():
+            steps.append((_sizes("answer.clash"), [(batch.events[0][0],)], True))
+        return self._beside.begin(steps)
+
+    def ended(self) -> Ended | None:
+        """How what was begun has ended, once; None: it has not yet."""
+        return None if self._beside is None else self._beside.ended()
+
+    def _leave_beside(self, wait_s_max: float = -1.0) -> bool:
+        beside, self._beside = self._beside, None
+        if beside is None or beside.close(wait_s_max):
+            return True
+        self._beside = beside
+        return False
+
+    def close(self, wait_s_max: float = -1.0) -> bool:
+        """Close it after what was begun beside. False: that did not end within so many seconds, and
+        it is left open; negative: wait for ever."""
+        if not self._leave_beside(wait_s_max):
+            return False
+        self._connection.close()
+        if self._bell >= 0:
+            os.close(self._bell)
+            self._bell = -1
+        return True
 
     def commit(self) -> None:
         """Make the staged batch durable. May be called from another thread than `stage`.
@@ -386,6 +419,37 @@ class JournalWriter(_Side):
             finish(self._connection, frames_max=TIDY_FRAMES_MAX)
 
 
+@cache
+def _sizes(statement: str) -> tuple[tuple[str, int], ...]:
+    """The statement as `beside` takes it."""
+    together = ROWS_TOGETHER if statement in MANY_ROWS else ()
+    return (*((sql_of_rows(statement, size), size) for size in together), (sql(statement), 1))
+
+
+def _statements(batch: Batch) -> Iterator[tuple[str, Any]]:
+    """The statements of a batch, in their order, each with its rows."""
+    for statement, rows in (
+        ("insert_principal", batch.principals),
+        ("insert_stream", batch.streams),
+        ("insert_event", batch.events),
+        ("move_head", batch.heads),
+        ("insert_mark", batch.marks),
+        ("run.insert", batch.runs),
+        ("run.move", batch.run_moves),
+        ("run.update", batch.run_ends),
+    ):
+        if rows:
+            yield statement, rows
+    for statement, changes in batch.changes:
+        yield statement, changes
+        if statement in FOLLOWED:
+            follower, parameters = FOLLOWED[statement]
+            yield follower, [parameters]
+    for statement in APART:
+        if statement in batch.apart:
+            yield statement, batch.apart[statement]
+
+
 class JournalReader(_Side):
     """A read-only connection. Every call sees all commits that returned before it began.
 
@@ -406,7 +470,7 @@ class JournalReader(_Side):
     def close(self) -> None:
         """Close it; a disk that fails meanwhile takes nothing along."""
         with suppress(apsw.Error):
-            super().close()
+            self._connection.close()
 
     def has_journal(self) -> bool:
         """Whether there is a table of events: not where the file was made and nothing more."""

@@ -113,9 +113,13 @@ class Caller:
 
 
 class Rig:
-    """An engine, and handles on its writer. Commits never run on the loop's own thread here."""
+    """An engine, and handles on its writer. Commits never run on the loop's own thread here.
 
-    def __init__(self, path: Path, config: Config, **options: Any) -> None:
+    They go through apsw, where they can be held; `beside`: those that are not held, and nothing is
+    to happen at, are written beside the interpreter. `begun` counts those.
+    """
+
+    def __init__(self, path: Path, config: Config, beside: bool = False, **options: Any) -> None:
         self.path = path
         self.engine = Engine.open(path, config, **options)
         self.works: Any = self.engine._works
@@ -124,6 +128,7 @@ class Rig:
         self.ask = self.caller.ask
         self.append = self.caller.append
         self._answer_lost = False
+        self.begun = 0
         self._hooks: deque[Callable[[], object]] = deque()
         self._gate = threading.Event()
         self._gate.set()
@@ -143,7 +148,16 @@ class Rig:
 
         storage.commit = held_commit
         self._passed_on = threading.Event()
-        committer = self.writer._committer
+        committer: Any = self.writer._committer
+        begin = committer.begin
+
+        def may_begin(storage: Any, batch: Any) -> bool:
+            held = not self._gate.is_set() or self._hooks or self._answer_lost
+            begun = beside and not held and begin(storage, batch)
+            self.begun += bool(begun)
+            return bool(begun)
+
+        committer.begin = may_begin
         pass_on = committer._done
 
         def noted(result: Any) -> None:
@@ -297,11 +311,13 @@ PLUG_SESSION = "01HQRD00000000000000000000"
 
 
 @contextlib.contextmanager
-def rig(path: Path, config: Config = NO_BUDGET, **options: Any) -> Iterator[Rig]:
+def rig(
+    path: Path, config: Config = NO_BUDGET, *, beside: bool = False, **options: Any
+) -> Iterator[Rig]:
     """A rig whose engine is closed at the end, whatever is held."""
     here = writer_module.COMMIT_HERE
     writer_module.COMMIT_HERE = False  # type: ignore[misc]
-    opened = Rig(path, config, **options)
+    opened = Rig(path, config, beside, **options)
     try:
         yield opened
     finally:

@@ -12,15 +12,22 @@ import pytest
 from palyra_actors import engine
 from palyra_actors.actors import writer
 from palyra_actors.api.events import new_id
+from palyra_actors.storage.beside import compiled
 from palyra_actors.testing.faults import Fault, FaultVFS
 from tests.faults.rig import Rig, rig
 from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, event
 
 
+@pytest.fixture(params=[False, True], ids=["here", "beside"])
+def beside(request: pytest.FixtureRequest) -> bool:
+    """Whether groups are written beside the interpreter: what becomes of them is the same."""
+    return bool(request.param)
+
+
 @pytest.fixture
-def works(database: Path) -> Iterator[Rig]:
-    with rig(database) as opened:
+def works(database: Path, beside: bool) -> Iterator[Rig]:
+    with rig(database, beside=beside) as opened:
         yield opened
 
 
@@ -31,9 +38,16 @@ def disk() -> Iterator[FaultVFS]:
 
 
 @pytest.fixture
-def faulty(database: Path, disk: FaultVFS) -> Iterator[Rig]:
-    with rig(database, vfs=disk.name) as opened:
+def faulty(database: Path, disk: FaultVFS, beside: bool) -> Iterator[Rig]:
+    with rig(database, vfs=disk.name, beside=beside) as opened:
         yield opened
+
+
+def test_a_group_that_is_not_held_is_written_beside_the_interpreter(
+    works: Rig, beside: bool
+) -> None:
+    works.append(event(new_id())).ok()
+    assert (works.begun > 0) == (beside and compiled is not None)
 
 
 def changed(original: dict[str, object]) -> dict[str, object]:

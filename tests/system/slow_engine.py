@@ -23,6 +23,10 @@ class SlowCommitter(Committer):
     commit_s = 0.0
     early = False
 
+    def begin(self, storage: Any, batch: Any) -> bool:
+        del storage, batch
+        return False
+
     def commit(self, storage: Any) -> None:
         if self.early:
             self._answer_before_its_time()
