@@ -95,7 +95,7 @@ class Appends:
         unit.portions.append(portion)
         unit.left = 1
         try:
-            session.hand(portion)
+            session.hand_append(portion)
         except MailboxFull as full:
             raise _behind(unit, full) from full
 

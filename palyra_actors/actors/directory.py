@@ -3,7 +3,7 @@
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping
 from itertools import islice
-from typing import Final, TypeAlias
+from typing import Any, Final, TypeAlias
 
 from palyra_actors.actors.entity import Entity, House
 from palyra_actors.actors.session import SessionActor
@@ -60,7 +60,7 @@ class Directory:
         """
         self._requests += 1
 
-    def session(self, session_id: str, field: str) -> Entity:
+    def session(self, session_id: str, field: str) -> Any:
         """The session of that id, awake.
 
         Raises:

@@ -4,7 +4,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from types import MappingProxyType
 from typing import Any, ClassVar, Final
 
-from palyra_actors.actors.entity import ASLEEP, CommandEntity, ask
+from palyra_actors.actors.entity import ASLEEP, PENDING_UNITS_MAX, CommandEntity, ask
 from palyra_actors.actors.work import Portion
 from palyra_actors.domain import approval
 from palyra_actors.domain import session as domain
@@ -21,6 +21,7 @@ from palyra_actors.domain.session import (
     Status,
 )
 from palyra_actors.domain.session_commands import Who
+from palyra_actors.domain.swift import compiled
 from palyra_actors.errors import Invalid, NotFound
 from palyra_actors.ids import parse_ulid
 from palyra_actors.storage.port import ReadSide, StreamRow
@@ -34,6 +35,13 @@ RUNS_RESIDENT_MAX: Final = 256
 
 STATUSES: Final[dict[int, Status]] = {number: status for status, number in STATUS_NUMBERS.items()}
 NO_RUNS: Final[Mapping[bytes, Run]] = MappingProxyType({})
+
+
+def _unknown(session: Session, command: Append) -> None:
+    """What is usual is not known where nothing was compiled."""
+
+
+_go_on: Callable[[Any, Any], Any] = _unknown if compiled is None else compiled.go_on
 
 
 class SessionActor(CommandEntity):
@@ -92,6 +100,38 @@ class SessionActor(CommandEntity):
             if portion.decided
             for fact in portion.facts
         ) or any(change[0] == thing_id for portion in self._pending for change in portion.runs)
+
+    def hand_append(self, portion: Portion) -> None:
+        """`hand`, for all of an append by a client: in one go, where it is the usual one.
+
+        That is an append to a session that is awake and has nothing before it, and which changes
+        nothing but numbers and the tapes of runs that are known. Every other goes the way of
+        `hand`, with what is checked and may be refused on it.
+
+        Raises:
+            MailboxFull: as `hand`; nothing was queued.
+        """
+        inbox, tail, unit, pending = self.actor_inbox, self._tail, portion.unit, self._pending
+        if (
+            tail is not None
+            and tail.principal == unit.request.principal
+            and inbox.is_free
+            and len(pending) < PENDING_UNITS_MAX
+            and (gone_on := _go_on(self._state, portion.command)) is not None
+        ):
+            if pending and pending[0].unit.settled:
+                self._prune()
+            portion.before = self._state
+            self._state, portion.runs = gone_on
+            portion.first_seq = portion.next_before = self._next
+            self._next += len(portion.drafts)
+            portion.tail = tail
+            portion.decided = True
+            pending.append(portion)
+            unit.left = 0
+            self._house.submit(unit)
+            return
+        self.hand(portion)
 
     def _unborn(self) -> Session:
         return Session()

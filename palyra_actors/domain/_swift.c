@@ -2,6 +2,7 @@
  * it is held equal to (tests/wire/test_swift.py) and what runs where no compiler was at hand.
  *
  *     read_append     a frame ──▶ its drafts, or None: it is unusual, let the twin say what is wrong
+ *     go_on           a session and an append ──▶ the session after it, or None: the same
  *     chain_rows      drafts  ──▶ numbered, chained rows
  *     encode_results  rows    ──▶ what the request is answered
  *     encode_ok       answer and times ──▶ the reply's frame
@@ -22,13 +23,17 @@
 #endif
 
 enum {
-    VERSION = 2, /* of what is agreed with domain/swift.py: another one is not used */
+    VERSION = 3, /* of what is agreed with domain/swift.py: another one is not used */
     ID_BYTES = 16,
     ID_TEXT = 26,
     HASH_BYTES = 32,
     DRAFT_FIELDS = 7,
     ROW_FIELDS = 17,
     WRITTEN_FIELDS = 9,
+    SESSION_FIELDS = 5,
+    APPEND_FIELDS = 4,
+    RUN_FIELDS = 12,
+    MOVED_MAX = 8, /* runs that one append moves; more are the twin's */
     RUNS_MAX = 32,    /* different runs of one request; more are the twin's */
     NAMES_MAX = 16,   /* kinds that a client may write, actors */
     CODES_MAX = 256,  /* numbers that kinds are stored under */
@@ -43,11 +48,12 @@ typedef struct {
 
 /* -- what `setup` is told: names and limits live in Python, once --------------------------------- */
 
-static PyTypeObject *draft_type, *written_type;
+static PyTypeObject *draft_type, *written_type, *session_type, *run_type;
+static PyObject *open_status;
 static PyObject *sha256_call, *numbers[CODES_MAX], *kept_names, *code_names, *empty_tuple;
 static Name kinds[NAMES_MAX], actors[NAMES_MAX], codes[CODES_MAX];
 static int kinds_known, actors_known;
-static long model_token, ends_low, ends_high;
+static long model_token, ends_low, ends_high, tape_entries_max;
 static Py_ssize_t frame_bytes_max, payload_bytes_max, events_max, depth_max, id_bytes_max;
 static uint64_t time_ms_max, budget_ms_max;
 static uint8_t digit_of[256];
@@ -812,6 +818,156 @@ put_text(uint8_t *to, const uint8_t *end, PyObject *text)
     return put_raw(put_text_head(to, length), utf8, length);
 }
 
+/* -- deciding ---------------------------------------------------------------------------------------- */
+
+typedef struct {
+    PyObject *id, *run; /* of the append, and as the session has it: both borrowed */
+    long entries, entries_before;
+    int open, open_before;
+} Moved;
+
+/* The tapes of the runs that the drafts name, moved on. 0: one of them is unusual. */
+static int
+move_tapes(PyObject *drafts, PyObject *runs, Moved *moved, int *count)
+{
+    Moved *last = NULL;
+    for (Py_ssize_t i = 0; i < PyList_GET_SIZE(drafts); i++) {
+        PyObject *draft = PyList_GET_ITEM(drafts, i);
+        if (!PyTuple_Check(draft) || PyTuple_GET_SIZE(draft) != DRAFT_FIELDS)
+            return 0;
+        PyObject *id = PyTuple_GET_ITEM(draft, 1), *kind = PyTuple_GET_ITEM(draft, 2);
+        if (id == Py_None)
+            continue;
+        if (last == NULL || last->id != id) {
+            PyObject *run = PyDict_GetItemWithError(runs, id);
+            if (run == NULL || !Py_IS_TYPE(run, run_type) || !PyBytes_CheckExact(id) || !is_id(id))
+                return 0;
+            int place = 0;
+            while (place < *count && memcmp(PyBytes_AS_STRING(moved[place].id),
+                                            PyBytes_AS_STRING(id), ID_BYTES))
+                place++;
+            last = &moved[place];
+            if (place == *count) {
+                if (place == MOVED_MAX)
+                    return 0;
+                last->run = run;
+                last->entries_before = last->entries = PyLong_AsLong(PyTuple_GET_ITEM(run, 3));
+                last->open_before = last->open = PyObject_IsTrue(PyTuple_GET_ITEM(run, 4));
+                if (last->entries < 0 || last->open < 0)
+                    return 0;
+                ++*count;
+            }
+            last->id = id;
+        }
+        int token = PyLong_Check(kind) && PyLong_AsLong(kind) == model_token;
+        if (token && last->open)
+            continue;
+        if (last->entries >= tape_entries_max)
+            return 0;
+        last->entries++;
+        last->open = token;
+    }
+    return 1;
+}
+
+static PyObject *
+moved_run(const Moved *moved)
+{
+    PyObject *run = run_type->tp_alloc(run_type, RUN_FIELDS);
+    PyObject *entries = PyLong_FromLong(moved->entries);
+    if (run == NULL || entries == NULL) {
+        Py_XDECREF(run);
+        Py_XDECREF(entries);
+        return NULL;
+    }
+    for (int i = 0; i < RUN_FIELDS; i++)
+        if (i != 3 && i != 4)
+            PyTuple_SET_ITEM(run, i, Py_NewRef(PyTuple_GET_ITEM(moved->run, i)));
+    PyTuple_SET_ITEM(run, 3, entries);
+    PyTuple_SET_ITEM(run, 4, Py_NewRef(moved->open ? Py_True : Py_False));
+    return run;
+}
+
+/* (id, run, False) of each that moved, in their order; `runs` then is a copy that holds them. */
+static PyObject *
+moved_runs(const Moved *moved, int count, PyObject **runs)
+{
+    int places[MOVED_MAX], changed = 0;
+    for (int i = 0; i < count; i++)
+        if (moved[i].entries != moved[i].entries_before || moved[i].open != moved[i].open_before)
+            places[changed++] = i;
+    PyObject *told = changed ? PyTuple_New(changed) : Py_NewRef(empty_tuple);
+    if (told == NULL || !changed)
+        return told;
+    PyObject *after = PyDict_Copy(*runs);
+    for (int i = 0; i < changed && after != NULL; i++) {
+        const Moved *one = &moved[places[i]];
+        PyObject *run = moved_run(one);
+        PyObject *change = run ? PyTuple_Pack(3, one->id, run, Py_False) : NULL;
+        if (change == NULL || PyDict_SetItem(after, one->id, run) < 0)
+            Py_CLEAR(after);
+        if (change != NULL)
+            PyTuple_SET_ITEM(told, i, change);
+        Py_XDECREF(run);
+    }
+    if (after == NULL) {
+        Py_DECREF(told);
+        return NULL;
+    }
+    Py_SETREF(*runs, after);
+    return told;
+}
+
+static PyObject *
+swift_go_on(PyObject *module, PyObject *const *args, Py_ssize_t count)
+{
+    (void)module;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "go_on(session, append)");
+        return NULL;
+    }
+    PyObject *before = args[0], *append = args[1];
+    if (session_type == NULL || !Py_IS_TYPE(before, session_type) || !PyTuple_Check(append) ||
+        PyTuple_GET_SIZE(append) != APPEND_FIELDS || PyTuple_GET_SIZE(before) != SESSION_FIELDS)
+        Py_RETURN_NONE;
+    PyObject *drafts = PyTuple_GET_ITEM(append, 0), *run_ids = PyTuple_GET_ITEM(append, 2);
+    PyObject *about = PyTuple_GET_ITEM(before, 3), *runs = PyTuple_GET_ITEM(before, 2);
+    if (PyTuple_GET_ITEM(before, 1) != open_status || about == Py_None ||
+        PyTuple_GET_ITEM(append, 1) != Py_None || PyTuple_GET_ITEM(append, 3) != Py_False ||
+        !PyList_CheckExact(drafts) || !PyTuple_CheckExact(run_ids))
+        Py_RETURN_NONE;
+    int named = PyTuple_GET_SIZE(run_ids) > 0, moved_count = 0;
+    Moved moved[MOVED_MAX];
+    if (named && (!PyDict_CheckExact(runs) || !move_tapes(drafts, runs, moved, &moved_count))) {
+        if (PyErr_Occurred())
+            return NULL;
+        Py_RETURN_NONE;
+    }
+    long long last_seq = PyLong_AsLongLong(PyTuple_GET_ITEM(before, 0));
+    if (last_seq < 0)
+        return PyErr_Occurred() ? NULL : Py_NewRef(Py_None);
+    Py_INCREF(runs);
+    PyObject *told = named ? moved_runs(moved, moved_count, &runs) : Py_NewRef(empty_tuple);
+    PyObject *seq = PyLong_FromLongLong(last_seq + PyList_GET_SIZE(drafts));
+    PyObject *after = told && seq ? session_type->tp_alloc(session_type, SESSION_FIELDS) : NULL;
+    PyObject *made = after ? PyTuple_New(2) : NULL;
+    if (made == NULL) {
+        Py_DECREF(runs);
+        Py_XDECREF(told);
+        Py_XDECREF(seq);
+        Py_XDECREF(after);
+        return NULL;
+    }
+    PyTuple_SET_ITEM(after, 0, seq);
+    PyTuple_SET_ITEM(after, 1, Py_NewRef(open_status));
+    PyTuple_SET_ITEM(after, 2, runs);
+    PyTuple_SET_ITEM(after, 3, Py_NewRef(about));
+    PyTuple_SET_ITEM(after, 4, Py_NewRef(PyTuple_GET_ITEM(before, 4)));
+    PyTuple_SET_ITEM(made, 0, after);
+    PyTuple_SET_ITEM(made, 1, told);
+    return made;
+}
+
 /* -- chaining ------------------------------------------------------------------------------------------- */
 
 typedef struct {
@@ -1295,16 +1451,17 @@ swift_setup(PyObject *module, PyObject *args, PyObject *keywords)
 {
     (void)module;
     static char *known[] = {
-        "draft", "written", "sha256", "kinds", "actors", "codes", "model_token", "ends", "frame_bytes_max",
+        "draft", "written", "session", "run", "open_status", "tape_entries_max", "sha256", "kinds", "actors", "codes", "model_token", "ends", "frame_bytes_max",
         "payload_bytes_max", "events_max", "depth_max", "id_bytes_max", "time_ms_max",
         "budget_ms_max", "own_sha", NULL};
-    PyObject *draft, *written, *sha, *kind_names, *actor_names, *names_by_code;
+    PyObject *draft, *written, *session, *run, *status, *sha, *kind_names, *actor_names, *names_by_code;
     unsigned long long time_max, budget_max;
     int own_sha;
     Name all[CODES_MAX];
     if (!PyArg_ParseTupleAndKeywords(
-            args, keywords, "$O!O!OO!O!O!l(ll)nnnnnKKp:setup", known, &PyType_Type, &draft,
-            &PyType_Type, &written, &sha,
+            args, keywords, "$O!O!O!O!OlOO!O!O!l(ll)nnnnnKKp:setup", known, &PyType_Type, &draft,
+            &PyType_Type, &written, &PyType_Type, &session, &PyType_Type, &run, &status,
+            &tape_entries_max, &sha,
             &PyDict_Type, &kind_names, &PyDict_Type, &actor_names, &PyDict_Type, &names_by_code,
             &model_token, &ends_low, &ends_high, &frame_bytes_max, &payload_bytes_max, &events_max,
             &depth_max, &id_bytes_max, &time_max, &budget_max, &own_sha))
@@ -1312,7 +1469,9 @@ swift_setup(PyObject *module, PyObject *args, PyObject *keywords)
     time_ms_max = time_max;
     budget_ms_max = budget_max;
     if (!PyType_IsSubtype((PyTypeObject *)draft, &PyTuple_Type) ||
-        !PyType_IsSubtype((PyTypeObject *)written, &PyTuple_Type) || events_max > 1024 ||
+        !PyType_IsSubtype((PyTypeObject *)written, &PyTuple_Type) ||
+        !PyType_IsSubtype((PyTypeObject *)session, &PyTuple_Type) ||
+        !PyType_IsSubtype((PyTypeObject *)run, &PyTuple_Type) || events_max > 1024 ||
         depth_max > 256 || id_bytes_max > 256) {
         PyErr_SetString(PyExc_ValueError, "a limit is beyond what this was compiled for");
         return NULL;
@@ -1342,12 +1501,19 @@ swift_setup(PyObject *module, PyObject *args, PyObject *keywords)
     Py_XSETREF(draft_type, (PyTypeObject *)draft);
     Py_INCREF(written);
     Py_XSETREF(written_type, (PyTypeObject *)written);
+    Py_INCREF(session);
+    Py_XSETREF(session_type, (PyTypeObject *)session);
+    Py_INCREF(run);
+    Py_XSETREF(run_type, (PyTypeObject *)run);
+    Py_INCREF(status);
+    Py_XSETREF(open_status, status);
     Py_RETURN_NONE;
 }
 
 static PyMethodDef methods[] = {
     {"setup", (PyCFunction)(void (*)(void))swift_setup, METH_VARARGS | METH_KEYWORDS, NULL},
     {"read_append", swift_read_append, METH_O, NULL},
+    {"go_on", (PyCFunction)(void (*)(void))swift_go_on, METH_FASTCALL, NULL},
     {"chain_rows", swift_chain_rows, METH_VARARGS, NULL},
     {"encode_results", swift_encode_results, METH_VARARGS, NULL},
     {"encode_ok", swift_encode_ok, METH_VARARGS, NULL},

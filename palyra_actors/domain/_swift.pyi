@@ -7,6 +7,10 @@ def setup(
     *,
     draft: type[tuple[Any, ...]],
     written: type[tuple[Any, ...]],
+    session: type[tuple[Any, ...]],
+    run: type[tuple[Any, ...]],
+    open_status: object,
+    tape_entries_max: int,
     sha256: Callable[[bytes], Any],
     kinds: dict[str, int],
     actors: dict[str, int],
@@ -23,6 +27,7 @@ def setup(
     own_sha: bool,
 ) -> None: ...
 def read_append(frame: bytes, /) -> Any: ...
+def go_on(session: Any, append: Any, /) -> tuple[Any, Any] | None: ...
 def chain_rows(
     stretches: list[tuple[Any, ...]], seq: int, link: bytes, recorded_ms: int, /
 ) -> tuple[list[tuple[Any, ...]], bytes]: ...

@@ -1,10 +1,11 @@
 """The hot path of appends, compiled where a compiler was at hand when the package was installed.
 
-`_swift.c` holds five functions. Each has a twin in Python that says what it means, and the twin is
+`_swift.c` holds six functions. Each has a twin in Python that says what it means, and the twin is
 what runs where the module is missing: `domain.chain.chain_rows_plainly`, in `wire.append`
 `decode_plainly`, `encode_results_plainly`, `encode_ok_plainly`, and in `wire.codec`
-`envelope_plainly`. Nothing else depends on which of
-the two it is; `tests/wire/test_swift.py` holds them equal.
+`envelope_plainly`; that of `go_on` is `domain.session.appended` with `changed_runs`, which an actor
+asks where it says None. Nothing else depends on which of the two it is; `tests/wire/test_swift.py`
+holds them equal.
 
 `_swift_json.c` is the same for large values: its twins are `domain.survey.survey_plainly` and
 `domain.canonical.by_value`, and the test `tests/domain/test_swift_json.py`.
@@ -23,14 +24,15 @@ from palyra_actors.domain.catalog import (
     RUN_ENDS,
     RUN_FAILED,
 )
-from palyra_actors.domain.session import Draft
+from palyra_actors.domain.run import Run
+from palyra_actors.domain.session import Draft, Session, Status
 
 try:
     from palyra_actors.domain import _swift
 except ImportError:  # no compiler when it was installed, or none for this Python
     compiled: Any = None
 else:
-    compiled = _swift if _swift.VERSION == 2 else None  # a build that was left from before
+    compiled = _swift if _swift.VERSION == 3 else None  # a build that was left from before
 try:
     from palyra_actors.domain import _swift_json
 except ImportError:
@@ -62,6 +64,10 @@ if sorted(RUN_ENDS) != [RUN_COMPLETED, RUN_FAILED] or RUN_FAILED != RUN_COMPLETE
 SETTINGS: Final[dict[str, Any]] = {
     "draft": Draft,
     "written": Written,
+    "session": Session,
+    "run": Run,
+    "open_status": Status.OPEN,
+    "tape_entries_max": limits.TAPE_ENTRIES_MAX,
     "sha256": sha256,
     "kinds": CLIENT_KINDS,
     "actors": ACTOR_NUMBERS,

@@ -72,6 +72,11 @@ class Mailbox:
         """Take the turn without a message, if none waits: for `PooledActor.hand`."""
         return not (self._envelopes or self._held) and self._turn.acquire(False)
 
+    @property
+    def is_free(self) -> bool:
+        """Nothing waits and nobody has the turn. Only for the thread that runs the turns."""
+        return not (self._envelopes or self._held or self._turn.locked())
+
     def hold(self) -> None:
         """No more turns until `release`. Only within the actor's own turn."""
         self._held = True

@@ -12,10 +12,20 @@ from hypothesis import strategies as st
 from palyra_actors.domain.catalog import CLIENT_KINDS
 from palyra_actors.domain.chain import Stretch, chain_rows_plainly
 from palyra_actors.domain.payload import Sealer
-from palyra_actors.domain.session import Draft
+from palyra_actors.domain.run import Run
+from palyra_actors.domain.session import (
+    NOTHING_SAID,
+    Draft,
+    Session,
+    Status,
+    appended,
+    changed_runs,
+)
+from palyra_actors.domain.session import append as append_of
 from palyra_actors.domain.swift import SETTINGS, Written, compiled
 from palyra_actors.errors import PalyraError
 from palyra_actors.ids import format_ulid
+from palyra_actors.limits import TAPE_ENTRIES_MAX
 from palyra_actors.wire import append, codec
 
 pytestmark = pytest.mark.skipif(compiled is None, reason="no compiler when it was installed")
@@ -412,3 +422,84 @@ def test_what_is_no_map_of_few_keys_is_not_skimmed(frame: bytes) -> None:
 def test_a_key_that_stands_twice_has_its_last_value() -> None:
     frame = b"\x82\xa1a\x01\xa1a\x92\x02\x03"
     assert _skimmed(frame) == _map_of(frame) == {"a": b"\x92\x02\x03"}
+
+
+# -- deciding -------------------------------------------------------------------------------------
+
+RUN_IDS = [bytes([n] * 16) for n in range(1, 12)]
+RUNS = st.builds(
+    Run,
+    state=st.integers(1, 6),
+    first=st.integers(1, 9),
+    last=st.none() | st.integers(1, 9),
+    entries=st.sampled_from([0, 1, TAPE_ENTRIES_MAX - 2, TAPE_ENTRIES_MAX - 1, TAPE_ENTRIES_MAX]),
+    open=st.booleans(),
+    created_ms=st.none() | st.integers(0, 9),
+)
+DECIDED_DRAFTS = st.builds(
+    Draft,
+    event_id=IDS,
+    run_id=st.none() | st.sampled_from(RUN_IDS),
+    kind=st.sampled_from([*CLIENT_KINDS.values(), "x.own"]),
+    actor=st.just(1),
+    ts_ms=st.just(0),
+    payload=st.just(b"\x80"),
+    redacted=st.just(False),
+)
+SESSIONS = st.builds(
+    Session,
+    last_seq=st.integers(0, 2**40),
+    status=st.sampled_from([Status.OPEN] * 5 + [Status.ARCHIVED, Status.ERASED]),
+    runs=st.dictionaries(st.sampled_from(RUN_IDS), RUNS, min_size=9),
+    about=st.sampled_from([NOTHING_SAID] * 5 + [None]),
+)
+
+
+@settings(max_examples=400)
+@given(
+    before=SESSIONS, drafts=st.lists(DECIDED_DRAFTS, min_size=1, max_size=9), seq=st.none() | FEW
+)
+def test_what_goes_on_goes_on_as_it_is_decided(
+    before: Session, drafts: list[Draft], seq: str | None
+) -> None:
+    command = append_of(drafts, None if seq is None else before.last_seq)
+    command = command._replace(run_ids=tuple(command.run_ids))
+    runs = dict(before.runs)
+    found = compiled.go_on(before, command)
+    assert before.runs == runs, "the state before stays as it was"
+    try:
+        after = appended(before, command)
+    except PalyraError:
+        assert found is None
+        return
+    told = tuple(changed_runs(before, after, command.run_ids))
+    if found is None:
+        unusual = (
+            before.about is None
+            or command.ends
+            or command.expected_seq is not None
+            or any(run_id not in before.runs for run_id in command.run_ids)
+            or len(command.run_ids) > 8
+        )
+        assert unusual
+        return
+    assert type(found[0]) is Session
+    assert found == (after, told)
+    assert all(type(run) is Run for _, run, _ in found[1])
+    assert (found[0].runs is before.runs) == (after.runs is before.runs)
+
+
+@pytest.mark.parametrize(
+    ("before", "command"),
+    [
+        (None, None),
+        (Session(1, Status.OPEN, {}, NOTHING_SAID), None),
+        (Session(1, Status.OPEN, {}, NOTHING_SAID), ([], None, (), False)[:3]),
+        (Session(1, Status.OPEN, {}, NOTHING_SAID), ((), None, (), False)),
+        (Session(1, Status.OPEN, {}, NOTHING_SAID), ([None], None, (b"",), False)),
+        (Session(-1, Status.OPEN, {}, NOTHING_SAID), ([], None, (), False)),
+        (tuple(Session(1, Status.OPEN, {}, NOTHING_SAID)), ([], None, (), False)),
+    ],
+)
+def test_what_is_no_session_or_no_append_is_left_to_others(before: Any, command: Any) -> None:
+    assert compiled.go_on(before, command) is None
