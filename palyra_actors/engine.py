@@ -45,10 +45,10 @@ from palyra_actors.actors.statistics import (
     LobbyStatistics,
     stats_view,
 )
-from palyra_actors.actors.steering import Controller
+from palyra_actors.actors.steering import Controller, Measured
 from palyra_actors.actors.views import head_view
 from palyra_actors.actors.work import Request, Tally, stopping
-from palyra_actors.actors.writer import Measured, Writer
+from palyra_actors.actors.writer import Writer
 from palyra_actors.api.operations import Operations
 from palyra_actors.clock import Clock, SystemClock
 from palyra_actors.config import Config, MemoryConfig

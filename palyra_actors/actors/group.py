@@ -8,7 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from palyra_actors.actors.retry import kept_answer
-from palyra_actors.actors.work import Key, Portion, Tail, Unit
+from palyra_actors.actors.work import EntityCalls, Key, Portion, Tail, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, SESSION, STREAM_NAMES
 from palyra_actors.domain.chain import Stored, Stretch, chain_rows
 from palyra_actors.domain.fact import Place, placed
@@ -18,6 +18,10 @@ from palyra_actors.storage.port import NO_STREAM, Batch, EventRow, Head
 from palyra_actors.wire.append import encode_results, event_result
 
 MARK_EVERY: Final = 64  # storage.journal.MARK_EVERY; test_layout holds the two together
+
+SHARE_EVENTS_MAX: Final = 64
+"""Events of one entity in a group while others write, too; a request counts as one more, and a
+larger one goes alone. A group's time is what those others wait for (`bench/bench_fairness.py`)."""
 
 NOTHING: Final = Head(0, b"")
 
@@ -52,6 +56,30 @@ class Group:
         self.payload_bytes = sum(unit.payload_bytes for unit in self.units)
         self.units, self.answers, self.starts, self.told = [], [], [], []
         self.batch = Batch(events=self.batch.events)
+
+
+def fits(unit: Unit, shares: dict[EntityCalls, int]) -> bool:
+    """Whether the unit lies within its entities' shares of the group; it is added to them.
+
+    What does not fit closes its entities' shares: an entity's units stay in their order.
+    """
+    if len(unit.portions) == 1:
+        portion = unit.portions[0]
+        taken, more = shares.get(portion.entity, 0), len(portion.indices) + 1
+        fits = not taken or taken + more <= SHARE_EVENTS_MAX
+        shares[portion.entity] = taken + more if fits else SHARE_EVENTS_MAX
+        return fits
+    wanted = [
+        (portion.entity, shares.get(portion.entity, 0), len(portion.indices) + 1)
+        for portion in unit.portions
+    ]
+    if all(not taken or taken + more <= SHARE_EVENTS_MAX for _, taken, more in wanted):
+        for entity, taken, more in wanted:
+            shares[entity] = taken + more
+        return True
+    for entity, _, _ in wanted:
+        shares[entity] = SHARE_EVENTS_MAX
+    return False
 
 
 def lay_out(group: Group, names: Mapping[str, int]) -> None:

@@ -13,8 +13,7 @@ from typing import Any, Final
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from palyra_actors.actors.steering import Controller
-from palyra_actors.actors.writer import Measured
+from palyra_actors.actors.steering import Controller, Measured
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 

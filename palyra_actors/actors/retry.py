@@ -14,7 +14,7 @@ from palyra_actors.domain.catalog import ACTOR_NAMES, kind_name
 from palyra_actors.domain.chain import Stored, payload_digest
 from palyra_actors.domain.payload import same_content
 from palyra_actors.domain.session import Draft, append
-from palyra_actors.errors import Gone, IdReused, Invalid, PalyraError
+from palyra_actors.errors import Gone, IdReused, Invalid, Overloaded, PalyraError
 from palyra_actors.ids import format_ulid
 from palyra_actors.storage.port import ReadSide, WriteSide
 from palyra_actors.wire.messages import EventResult
@@ -231,3 +231,17 @@ def _drop_known(unit: Unit, known: dict[bytes, Stored]) -> None:
         portion.indices = [index for index, _ in left]
         portion.command = append([draft for _, draft in left], portion.command.expected_seq)
         portion.drafts = portion.command.drafts
+
+
+def refusal_of_several(refusal: PalyraError, verdict: Any) -> PalyraError:
+    """What a request is told that one of several entities refused, when what was decided before it
+    is taken back: the refusal may have rested on that."""
+    if isinstance(verdict, PalyraError):
+        return verdict
+    if isinstance(refusal, Invalid):
+        return refusal
+    return Overloaded(
+        "what it was decided on could not be written",
+        hint="nothing was stored; send it again",
+        retry_after_ms=1,
+    )

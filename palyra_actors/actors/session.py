@@ -111,27 +111,38 @@ class SessionActor(CommandEntity):
         Raises:
             MailboxFull: as `hand`; nothing was queued.
         """
-        inbox, tail, unit, pending = self.actor_inbox, self._tail, portion.unit, self._pending
-        if (
-            tail is not None
-            and tail.principal == unit.request.principal
-            and inbox.is_free
-            and len(pending) < PENDING_UNITS_MAX
-            and (gone_on := _go_on(self._state, portion.command)) is not None
-        ):
-            if pending and pending[0].unit.settled:
-                self._prune()
-            portion.before = self._state
-            self._state, portion.runs = gone_on
-            portion.first_seq = portion.next_before = self._next
-            self._next += len(portion.drafts)
-            portion.tail = tail
-            portion.decided = True
-            pending.append(portion)
-            unit.left = 0
-            self._house.submit(unit)
+        try:
+            if self._goes_on(portion):
+                return
+        except BaseException as error:  # noqa: BLE001 - as in a turn of its own
+            self._failed(portion, error)
             return
         self.hand(portion)
+
+    def _goes_on(self, portion: Portion) -> bool:
+        inbox, tail, unit, pending = self.actor_inbox, self._tail, portion.unit, self._pending
+        if (
+            tail is None
+            or tail.principal != unit.request.principal
+            or not inbox.is_free
+            or len(pending) >= PENDING_UNITS_MAX
+        ):
+            return False
+        before = self._state
+        gone_on = _go_on(before, portion.command)
+        if gone_on is None:
+            return False
+        if pending and pending[0].unit.settled:
+            self._prune()
+        portion.before, portion.tail = before, tail
+        self._state, portion.runs = gone_on
+        portion.first_seq = portion.next_before = self._next
+        self._next += len(portion.drafts)
+        portion.decided = True
+        pending.append(portion)
+        unit.left = 0
+        self._house.submit(unit)
+        return True
 
     def _unborn(self) -> Session:
         return Session()

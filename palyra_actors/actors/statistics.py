@@ -10,10 +10,9 @@ from typing import Any
 
 from palyra_actors.actors.feed import Busy
 from palyra_actors.actors.latency import LatencyStatistics
-from palyra_actors.actors.steering import SteeringStatistics
+from palyra_actors.actors.steering import SteeringStatistics, WriterStatistics
 from palyra_actors.actors.views import head_view
 from palyra_actors.actors.work import TallyStatistics
-from palyra_actors.actors.writer import WriterStatistics
 from palyra_actors.domain.swift import compiled
 from palyra_actors.ids import format_ulid
 from palyra_actors.storage.port import Head

@@ -89,6 +89,26 @@ class Times(NamedTuple):
     slowest_s: float
 
 
+@dataclass(frozen=True, slots=True)
+class WriterStatistics:
+    """Counts since the start, and what is under way now."""
+
+    groups: int
+    events: int
+    events_max: int
+    late: int
+    waiting: int
+    failing: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One group's times, and the arrival of each of its requests."""
+
+    times: Times
+    arrived: list[float]
+
+
 @dataclass(slots=True)
 class Plan:
     """What is decided now. The controller writes it; `committing_since` and `committing_load` are

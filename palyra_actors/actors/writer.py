@@ -18,15 +18,20 @@ import logging
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Final, TypeAlias
 
 from palyra_actors.actors.committer import Committed, Committer
-from palyra_actors.actors.group import Group, lay_out, prepare_answers
-from palyra_actors.actors.retry import Verdict, judge_command, judge_refused, sift
-from palyra_actors.actors.steering import Plan, Times
+from palyra_actors.actors.group import Group, fits, lay_out, prepare_answers
+from palyra_actors.actors.retry import (
+    Verdict,
+    judge_command,
+    judge_refused,
+    refusal_of_several,
+    sift,
+)
+from palyra_actors.actors.steering import Measured, Plan, Times, WriterStatistics
 from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
-from palyra_actors.errors import InternalFault, Invalid, Overloaded, PalyraError, StorageUnavailable
+from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.storage.port import Clash, CommitUnknown, Head, WriteSide
@@ -62,10 +67,6 @@ PRESSED: Final = 0.9
 GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 """Payload bytes of a group, within one request: what a commit may take to sync."""
 
-SHARE_EVENTS_MAX: Final = 64
-"""Events of one entity in a group while others write, too; a request counts as one more, and a
-larger one goes alone. A group's time is what those others wait for (`bench/bench_fairness.py`)."""
-
 COMPANY_GROUPS: Final = 64
 """Groups after which an entity that is still the only one writes groups as large as they come."""
 
@@ -75,26 +76,6 @@ clashed with may not be durable yet."""
 
 LATER_UNITS_MAX: Final = 4_096
 """Units that wait for a later group and are looked past: about a millisecond."""
-
-
-@dataclass(frozen=True, slots=True)
-class WriterStatistics:
-    """Counts since the start, and what is under way now."""
-
-    groups: int
-    events: int
-    events_max: int
-    late: int
-    waiting: int
-    failing: str | None
-
-
-@dataclass(frozen=True, slots=True)
-class Measured:
-    """One group's times, and the arrival of each of its requests."""
-
-    times: Times
-    arrived: list[float]
 
 
 class Work:
@@ -307,7 +288,7 @@ class Writer(PooledActor):
             unit = queue.popleft()
             if unit.settled:
                 continue
-            if in_company and not _fits(unit, shares):
+            if in_company and not fits(unit, shares):
                 later.append(unit)
                 continue
             idle = unit.is_command and not unit.size
@@ -657,7 +638,7 @@ class Writer(PooledActor):
         for place, unit in enumerate([*units, *queue]):
             affected = unit in bad or any(p.entity in tainted for p in unit.portions)
             if affected and unit.error is not None and len(unit.portions) > 1:
-                self._fail(unit, _refusal_of_several(unit.error, bad.get(unit)))
+                self._fail(unit, refusal_of_several(unit.error, bad.get(unit)))
                 continue
             if not affected:
                 if place < len(units):
@@ -812,43 +793,5 @@ class Writer(PooledActor):
         return None
 
 
-def _refusal_of_several(refusal: PalyraError, verdict: Any) -> PalyraError:
-    """What a request is told that one of several entities refused, when what was decided before it
-    is taken back: the refusal may have rested on that."""
-    if isinstance(verdict, PalyraError):
-        return verdict
-    if isinstance(refusal, Invalid):
-        return refusal
-    return Overloaded(
-        "what it was decided on could not be written",
-        hint="nothing was stored; send it again",
-        retry_after_ms=1,
-    )
-
-
 def _nothing() -> None:
     """Nobody waits for answers."""
-
-
-def _fits(unit: Unit, shares: dict[EntityCalls, int]) -> bool:
-    """Whether the unit lies within its entities' shares of the group; it is added to them.
-
-    What does not fit closes its entities' shares: an entity's units stay in their order.
-    """
-    if len(unit.portions) == 1:
-        portion = unit.portions[0]
-        taken, more = shares.get(portion.entity, 0), len(portion.indices) + 1
-        fits = not taken or taken + more <= SHARE_EVENTS_MAX
-        shares[portion.entity] = taken + more if fits else SHARE_EVENTS_MAX
-        return fits
-    wanted = [
-        (portion.entity, shares.get(portion.entity, 0), len(portion.indices) + 1)
-        for portion in unit.portions
-    ]
-    if all(not taken or taken + more <= SHARE_EVENTS_MAX for _, taken, more in wanted):
-        for entity, taken, more in wanted:
-            shares[entity] = taken + more
-        return True
-    for entity, _, _ in wanted:
-        shares[entity] = SHARE_EVENTS_MAX
-    return False

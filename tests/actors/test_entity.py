@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from palyra_actors.actors.session import SessionActor
 from palyra_actors.api.events import new_id
 from palyra_actors.config import ActorsConfig, Config
 from palyra_actors.domain import session as domain
@@ -33,6 +34,7 @@ def poisonous(monkeypatch: pytest.MonkeyPatch) -> None:
         return decide(state, command)
 
     monkeypatch.setattr(domain, "appended", poisoned)
+    monkeypatch.setattr(SessionActor, "_goes_on", lambda *_: False)
 
 
 def _poison(wire: Wire, *events: dict[str, Any]) -> dict[str, Any]:

@@ -68,14 +68,16 @@ def of(session: str) -> Callable[..., bool]:
 
 
 @pytest.mark.parametrize("error", FAULTS, ids=lambda error: type(error).__name__)
-@pytest.mark.parametrize("place", ["_decide", "_unborn"])
+@pytest.mark.parametrize("place", ["_goes_on", "_decide", "_unborn"])
 def test_a_session_that_fails_takes_its_own_request_along_and_comes_back_equal(
     works: Rig, patch: pytest.MonkeyPatch, place: str, error: BaseException
 ) -> None:
     broken, sound = new_id(), new_id()
     if place == "_decide":
+        patch.setattr(SessionActor, "_goes_on", lambda *_: False)
+    if place != "_unborn":
         works.append(event(broken)).ok()
-    first = 2 if place == "_decide" else 1
+    first = 1 if place == "_unborn" else 2
     patch.setattr(
         SessionActor, place, raising(error, getattr(SessionActor, place), when=of(broken))
     )
@@ -98,7 +100,8 @@ def test_a_session_that_fails_with_requests_under_way_waits_for_them_and_numbers
     with works.group():
         before = [works.append(event(session)) for _ in range(5)]
         works.settle()
-        patch.setattr(SessionActor, "_decide", raising(RuntimeError("boom"), SessionActor._decide))
+        boom = raising(RuntimeError("boom"), SessionActor._goes_on)
+        patch.setattr(SessionActor, "_goes_on", boom)
         bad = works.append(event(session))
         after = [works.append(event(session)) for _ in range(5)]
         assert bad.code() == ("internal", "none"), "at once"
@@ -134,14 +137,14 @@ def test_a_session_that_fails_again_and_again_is_left_alone_and_health_says_so(
     broken, sound = new_id(), new_id()
     with rig(database, config) as works:
         works.append(event(broken)).ok()
-        real = SessionActor._decide
+        real = SessionActor._goes_on
         patch.setattr(
-            SessionActor, "_decide", raising(RuntimeError("boom"), real, times=99, when=of(broken))
+            SessionActor, "_goes_on", raising(RuntimeError("boom"), real, times=99, when=of(broken))
         )
         assert [works.append(event(broken)).code() for _ in range(3)] == [("internal", "none")] * 3
         assert works.status() == "degraded"
         assert "left alone" in works.works.health()["reasons"][0]
-        patch.setattr(SessionActor, "_decide", real)
+        patch.setattr(SessionActor, "_goes_on", real)
         refused = works.append(event(broken))
         assert refused.code() == ("internal", "none")
         assert "left alone" in refused.err()["message"]
@@ -159,7 +162,9 @@ def test_a_session_that_was_left_alone_is_tried_again_once_its_window_is_over(
     session = new_id()
     with rig(database, config) as works:
         works.append(event(session)).ok()
-        patch.setattr(SessionActor, "_decide", raising(RuntimeError("boom"), SessionActor._decide))
+        patch.setattr(
+            SessionActor, "_goes_on", raising(RuntimeError("boom"), SessionActor._goes_on)
+        )
         assert works.append(event(session)).code() == ("internal", "none")
         assert works.status() == "degraded"
         works.let_pass(0.25)
@@ -424,7 +429,7 @@ def test_at_rest_the_counters_add_up_after_every_kind_of_end(
     works.append(event("not an id")).err()
     works.ask("journal.nonsense").err()
     works.ask("journal.read").ok()
-    patch.setattr(SessionActor, "_decide", raising(RuntimeError("boom"), SessionActor._decide))
+    patch.setattr(SessionActor, "_goes_on", raising(RuntimeError("boom"), SessionActor._goes_on))
     works.append(event(session)).err()
     patch.setattr(WRITER, "lay_out", raising(RuntimeError("boom"), WRITER.lay_out))
     works.append(event(session)).err()

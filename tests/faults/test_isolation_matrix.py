@@ -61,6 +61,7 @@ ENTRIES: list[Where] = [
     (directory.Directory, "_sweep"),
     (entity.Entity, "on_receive"),
     (entity.Entity, "on_failed"),
+    (session.SessionActor, "_goes_on"),
     (session.SessionActor, "_decide"),
     (session.SessionActor, "_unborn"),
     (entity.Entity, "_wake"),

@@ -19,9 +19,9 @@ import psutil
 import pytest
 
 from palyra_actors.actors.desk import SLICE_LOAD_MAX
+from palyra_actors.actors.group import SHARE_EVENTS_MAX
 from palyra_actors.actors.session import RUNS_RESIDENT_MAX
 from palyra_actors.actors.steering import load_of
-from palyra_actors.actors.writer import SHARE_EVENTS_MAX
 from palyra_actors.api.events import Event, new_id
 from palyra_actors.config import ActorsConfig, BudgetConfig, Config
 from palyra_actors.engine import Engine
