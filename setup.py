@@ -21,7 +21,8 @@ setup(
         ),
         Extension(
             "palyra_actors.actors._swift_door",
-            ["palyra_actors/actors/_swift_door.c"],
+            ["palyra_actors/actors/_swift_door.c", "palyra_actors/actors/_swift_porter.c"],
+            depends=["palyra_actors/actors/_swift_door.h"],
             extra_compile_args=["-O2"],
             optional=True,
         ),

@@ -2,34 +2,43 @@ from typing import Any
 
 VERSION: int
 
-def setup(*functions: int) -> None: ...
+def setup(functions: tuple[int, ...], /) -> None: ...
 def receive(
+    socket: int, frames_max: int, bytes_max: int, /
+) -> list[tuple[bytes, bool, bytes, bool, int]]: ...
+def send(
+    socket: int, replies: list[tuple[bytes, bool, bytes]], porter: Any = None, /
+) -> tuple[int, int]: ...
+def porter(
     socket: int,
-    frames_max: int,
-    bytes_max: int,
-    surplus_max: int = 0,
-    surplus_bytes_max: int = 0,
-    append_bytes_max: int = 0,
-    /,
-) -> tuple[
-    list[tuple[bytes, bool, bytes, bool, int]],
-    bool,
-    tuple[Any, list[tuple[bytes, bool, int, int, int]]] | None,
-]: ...
-def sift(
-    socket: int,
-    surplus: Any,
-    quotas: list[int],
+    descriptor: int,
+    append_bytes_max: int,
     head: bytes,
     middle: bytes,
-    wait_ms: float,
-    load_ms: float,
-    wait_ms_max: float,
+    wait_s_max: float,
     /,
+) -> Any: ...
+def collect(
+    porter: Any, frames_max: int, /
 ) -> tuple[
-    list[tuple[bytes, bool, bytes, bool, int]],
-    list[tuple[int, int, int, int, int]],
-    list[tuple[int, bytes]],
+    list[tuple[tuple[bytes, bool, bytes, bool, int], float, bool]],
+    bool,
+    list[tuple[bytes, bool, int, int, int, int, int]],
+    list[tuple[bytes, bool, bytes]],
     float,
 ]: ...
-def send(socket: int, replies: list[tuple[bytes, bool, bytes]], /) -> int: ...
+def tell(
+    porter: Any,
+    sifts: bool,
+    room: float,
+    before: float,
+    through_at: float,
+    served_at: float,
+    load_s: float,
+    called: bool,
+    accounts: list[tuple[bytes, bool, float]],
+    /,
+) -> None: ...
+def sleep(porter: Any, /) -> bool: ...
+def wake(porter: Any, since: float, /) -> None: ...
+def close(porter: Any, /) -> None: ...

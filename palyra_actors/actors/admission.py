@@ -29,8 +29,8 @@ LOBBY_LOAD_MIN: Final = 500
 """Load that may wait in the lobby however short the patience is: a round's slice, so that the next
 one has something to serve."""
 
-EARLY_REFUSAL: Final = 0.1
-"""Of a refusal, the work of one that the door gives without looking at it."""
+EARLY_REFUSAL: Final = 0.02
+"""Of a refusal, the work of one that the door gives without looking at it, beside the loop."""
 
 HEAVY_S: Final = 0.001
 """What a write may take of the loop, whatever its frame's size: beyond that it is a debt."""
@@ -45,7 +45,8 @@ OVER: Final = 1.2
 class Waiting(NamedTuple):
     """One write in the lobby. `refuse_at`: when it is given up; `bulk`: it takes what is left.
 
-    `message` is the frame decoded, where that was done before it had to wait.
+    `message` is the frame decoded, where that was done before it had to wait. `promised`: it was
+    let in where it came from, and only has to be in time.
     """
 
     request: Request
@@ -54,6 +55,7 @@ class Waiting(NamedTuple):
     load: int
     refuse_at: float
     bulk: bool
+    promised: bool = False
 
 
 class Segment:
@@ -192,8 +194,13 @@ class Admission:
 
     # -- coming in --------------------------------------------------------------------------------
 
-    def lets_in(self, peer: Peer, frame_bytes: int, arrived: float, now: float) -> bool:
-        """Whether a frame of which nothing is known but its size may be decoded and served."""
+    def lets_in(
+        self, peer: Peer, frame_bytes: int, arrived: float, now: float, promised: bool = False
+    ) -> bool:
+        """Whether a frame of which nothing is known but its size may be decoded and served.
+
+        `promised`: it came in within `before`, and only has to be in time still.
+        """
         budget_s = self.plan.budget_s
         account = self._accounts.get(peer)
         if account is not None and account.waiting:
@@ -202,6 +209,8 @@ class Admission:
             return True
         if self._debts and self.owed_s(peer, now):
             return False
+        if promised:
+            return self.plan.in_time(now, arrived, budget_s)
         load = load_of(frame_bytes)
         return self._fits(account, load, arrived, budget_s, now)
 
@@ -309,12 +318,20 @@ class Admission:
 
     # -- the lobby --------------------------------------------------------------------------------
 
-    def wait(self, request: Request, frame: bytes, key: str | None, message: Any = None) -> None:
+    def wait(
+        self,
+        request: Request,
+        frame: bytes,
+        key: str | None,
+        message: Any = None,
+        promised: bool = False,
+    ) -> None:
         """Put a write into the lobby, behind those of its connection for the same session.
 
-        `key`: the session that it concerns; None: several, or it is not known.
+        `key`: the session that it concerns; None: several, or it is not known. `promised`: it is
+        only its turn that it waits for.
         """
-        one = self._waiting(request, frame, message)
+        one = self._waiting(request, frame, message, promised)
         account = self._account(request.peer)
         if not account.waiting:
             self._line.append(account)
@@ -323,7 +340,9 @@ class Admission:
         if not one.bulk:
             self._hurried_load += one.load
 
-    def _waiting(self, request: Request, frame: bytes, message: Any) -> Waiting:
+    def _waiting(
+        self, request: Request, frame: bytes, message: Any, promised: bool = False
+    ) -> Waiting:
         plan, budget_ms = self.plan, request.budget_ms
         budget_s = plan.budget_s if budget_ms is None else budget_ms / 1000
         bulk = _is_bulk(budget_s, plan)
@@ -331,29 +350,25 @@ class Admission:
             refuse_at = inf
         elif bulk:
             refuse_at = request.arrived + budget_s - plan.commit_s
+        elif promised:
+            refuse_at = request.arrived + TARGET * budget_s - plan.commit_s
         else:
             refuse_at = request.arrived + min(plan.patience_s, budget_s / 5)
-        return Waiting(request, frame, message, load_of(len(frame)), refuse_at, bulk)
+        return Waiting(request, frame, message, load_of(len(frame)), refuse_at, bulk, promised)
 
-    def may_wait(self, peer: Peer, frame_bytes: int, now: float) -> bool:
+    def may_wait(self, peer: Peer, frame_bytes: int, now: float, promised: bool = False) -> bool:
         """Whether a write may wait for room, or is refused at once: there are more before it than
         are served while it may wait. Of the lobby, too, each connection has an equal share."""
         if self._debts and self.owed_s(peer, now) > self.plan.patience_s:
             return False
-        return load_of(frame_bytes) <= max(self.lobby_room, self.lobby_share(peer))
-
-    @property
-    def lobby_room(self) -> float:
-        """Load for which there is room in the lobby."""
-        return self._lobby_load_max - self._hurried_load
-
-    def lobby_share(self, peer: Peer, connections: int = 1) -> float:
-        """What is left of a connection's share of the lobby, where at least so many have one."""
+        if promised:
+            return True
         account = self._accounts.get(peer)
-        held, line = 0, 1
+        held, line = 0, len(self._line) + 1
         if account is not None and account.waiting:
-            held, line = account.hurried_load, 0
-        return self._lobby_load_max / max(len(self._line) + line, connections) - held
+            held, line = account.hurried_load, line - 1
+        most, load = self._lobby_load_max, load_of(frame_bytes)
+        return load <= max(most - self._hurried_load, most / line - held)
 
     @property
     def _lobby_load_max(self) -> float:
@@ -439,6 +454,8 @@ class Admission:
             return self._fits_bulk(one.load, now)
         plan, budget_ms = self.plan, one.request.budget_ms
         budget_s = plan.budget_s if budget_ms is None else budget_ms / 1000
+        if one.promised:
+            return plan.in_time(now, one.request.arrived, budget_s)
         return self._fits(account, one.load, one.request.arrived, budget_s, now)
 
     def _left(self, account: Account, one: Waiting) -> None:
@@ -462,22 +479,45 @@ class Admission:
         last = now + RETRY_MS_MAX / 1000
         self._served_at = min(self._through(now) + load * self.plan.load_s, last)
         owed_s = self.owed_s(peer, now) if self._debts else 0.0
-        return max(1, ceil(max(self._served_at - now, owed_s) * 1000))
+        after_ms = min(ceil((self._served_at - now) * 1000), RETRY_MS_MAX)  # it was rounded
+        return max(1, after_ms, ceil(owed_s * 1000))
 
     def _through(self, now: float) -> float:
         """When all are through that are under way, or were refused and come back."""
+        return max(self._served_at, self._under_way_until(now))
+
+    def _under_way_until(self, now: float) -> float:
         plan = self.plan
-        through = now + plan.rest_s(now) + plan.commit_s + 0.5 * self.load * plan.load_s
-        return max(self._served_at, through)
+        return now + plan.rest_s(now) + plan.commit_s + 0.5 * self.load * plan.load_s
 
-    def wait_s(self, now: float) -> float:
-        """After what time the next one who is refused might be served, but for its own load."""
-        return self._through(now) - now
+    # -- what the door is told --------------------------------------------------------------------
 
-    def refused_early(self, count: int, wait_s: float, now: float) -> None:
-        """So many were sent away by the door, the last of them until then."""
+    @property
+    def idle(self) -> bool:
+        """Nothing is under way."""
+        return self.load <= 0 and not self.waiting
+
+    @property
+    def before(self) -> float:
+        """The load that is queued before what comes now."""
+        return self.load - self.plan.committing_load + self._hurried_load
+
+    def held(self) -> list[tuple[Peer, float]]:
+        """What each connection has of the room."""
+        return [
+            (account.peer, float(account.load + account.hurried_load))
+            for account in self._accounts.values()
+        ]
+
+    def through(self, now: float) -> tuple[float, float]:
+        """When what is under way is through, and when all those could be served that were sent
+        away so far, one by one."""
+        return self._under_way_until(now), self._served_at
+
+    def refused_early(self, count: int, served_at: float) -> None:
+        """So many were sent away by the door, of whom the last may be served then."""
         self.plan.refused += EARLY_REFUSAL * count
-        self._served_at = now + wait_s
+        self._served_at = max(self._served_at, served_at)
 
 
 def _is_bulk(budget_s: float, plan: Plan) -> bool:

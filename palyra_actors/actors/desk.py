@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from math import inf
 from typing import Any, Final
 
-from palyra_actors.actors import clerks, router
+from palyra_actors.actors import clerks
 from palyra_actors.actors.admission import Admission
 from palyra_actors.actors.appends import RETRY_AFTER_MS, Appends
 from palyra_actors.actors.clerks.counter import Counter
@@ -18,7 +18,7 @@ from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify
-from palyra_actors.actors.steering import RETRY_MS_MAX, Plan, load_of
+from palyra_actors.actors.steering import Plan, load_of
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request, Tally, stopping
 from palyra_actors.domain.catalog import kind_name, kind_to_find
@@ -62,10 +62,6 @@ REFUSED_FRAMES_MAX: Final = 64
 refusal takes, a fifth of the loop at most, is taken from those that are let in. The rest waits in
 its sockets (`bench/bench_overload.py`)."""
 
-SIFTED_FRAMES_MAX: Final = 128
-"""Taken in one round where the door sifts the rest, about a slice; of that as many are taken as
-there is room for, and nothing else while writes are refused."""
-
 LOBBY_LOOK_S: Final = 0.001
 _NAMES: Final = {kind: op for op, kind in codec.REQUEST_TYPES.items()}
 _APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
@@ -107,7 +103,6 @@ class Desk:
         self._large = False  # whether a large one was served in it
         self._served = self._turned_away = 0  # of this round
         self.frames_wanted = ROUND_FRAMES_MAX
-        self.sifted = False  # whether the door refuses what it has not looked at
         self.stopping = False
         self.admission = Admission(office.plan, Request.shed)
         operations: dict[str, Callable[[Request, Any], None]] = {
@@ -131,24 +126,30 @@ class Desk:
         self.counter.destroyed = office.feed.destroyed
         self._operations = {codec.REQUEST_TYPES[op]: call for op, call in operations.items()}
 
-    def serve(self, arrivals: Sequence[tuple[Peer, bytes]], arrived: float | None = None) -> None:
+    def serve(
+        self,
+        arrivals: Sequence[tuple[Peer, bytes]],
+        stamps: Sequence[tuple[float, bool]] | None = None,
+    ) -> None:
         """Answer each frame, now or later, with exactly one `ok` or `err`.
 
-        `arrived`: since when they may have been there, monotonic seconds; now where it is not
-        given.
+        `stamps`: of each since when it may have been there, monotonic seconds, and whether it was
+        let in already, within `opening`; now and no where they are not given.
         """
         now, tally, admission = self._office.monotonic(), self._office.tally, self.admission
-        if arrived is None:
-            arrived = now
+        if stamps is None:
+            stamps = ((now, False),) * len(arrivals)
         requests: list[tuple[Request, Any, bytes]] = []
-        for peer, frame in arrivals:
+        for (peer, frame), (arrived, promised) in zip(arrivals, stamps, strict=True):
             request = None
             try:
                 size = len(frame)
-                if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now):
+                if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now, promised):
                     head = codec.decode_head(frame)
                     if head is not None and not self.stopping:
-                        if head.budget_ms is None and not admission.may_wait(peer, size, now):
+                        if head.budget_ms is None and not admission.may_wait(
+                            peer, size, now, promised
+                        ):
                             tally.turn_away()
                             retry_ms = admission.retry_ms(peer, size, now)
                             peer.send(codec.encode_overloaded(head.id, retry_ms))
@@ -159,7 +160,8 @@ class Desk:
                         if head.budget_ms is not None:
                             request.budget_ms = head.budget_ms
                         if self._has_room(request):
-                            admission.wait(request, frame, codec.session_of(frame))
+                            key = codec.session_of(frame)
+                            admission.wait(request, frame, key, promised=promised)
                         continue
                 try:
                     message = decode(frame)
@@ -191,10 +193,9 @@ class Desk:
         """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
         admission, room, large, small_only = self.admission, self._slice, self._large, False
         self._slice, self._large = SLICE_LOAD_MAX, False
-        sifted = self.sifted
-        self.frames_wanted = SIFTED_FRAMES_MAX if sifted else ROUND_FRAMES_MAX
+        self.frames_wanted = ROUND_FRAMES_MAX
         if self._turned_away:
-            self.frames_wanted = 0 if sifted else self._served + REFUSED_FRAMES_MAX
+            self.frames_wanted = self._served + REFUSED_FRAMES_MAX
         self._served = self._turned_away = 0
         if not admission.waiting:
             return
@@ -228,46 +229,21 @@ class Desk:
 
     # -- what the door refuses by itself ---------------------------------------------------------
 
-    @property
-    def lets_sift(self) -> bool:
-        """Whether the door may refuse plain appends that it does not know, within `quotas`."""
-        return self._office.plan.budget_s > 0 and not self.stopping
+    def opening(self, now: float) -> tuple[bool, float, float, float, float, float]:
+        """Whether the door may refuse plain appends that it does not know, and within what it may
+        take them in: the first fields of `router.Opening`."""
+        plan, admission = self._office.plan, self.admission
+        budget_s = plan.budget_s
+        sifts = budget_s > 0 and not self.stopping
+        return (
+            sifts, plan.room(now, now, budget_s) if sifts else 0.0, admission.before,
+            *admission.through(now), plan.load_s,
+        )  # fmt: skip
 
-    def quotas(self, senders: Sequence[tuple[Peer | None, int, int]]) -> list[int]:
-        """How many plain appends to look at of each of these connections, of which each has so
-        many, and so many bytes of them: as many as there is room for, in equal parts. -1: nothing
-        of it; it is nobody."""
-        admission, quotas = self.admission, []
-        room, left = admission.lobby_room, len(senders)
-        now, looked = self._office.monotonic(), False
-        for peer, count, size in senders:
-            if peer is None:
-                quotas.append(-1)
-            elif not count:
-                quotas.append(0)
-            else:
-                if not looked and admission.lets_in(peer, size // count, now, now):
-                    room += max(0, self._slice)
-                looked = True
-                load, share = load_of(size // count), admission.lobby_share(peer, len(senders))
-                quotas.append(max(0, min(count, int(max(room / left, share) / load))))
-                room -= quotas[-1] * load
-            left -= 1
-        return quotas
-
-    def refusal(self) -> router.Refusal:
-        """What the door answers whom it refuses."""
-        now, plan = self._office.monotonic(), self._office.plan
-        wait_ms = self.admission.wait_s(now) * 1000
-        return router.Refusal(
-            codec.REPLY_HEAD, codec.OVERLOADED, wait_ms, plan.load_s * 1000, RETRY_MS_MAX
-        )
-
-    def refused_early(self, count: int, wait_ms: float) -> None:
-        """The door has refused so many, the last of them for so long."""
+    def refused_early(self, count: int, served_at: float) -> None:
+        """The door has refused so many, of whom the last may be served then."""
         self._office.tally.turn_away(count)
-        self._turned_away += count
-        self.admission.refused_early(count, wait_ms / 1000, self._office.monotonic())
+        self.admission.refused_early(count, served_at)
 
     def stop(self) -> None:
         """Refuse what waits, and all that comes from now on."""

@@ -1,7 +1,7 @@
 """The front door: a ZeroMQ ROUTER in the loop's thread.
 
     frames ──▶ peers ──▶ desk          replies ──▶ outbox ──▶ socket
-                                                      └─ pipe full ──▶ backlog ──over its cap──▶ cut
+       └─ no room: the porter refuses                 └─ pipe full ──▶ backlog ──over its cap──▶ cut
 
 Nothing is dropped in silence. The socket is MANDATORY, so that a reply that does not fit a peer's
 pipe comes back; it waits in the peer's backlog, and a peer whose backlog outgrows its cap is cut:
@@ -24,6 +24,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from contextlib import suppress
+from math import inf
 from typing import Any, Final
 
 import zmq
@@ -41,17 +42,30 @@ from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.guard import Guard, Reading, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
+from palyra_actors.actors.steering import RETRY_MS_MAX
 from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
-from palyra_actors.limits import FRAME_BYTES_MAX, SOCKET_FRAME_BYTES_MAX
+from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.runtime.wakeup import Wakeup
+from palyra_actors.wire import codec
 
 log = logging.getLogger(__name__)
 
 ROUND_BYTES_MAX: Final = 1024 * 1024
 """Received in one round, and as many frames as the desk wants: about two milliseconds. What is more
 than can be served waits in the lobby, where it is seen, as far as it can be refused in time."""
+
+ROUND_FRAMES: Final = 256
+"""Looked for in one round beyond what the porter has taken in."""
+
+REFUSED_BYTES_MAX: Final = 128 * 1024
+"""Of an append that is refused unseen. What is larger may be no append at all, and until the loop
+has looked at it there would be no room for anybody else."""
+
+PRESSED_FRAMES: Final = 32
+PRESSED_S: Final = 0.05
+"""For how long the porter is called after a round of so many frames, or a refusal."""
 
 RECEIVE_FRAMES: Final = 128  # per peer, in libzmq; beyond it the peer waits
 SEND_FRAMES: Final = 512  # per peer, in libzmq; beyond it replies go to the backlog
@@ -161,6 +175,9 @@ class Door:
         self._received = self._sent = self._cut = self._gone = 0
         self._accepting = True
         self._empty_at = loop.clock.monotonic()
+        self._porter: router.Porter | None = None
+        self._pressed_at = -inf
+        self._idle = False
         self._ipc_path: str | None = None
 
     # -- before the loop knows it, and after ------------------------------------------------------
@@ -304,6 +321,14 @@ class Door:
                 connections_max=self._room(),
             )
             self._guard.start()
+        if self._gate is None and router.compiled is not None:
+            self._porter = router.Porter(
+                self._socket,
+                append_bytes_max=REFUSED_BYTES_MAX,
+                head=codec.REPLY_HEAD,
+                middle=codec.OVERLOADED,
+                wait_s_max=RETRY_MS_MAX / 1000,
+            )
         return name
 
     def _room(self) -> int:
@@ -329,6 +354,8 @@ class Door:
             self._guard.stop(GUARD_STOP_S)
         if self._gate is not None:
             self._gate.close()
+        if self._porter is not None:
+            self._porter.close()
         self._socket.close()
         self._context.term()
         if self._ipc_path is not None and not self._ipc_path.startswith("@"):
@@ -369,22 +396,31 @@ class Door:
     # -- the loop's source ------------------------------------------------------------------------
 
     def wait(self, wakeup: Wakeup, wait_ms_max: int) -> None:
+        porter = self._porter
         if self._polled is not wakeup:
             self._polled = wakeup
             self._poller.register(wakeup.fileno(), zmq.POLLIN)
-        listens = self._gate is None or self._gate.open
-        if listens is not self._listens:
-            self._listens = listens
-            if listens:
-                self._poller.register(self._socket, zmq.POLLIN)
-            else:
-                self._poller.unregister(self._socket)
+            if porter is not None:
+                self._poller.register(porter.descriptor, zmq.POLLIN)
+        if porter is not None:
+            if not porter.sleep():
+                wait_ms_max = 0
+        else:
+            listens = self._gate is None or self._gate.open
+            if listens is not self._listens:
+                self._listens = listens
+                if listens:
+                    self._poller.register(self._socket, zmq.POLLIN)
+                else:
+                    self._poller.unregister(self._socket)
         self._waiting = True
         for ready, _ in self._poller.poll(wait_ms_max):
             if ready == wakeup.fileno():
                 wakeup.clear()
         self._waiting = False
         self._empty_at = self._loop.clock.monotonic()  # what is there came while it was waited for
+        if porter is not None:
+            porter.wake(self._empty_at)
 
     def receive(self) -> None:
         """One round of frames.
@@ -393,32 +429,79 @@ class Door:
         waited in libzmq while a round was busy has waited. Where a round left some behind, those
         of the next count from its beginning.
         """
-        door, gate, desk = self._socket, self._gate, self._desk
+        if self._porter is not None:
+            self._collect(self._porter)
+            return
+        gate, desk = self._gate, self._desk
         if gate is not None:
             gate.hand(KNOCK)
             if not gate.open:
                 return
         began = self._loop.clock.monotonic()
         arrived, self._empty_at = self._empty_at, began
-        wanted, surplus = desk.frames_wanted, None
-        desk.sifted = gate is None and router.compiled is not None and desk.lets_sift
-        if desk.sifted:
-            came, empty, surplus = router.receive_all(
-                door, wanted, ROUND_BYTES_MAX, FRAME_BYTES_MAX
-            )
-        else:
-            came = router.receive(door, wanted, ROUND_BYTES_MAX, keys=gate is not None)
-            empty = len(came) < wanted and sum(len(one[2]) for one in came) < ROUND_BYTES_MAX
-        self._emptied += empty
-        self._take_in(came, arrived)
-        if surplus is not None:
-            self._sift(surplus, arrived)
+        wanted = desk.frames_wanted
+        came = router.receive(self._socket, wanted, ROUND_BYTES_MAX, keys=gate is not None)
+        self._emptied += len(came) < wanted and sum(len(one[2]) for one in came) < ROUND_BYTES_MAX
+        self._take_in([(one, arrived, False) for one in came])
 
-    def _take_in(self, came: list[router.Arrival], arrived: float) -> None:
+    def _collect(self, porter: router.Porter) -> None:
+        """What the porter has taken in, and whom it has refused: under overload this is what the
+        engine does most."""
+        found = porter.collect(ROUND_FRAMES)
+        self._emptied += found.empty
+        refused = sum(one.frames for one in found.refused)
+        if refused:
+            self._received += refused
+            self._sent += refused - len(found.aside)
+            self._desk.refused_early(refused, found.served_at)
+            self._account_for(found.refused)
+            for identity, delimited, frame in found.aside:
+                peer = self._peers.get((identity, delimited))
+                if peer is not None and not peer.cut:
+                    self._put_aside(peer, frame)
+        if refused or len(found.came) >= PRESSED_FRAMES:
+            self._pressed_at = self._loop.clock.monotonic()
+        if found.came:
+            self._take_in(found.came)
+        self._tell_porter(porter)
+
+    def _account_for(self, refused: list[router.Refused]) -> None:
+        around = self._frame_bytes
+        for one in refused:
+            who = (one.identity, one.delimited)
+            try:
+                peer = self._peers.get(who) or self._meet(*who, one.origin)
+            except BaseException:  # the others are served
+                log.exception("a connection could not be met")
+                continue
+            peer.taken_bytes += one.frame_bytes + one.frames * around + 7 * one.large
+            self._taken_bytes += one.frame_bytes
+            if one.status == router.GONE:
+                self._gone += one.frames
+                self._forget(peer)
+
+    def _tell_porter(self, porter: router.Porter) -> None:
+        """What may come in while the loop is busy. It is called when there was more than a little
+        to do lately: waking it costs what a lone frame does."""
+        idle = self._desk.admission.idle
+        if idle and self._idle:
+            return  # it knows
+        self._idle = idle
+        now = self._loop.clock.monotonic()
+        called = now - self._pressed_at < PRESSED_S
+        held = [
+            (peer.identity, peer.delimited, load)
+            for peer, load in self._desk.admission.held()
+            if isinstance(peer, DoorPeer)
+        ]
+        porter.tell(router.Opening(*self._desk.opening(now), called, held))
+
+    def _take_in(self, came: list[tuple[router.Arrival, float, bool]]) -> None:
         """Serve what has come, and answer what is no request."""
         peers, gate, around, taken = self._peers, self._gate, self._frame_bytes, 0
         arrivals: list[tuple[DoorPeer, bytes]] = []
-        for identity, delimited, frame, junk, origin in came:
+        stamps: list[tuple[float, bool]] = []
+        for (identity, delimited, frame, junk, origin), arrived, promised in came:
             try:
                 peer = peers.get((identity, delimited)) or self._meet(identity, delimited, origin)
                 if gate is not None and peer.key != router.key(origin):
@@ -435,46 +518,11 @@ class Door:
                 self._answer_junk(peer)
             elif not (peer.cut or peer.refused):
                 arrivals.append((peer, frame))
+                stamps.append((arrived, promised))
         self._taken_bytes += taken
         if arrivals:
             self._received += len(arrivals)
-            self._desk.serve(arrivals, arrived)
-
-    def _sift(self, surplus: router.Surplus, arrived: float) -> None:
-        """Serve so much of what was there beyond the round as there is room for, and refuse the
-        rest unseen: under overload this is what the engine does most."""
-        desk, around = self._desk, self._frame_bytes
-        peers: list[DoorPeer | None] = []
-        for sender in surplus.senders:
-            who, peer = (sender.identity, sender.delimited), None
-            try:
-                peer = self._peers.get(who) or self._meet(*who, sender.origin)
-            except BaseException:  # the others are served
-                log.exception("a connection could not be met: its frames are dropped")
-            peers.append(peer)
-        quotas = desk.quotas(
-            [
-                (None if peer is None or peer.cut or peer.refused else peer, *sender[3:])
-                for peer, sender in zip(peers, surplus.senders, strict=True)
-            ]
-        )
-        sifted = router.sift(self._socket, surplus, quotas, desk.refusal())
-        refused = sum(left.refused for left in sifted.left)
-        if refused:
-            self._received += refused
-            self._sent += refused - len(sifted.aside)
-            desk.refused_early(refused, sifted.wait_ms)
-        for place, frame in sifted.aside:
-            if (peer := peers[place]) is not None and not peer.cut:
-                self._put_aside(peer, frame)
-        for peer, left in zip(peers, sifted.left, strict=True):
-            if peer is not None:
-                peer.taken_bytes += left.frame_bytes + left.frames * around + 7 * left.large
-                self._taken_bytes += left.frame_bytes
-                if left.status == router.GONE:
-                    self._gone += left.refused
-                    self._forget(peer)
-        self._take_in(sifted.came, arrived)
+            self._desk.serve(arrivals, stamps)
 
     def _answer_junk(self, peer: DoorPeer) -> None:
         error = Malformed("a message is one frame", hint="send one MessagePack map in one frame")
@@ -557,6 +605,8 @@ class Door:
         """Send what is queued. The loop calls it at the end of each round."""
         outbox = self._outbox
         if not (outbox or self._behind):
+            if self._porter is not None:
+                self._tell_porter(self._porter)
             return
         self._round += 1
         if self._behind:
@@ -569,6 +619,8 @@ class Door:
                 peer, frame = outbox.popleft()
                 if not peer.cut and (peer.backlog or not self._send(peer, frame)):
                     self._put_aside(peer, frame)
+        if self._porter is not None:
+            self._tell_porter(self._porter)
 
     def _send_many(self, most: int) -> int:
         """Send replies from the head of the outbox, up to so many, as far as they are small and
@@ -584,7 +636,9 @@ class Door:
         if not taken:
             return 0
         sent = router.send(
-            self._socket, [(peer.identity, peer.delimited, frame) for peer, frame in taken]
+            self._socket,
+            [(peer.identity, peer.delimited, frame) for peer, frame in taken],
+            self._porter,
         )
         outbox.extendleft(reversed(taken[sent:]))
         self._sent += sent
@@ -596,7 +650,7 @@ class Door:
         if len(frame) >= LARGE_BYTES and not self._may_send_large(peer):
             return False
         try:
-            router.send_plainly(door, peer.identity, peer.delimited, frame)
+            router.send_plainly(door, peer.identity, peer.delimited, frame, self._porter)
         except zmq.Again:
             return False
         except zmq.ZMQError as error:

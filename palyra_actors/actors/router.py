@@ -3,8 +3,8 @@
 Compiled (`_swift_door.c`) a round is one call each way, in which the interpreter's lock is given
 back once; else pyzmq is asked part by part, which is what either of the two means.
 
-Only compiled there is a surplus: what a round takes no more, received all the same so that it does
-not age unseen, of which `sift` refuses the plain appends that are over their sender's quota.
+Only compiled there is a `Porter` (`_swift_porter.c`): a thread that receives while the loop is busy
+with a round, and refuses the plain appends for which there is no room.
 """
 
 import ctypes
@@ -18,7 +18,7 @@ try:
 except ImportError:  # no compiler when it was installed, or none for this Python
     _swift: Any = None
 else:
-    _swift = _swift_door if _swift_door.VERSION == 2 else None
+    _swift = _swift_door if _swift_door.VERSION == 3 else None
 
 _send: Final = BackendSocket.send
 _receive: Final[Any] = BackendSocket.recv
@@ -30,7 +30,7 @@ _MORE: Final = int(zmq.SNDMORE | zmq.DONTWAIT)
 
 _FUNCTIONS: Final = (
     "zmq_msg_init", "zmq_msg_recv", "zmq_msg_data", "zmq_msg_size", "zmq_msg_more", "zmq_msg_get",
-    "zmq_msg_close", "zmq_send", "zmq_errno",
+    "zmq_msg_close", "zmq_send", "zmq_errno", "zmq_getsockopt",
 )  # fmt: skip
 
 
@@ -46,34 +46,14 @@ class Arrival(NamedTuple):
     origin: "int | zmq.Frame"
 
 
-SURPLUS_FRAMES_MAX: Final = 2_048
-SURPLUS_BYTES_MAX: Final = 4 * 1024 * 1024
-
-
-class Sender(NamedTuple):
-    """A connection with frames in the surplus: so many plain appends, which have so many bytes
-    together. `origin` as in `Arrival`."""
+class Refused(NamedTuple):
+    """What the porter did not take in of a connection's plain appends: so many, which have so many
+    bytes together, and of these have `large` seven bytes more around them. `origin` as in
+    `Arrival`. `status`: SENT, FULL: its pipe takes no more, or GONE."""
 
     identity: bytes
     delimited: bool
     origin: int
-    plain: int
-    plain_bytes: int
-
-
-class Surplus(NamedTuple):
-    """What was there beyond a round, for `sift`."""
-
-    frames: Any
-    senders: list[Sender]
-
-
-class Left(NamedTuple):
-    """What was not taken in of a sender's surplus: its `refused` are among `frames`. `large`: of
-    these have so many seven bytes more around them. `status`: SENT, FULL: its pipe takes no more,
-    or GONE."""
-
-    refused: int
     frames: int
     frame_bytes: int
     large: int
@@ -83,25 +63,40 @@ class Left(NamedTuple):
 SENT, FULL, GONE = 0, 1, 2
 
 
-class Refusal(NamedTuple):
-    """An answer in parts: `head`, the request's id, `middle`, and the milliseconds to wait:
-    `wait_ms` at first, for each unit of load `load_ms` more, at most `wait_ms_max`."""
+class Collected(NamedTuple):
+    """What has come, of each since when it may have been there and whether it was taken in within
+    what was `Opening.room`; whether nothing is left; who was refused; the replies of these that
+    were not sent; and when the last of them may be served, monotonic seconds."""
 
-    head: bytes
-    middle: bytes
-    wait_ms: float
-    load_ms: float
-    wait_ms_max: float
+    came: "list[tuple[Arrival, float, bool]]"
+    empty: bool
+    refused: list[Refused]
+    aside: "list[Reply]"
+    served_at: float
 
 
-class Sifted(NamedTuple):
-    """What is to be looked at, in its order; of each sender what is not; replies that were not
-    sent, each with its sender's place; and how long who was refused last is to wait."""
+class Opening(NamedTuple):
+    """What may come in: see `admission`. Times are monotonic seconds.
 
-    came: list[Arrival]
-    left: list[Left]
-    aside: list[tuple[int, bytes]]
-    wait_ms: float
+    Attributes:
+        sifts: plain appends beyond the room are refused; else everything is taken in.
+        room: load that may be queued before a write that comes now.
+        before: load that is.
+        through_at: when what is under way is through.
+        served_at: when the last who was refused so far may be served.
+        load_s: what a unit of load takes.
+        called: the thread works while the loop does.
+        accounts: the load that each connection has under way.
+    """
+
+    sifts: bool
+    room: float
+    before: float
+    through_at: float
+    served_at: float
+    load_s: float
+    called: bool
+    accounts: list[tuple[bytes, bool, float]]
 
 
 Reply: TypeAlias = tuple[bytes, bool, bytes]
@@ -124,20 +119,20 @@ def key(origin: "int | zmq.Frame") -> str | None:
         return None
 
 
-def _addresses() -> list[int]:
+def _addresses() -> tuple[int, ...]:
     """Where the functions of the libzmq that pyzmq has loaded are."""
     from zmq.backend.cython import _zmq
 
     library = ctypes.CDLL(_zmq.__file__)
     found = [ctypes.cast(getattr(library, name), ctypes.c_void_p).value for name in _FUNCTIONS]
-    return [address or 0 for address in found]
+    return tuple(address or 0 for address in found)
 
 
 def _compiled() -> Any:
     """The compiled half, ready; None: there is none, or no libzmq that it could call."""
     if _swift is not None:
         try:
-            _swift.setup(*_addresses())
+            _swift.setup(_addresses())
         except (ImportError, OSError, AttributeError, ValueError):  # pyzmq is built otherwise
             return None
     return _swift
@@ -152,33 +147,10 @@ def receive(
     """What has arrived, up to so many messages and about so many bytes. `keys`: `key` will be asked
     about them."""
     if compiled is not None and not keys:
-        arrivals, _, _ = compiled.receive(socket.underlying, frames_max, bytes_max)
-        return arrivals  # type: ignore[no-any-return] # tuples, field by field
+        return compiled.receive(  # type: ignore[no-any-return] # tuples, field by field
+            socket.underlying, frames_max, bytes_max
+        )
     return receive_plainly(socket, frames_max, bytes_max)
-
-
-def receive_all(
-    socket: "zmq.Socket[bytes]", frames_max: int, bytes_max: int, append_bytes_max: int
-) -> tuple[list[Arrival], bool, Surplus | None]:
-    """As `receive`; whether nothing is left; and the surplus, whose plain appends have at most
-    `append_bytes_max`. Only where it is `compiled`."""
-    came, empty, surplus = compiled.receive(
-        socket.underlying, frames_max, bytes_max,
-        SURPLUS_FRAMES_MAX, SURPLUS_BYTES_MAX, append_bytes_max,
-    )  # fmt: skip
-    if surplus is None:
-        return came, empty, None
-    frames, senders = surplus
-    return came, empty, Surplus(frames, [Sender(*one) for one in senders])
-
-
-def sift(
-    socket: "zmq.Socket[bytes]", surplus: Surplus, quotas: list[int], refusal: Refusal
-) -> Sifted:
-    """Take in the first plain appends of each sender, up to its quota, with all that is none, and
-    refuse the others. A sender with a negative quota is not heard at all."""
-    came, left, aside, wait_ms = compiled.sift(socket.underlying, surplus.frames, quotas, *refusal)
-    return Sifted(came, [Left(*one) for one in left], aside, wait_ms)
 
 
 def receive_plainly(socket: "zmq.Socket[bytes]", frames_max: int, bytes_max: int) -> list[Arrival]:
@@ -204,11 +176,12 @@ def receive_plainly(socket: "zmq.Socket[bytes]", frames_max: int, bytes_max: int
     return arrivals
 
 
-def send(socket: "zmq.Socket[bytes]", replies: list[Reply]) -> int:
+def send(socket: "zmq.Socket[bytes]", replies: list[Reply], porter: "Porter | None" = None) -> int:
     """How many of the replies were taken, from the first on. Why the next one was not,
     `send_plainly` says when it is asked to send that one."""
     if compiled is not None:
-        return int(compiled.send(socket.underlying, replies))
+        sent, _ = compiled.send(socket.underlying, replies, porter and porter.handle)
+        return int(sent)
     for sent, reply in enumerate(replies):
         try:
             send_plainly(socket, *reply)
@@ -218,11 +191,68 @@ def send(socket: "zmq.Socket[bytes]", replies: list[Reply]) -> int:
 
 
 def send_plainly(
-    socket: "zmq.Socket[bytes]", identity: bytes, delimited: bool, frame: bytes
+    socket: "zmq.Socket[bytes]",
+    identity: bytes,
+    delimited: bool,
+    frame: bytes,
+    porter: "Porter | None" = None,
 ) -> None:
     """Send one reply. Raises zmq.Again: the peer's pipe is full, and ZMQError, EHOSTUNREACH: it is
     gone; nothing of it was sent."""
+    if porter is not None:
+        reply = (identity, delimited, frame)
+        sent, failure = compiled.send(socket.underlying, [reply], porter.handle)
+        if not sent:
+            raise zmq.Again() if failure == zmq.EAGAIN else zmq.ZMQError(failure)
+        return
     _send(socket, identity, _MORE)
     if delimited:
         _send(socket, b"", _MORE)
     _send(socket, frame, _DONTWAIT)
+
+
+class Porter:
+    """Receives in the loop's stead while that is busy. Only where this is `compiled`; the socket is
+    used through it from then on. All calls are the loop's.
+
+    Args:
+        append_bytes_max: of a plain append; what is larger is for the loop to look at.
+        head, middle: of a refusal, before its request's id and between that and its milliseconds.
+        wait_s_max: the most that anyone who is refused is told to wait.
+    """
+
+    def __init__(
+        self,
+        socket: "zmq.Socket[bytes]",
+        *,
+        append_bytes_max: int,
+        head: bytes,
+        middle: bytes,
+        wait_s_max: float,
+    ) -> None:
+        self.descriptor = int(socket.getsockopt(zmq.FD))
+        """What to sleep on: it may be readable though nothing has come."""
+        self.handle = compiled.porter(
+            socket.underlying, self.descriptor, append_bytes_max, head, middle, wait_s_max
+        )
+
+    def collect(self, frames_max: int) -> Collected:
+        """What has come, and up to so many frames that are there still."""
+        came, empty, refused, aside, served_at = compiled.collect(self.handle, frames_max)
+        return Collected(came, empty, [Refused(*one) for one in refused], aside, served_at)
+
+    def tell(self, opening: Opening) -> None:
+        """What may come in from now on."""
+        compiled.tell(self.handle, *opening)
+
+    def sleep(self) -> bool:
+        """Whether nothing is left; then the thread does nothing either, until `wake`."""
+        return bool(compiled.sleep(self.handle))
+
+    def wake(self, since: float) -> None:
+        """The loop goes on; what has come meanwhile counts from then."""
+        compiled.wake(self.handle, since)
+
+    def close(self) -> None:
+        """End the thread; the socket is the caller's again. What it had taken in is dropped."""
+        compiled.close(self.handle)

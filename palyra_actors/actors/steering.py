@@ -165,6 +165,11 @@ class Plan:
         spare = TARGET * budget_s - own - self.rest_s(now) - (now - arrived)
         return spare * self.trust / self.load_s
 
+    def in_time(self, now: float, arrived: float, budget_s: float) -> bool:
+        """Whether a write that arrived then is durable within its budget where it is staged now."""
+        own = 0.0 if self.slow else self.commit_s
+        return now - arrived + self.rest_s(now) + own < budget_s
+
     def bulk_room(self, company: bool) -> float:
         """The load that may be queued before a write without a budget."""
         share = BULK if company else TARGET

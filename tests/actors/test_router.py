@@ -1,7 +1,7 @@
 """A round of a ROUTER's messages, compiled and part by part: the same."""
 
+import time
 from collections.abc import Iterator
-from math import ceil
 from typing import Any
 
 import msgspec
@@ -9,6 +9,7 @@ import pytest
 import zmq
 
 from palyra_actors.actors import router
+from palyra_actors.actors.steering import load_of
 from palyra_actors.wire import codec
 
 DEADLINE_MS = 10_000
@@ -147,9 +148,6 @@ def test_what_is_no_reply_raises_and_sends_nothing(sockets: Any, wrong: list[Any
         router.compiled.send(door.underlying, wrong)
 
 
-REFUSAL = router.Refusal(codec.REPLY_HEAD, codec.OVERLOADED, 10.0, 2.5, 1_000)
-
-
 def _append(request_id: Any, **more: Any) -> bytes:
     body = {"events": [{"a": [1, None, 2.5, b"x", -7, True], "b": {"c": "d" * 300}}]}
     return msgspec.msgpack.encode(
@@ -157,14 +155,59 @@ def _append(request_id: Any, **more: Any) -> bytes:
     )
 
 
+LOAD = load_of(len(_append(1)))
+SHUT = router.Opening(True, -1.0, 1.0, 0.0, 0.0, 0.0, False, [])
+"""There is room for nothing."""
+
+
 @pytest.fixture
-def sieve(sockets: Any) -> Any:
+def porter(sockets: Any) -> Iterator[Any]:
+    """A porter of the first socket, one who is connected to it, and its routing id."""
     if router.compiled is None:
         pytest.skip("no compiler when it was installed")
     door, connect = sockets
     dealer = connect()
     dealer.send(b"here")
-    return door, dealer, _all(door, 1)[0][0]
+    who = _all(door, 1)[0][0]
+    made = router.Porter(
+        door,
+        append_bytes_max=4 << 20,
+        head=codec.REPLY_HEAD,
+        middle=codec.OVERLOADED,
+        wait_s_max=1.0,
+    )
+    made.wake(time.monotonic())
+    yield made, dealer, who
+    made.close()
+
+
+class Found:
+    """What a porter has had for the loop so far."""
+
+    def __init__(self, porter: router.Porter) -> None:
+        self.porter = porter
+        self.came: list[Any] = []
+        self.promised: list[bytes] = []
+        self.aside: list[router.Reply] = []
+        self.refused = self.refused_bytes = 0
+        self.statuses: set[int] = set()
+
+    def collect(self) -> router.Collected:
+        found = self.porter.collect(256)
+        self.came += [one for one, _, _ in found.came]
+        self.promised += [one[2] for one, _, promised in found.came if promised]
+        self.aside += found.aside
+        self.refused += sum(one.frames for one in found.refused)
+        self.refused_bytes += sum(one.frame_bytes for one in found.refused)
+        self.statuses |= {one.status for one in found.refused}
+        return found
+
+    def until(self, count: int) -> None:
+        """So many have come or were refused, whatever the rounds."""
+        ends = time.monotonic() + DEADLINE_MS / 1000
+        while len(self.came) + self.refused < count:
+            assert time.monotonic() < ends, f"{len(self.came)} came, {self.refused} were refused"
+            self.collect()
 
 
 ODD = [
@@ -186,72 +229,184 @@ ODD = [
 ]
 
 
-def test_beyond_its_quota_a_plain_append_is_refused_and_all_else_taken_in(sieve: Any) -> None:
-    door, dealer, who = sieve
+def test_beyond_the_room_a_plain_append_is_refused_and_all_else_taken_in(porter: Any) -> None:
+    made, dealer, who = porter
     ids: list[int | str] = [7, 200, 60_000, 1 << 31, 1 << 63, "a", "b" * 31, "c" * 64]
     frames = [_append(1), _append(2), *map(_append, ids), *ODD]
+    far = time.monotonic() + 0.5
+    made.tell(router.Opening(True, 2.0 * LOAD, 0.0, far, 0.0, 0.01, False, []))
     for frame in frames:
         dealer.send(frame)
     dealer.send_multipart((_append(3), b"and more"))
-    left, taken, refused = len(frames) + 1, [], 0
-    quota = 2
-    while left:
-        assert door.poll(DEADLINE_MS)
-        came, _, surplus = router.receive_all(door, 0, 1 << 20, 4 << 20)
-        assert not came
-        assert surplus is not None
-        ((sender),) = surplus.senders
-        assert sender[:2] == (who, False)
-        sifted = router.sift(door, surplus, [quota], REFUSAL._replace(wait_ms=10 + 7.5 * refused))
-        assert sifted.left[0].status == router.SENT
-        assert not sifted.aside
-        quota -= min(quota, sender.plain)
-        taken += sifted.came
-        refused += sifted.left[0].refused
-        left -= len(sifted.came) + sifted.left[0].frames
-        assert sifted.left[0].refused == sifted.left[0].frames
-    assert [one[2] for one in taken] == [*frames[:2], *ODD, _append(3)]
-    assert [one[3] for one in taken] == [False] * (2 + len(ODD)) + [True]
-    for place, request_id in enumerate(ids):
+    found = Found(made)
+    found.until(len(frames) + 1)
+    assert [one[0] for one in found.came] == [who] * (len(ODD) + 3)
+    assert [one[2] for one in found.came] == [*frames[:2], *ODD, _append(3)]
+    assert [one[3] for one in found.came] == [False] * (2 + len(ODD)) + [True]
+    assert found.promised == frames[:2]
+    assert found.refused == len(ids)
+    assert found.refused_bytes == sum(len(_append(one)) for one in ids)
+    assert (found.statuses, found.aside) == ({router.SENT}, [])
+    waits = []
+    for request_id in ids:
         assert dealer.poll(DEADLINE_MS)
-        wait_ms = ceil(10 + 7.5 * (place + 1))
-        assert dealer.recv() == codec.encode_overloaded(request_id, wait_ms)
+        reply = msgspec.msgpack.decode(dealer.recv())
+        waits.append(reply["err"]["retry_after_ms"])
+        assert reply == msgspec.msgpack.decode(codec.encode_overloaded(request_id, waits[-1]))
+    assert waits == sorted(waits), "one after the other, when what is under way is through"
+    assert 1 <= waits[0] < waits[-1] <= 1_000
 
 
-def test_a_refusal_that_a_full_pipe_does_not_take_comes_back(sieve: Any) -> None:
-    door, dealer, who = sieve
-    aside: list[bytes] = []
-    for number in range(1_000):
-        while router.send(door, [(who, False, b"x" * 100_000)]):
-            pass  # until its pipe is full, for the moment
+def test_nobody_is_told_to_wait_for_longer_than_the_most(porter: Any) -> None:
+    made, dealer, _ = porter
+    later = time.monotonic() + 1_000
+    made.tell(SHUT._replace(through_at=later, load_s=1.0))
+    dealer.send(_append(1))
+    found = Found(made)
+    found.until(1)
+    assert dealer.recv() == codec.encode_overloaded(1, 1_000)
+
+
+def test_the_room_is_less_what_was_taken_in_and_what_the_loop_has(porter: Any) -> None:
+    made, dealer, _ = porter
+    found = Found(made)
+    made.tell(SHUT._replace(room=3.0 * LOAD, before=float(LOAD)))
+    for number in range(3):
         dealer.send(_append(number))
-        assert door.poll(DEADLINE_MS)
-        _, _, surplus = router.receive_all(door, 0, 1 << 20, 4 << 20)
-        assert surplus is not None
-        sifted = router.sift(door, surplus, [0], REFUSAL)
-        assert sifted.left[0].refused == 1
-        if sifted.left[0].status == router.FULL:
-            assert sifted.aside == [(0, codec.encode_overloaded(number, 18))]
-            aside += [frame for _, frame in sifted.aside]
-        else:
-            assert not sifted.aside
-        if len(aside) == 3:
+        found.until(number + 1)  # what was collected is under way until the loop tells anew
+    assert (len(found.promised), found.refused) == (2, 1)
+    made.tell(SHUT._replace(room=3.0 * LOAD, before=float(LOAD)))
+    dealer.send(_append(3))
+    found.until(4)
+    assert (len(found.promised), found.refused) == (3, 1)
+
+
+def test_whoever_has_less_than_its_share_may_go_over_the_room(porter: Any, sockets: Any) -> None:
+    made, dealer, who = porter
+    found, beside = Found(made), sockets[1]()
+    room = 100.0 * LOAD
+    full = SHUT._replace(room=room, before=room, accounts=[(who, False, room)])
+    for number in range(3):
+        made.tell(full)
+        dealer.send(_append(number))
+        beside.send(_append(number))
+        found.until(2 * number + 2)
+    assert {one[0] for one in found.came}.isdisjoint({who})
+    assert (len(found.promised), found.refused) == (3, 3)
+    made.tell(full._replace(before=1.3 * room))
+    beside.send(_append(3))
+    found.until(7)
+    assert found.refused == 4, "though not for ever"
+
+
+def test_one_is_let_in_where_nothing_is_under_way_however_large(porter: Any) -> None:
+    made, dealer, _ = porter
+    made.tell(SHUT._replace(room=0.1, before=0.0))
+    dealer.send(_append(1))
+    dealer.send(_append(2))
+    found = Found(made)
+    found.until(2)
+    assert (found.promised, found.refused) == ([_append(1)], 1)
+
+
+def test_where_nothing_may_be_refused_all_is_taken_in(porter: Any) -> None:
+    made, dealer, _ = porter
+    made.tell(SHUT._replace(sifts=False))
+    dealer.send(_append(1))
+    found = Found(made)
+    found.until(1)
+    assert ([one[2] for one in found.came], found.promised) == ([_append(1)], [])
+
+
+def test_while_the_loop_is_busy_it_is_refused_all_the_same(porter: Any) -> None:
+    made, dealer, _ = porter
+    made.tell(SHUT._replace(called=True))
+    for number in range(100):
+        dealer.send(_append(number))
+        assert dealer.poll(DEADLINE_MS), "and nothing was collected"
+        assert dealer.recv() == codec.encode_overloaded(number, 1)
+    found = Found(made)
+    found.until(100)
+    assert (found.refused, found.came) == (100, [])
+
+
+def test_what_comes_while_the_loop_sleeps_is_the_loops(porter: Any) -> None:
+    made, dealer, _ = porter
+    made.tell(SHUT._replace(called=True))
+    dealer.send(_append(1))
+    assert dealer.poll(DEADLINE_MS)
+    assert not made.sleep(), "the loop has to hear of it first"
+    found = Found(made)
+    found.until(1)
+    while not made.sleep():
+        found.collect()
+    dealer.send(_append(2))
+    dealer.send(b"anything")
+    poller = zmq.Poller()
+    poller.register(made.descriptor, zmq.POLLIN)
+    assert poller.poll(DEADLINE_MS)
+    made.wake(time.monotonic())
+    found.until(3)
+    assert (found.refused, [one[2] for one in found.came]) == (2, [b"anything"])
+
+
+def test_a_batch_that_is_full_waits_for_the_loop(porter: Any) -> None:
+    made, dealer, _ = porter
+    made.tell(SHUT._replace(called=True))
+    for number in range(1_000):
+        dealer.send(b"%d" % number)
+    found = Found(made)
+    largest = 0
+    while len(found.came) < 1_000:
+        largest = max(largest, len(found.collect().came))
+    assert [one[2] for one in found.came] == [b"%d" % number for number in range(1_000)]
+    assert largest <= 192
+
+
+def test_a_refusal_that_a_full_pipe_does_not_take_comes_back(porter: Any, sockets: Any) -> None:
+    made, dealer, who = porter
+    door, found = sockets[0], Found(made)
+    made.tell(SHUT)
+    for number in range(1_000):
+        while router.send(door, [(who, False, b"x" * 100_000)], made):
+            pass  # until its pipe is full, for the moment
+        with pytest.raises(zmq.Again):
+            router.send_plainly(door, who, False, b"x" * 100_000, made)
+        dealer.send(_append(number))
+        aside = len(found.aside)
+        found.until(number + 1)
+        if len(found.aside) > aside:
+            assert found.aside[-1] == (who, False, codec.encode_overloaded(number, 1))
+            assert router.FULL in found.statuses
+        if len(found.aside) == 3:
             return
     pytest.fail("its pipe was never full")
 
 
-def test_who_is_not_heard_is_not_answered(sieve: Any) -> None:
-    door, dealer, _ = sieve
+def test_who_is_gone_is_told_of(porter: Any, sockets: Any) -> None:
+    made, _, who = porter
+    stranger = (b"nobody", False, b"lost")
+    assert router.send(sockets[0], [(who, False, b"hello"), stranger], made) == 1
+    with pytest.raises(zmq.ZMQError) as gone:
+        router.send_plainly(sockets[0], *stranger, made)
+    assert gone.value.errno == zmq.EHOSTUNREACH
+
+
+@pytest.mark.parametrize("wrong", [[(b"a", False)], [("a", False, 1.0)], [(b"a", 1, "x")], [None]])
+def test_what_is_no_account_raises_and_changes_nothing(porter: Any, wrong: list[Any]) -> None:
+    made, dealer, _ = porter
+    made.tell(SHUT)
+    with pytest.raises(TypeError):
+        made.tell(SHUT._replace(sifts=False, accounts=wrong))
     dealer.send(_append(1))
-    dealer.send(_append(2, budget_ms=1))
-    left = 2
-    while left:
-        assert door.poll(DEADLINE_MS)
-        _, _, surplus = router.receive_all(door, 0, 1 << 20, 4 << 20)
-        assert surplus is not None
-        sifted = router.sift(door, surplus, [-1], REFUSAL)
-        assert (sifted.came, sifted.left[0].refused) == ([], 0)
-        left -= sifted.left[0].frames
-    assert router.send(door, [(sieve[2], False, b"the first answer")]) == 1
-    assert dealer.poll(DEADLINE_MS)
-    assert dealer.recv() == b"the first answer"
+    found = Found(made)
+    found.until(1)
+    assert found.refused == 1
+
+
+def test_a_porter_that_is_closed_leaves_the_socket_as_it_was(porter: Any, sockets: Any) -> None:
+    made, dealer, _ = porter
+    made.close()
+    made.close()
+    dealer.send(b"hello")
+    assert [one[2] for one in _all(sockets[0], 1)] == [b"hello"]
