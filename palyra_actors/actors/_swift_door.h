@@ -51,7 +51,7 @@ void porter_go_on(Porter *porter);
 PyObject *porter_new(PyObject *module, PyObject *args);
 PyObject *porter_collect(PyObject *module, PyObject *args);
 PyObject *porter_tell(PyObject *module, PyObject *args);
-PyObject *porter_sleep(PyObject *module, PyObject *capsule);
+PyObject *porter_rest(PyObject *module, PyObject *capsule);
 PyObject *porter_wake(PyObject *module, PyObject *args);
 PyObject *porter_close(PyObject *module, PyObject *capsule);
 

@@ -769,7 +769,7 @@ porter_tell(PyObject *module, PyObject *args)
 
 /* The loop is about to sleep. True: nothing is left for it. */
 PyObject *
-porter_sleep(PyObject *module, PyObject *capsule)
+porter_rest(PyObject *module, PyObject *capsule)
 {
     (void)module;
     Porter *porter = porter_of(capsule);

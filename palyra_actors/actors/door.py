@@ -403,7 +403,7 @@ class Door:
             if porter is not None:
                 self._poller.register(porter.descriptor, zmq.POLLIN)
         if porter is not None:
-            if not porter.sleep():
+            if not porter.rest():
                 wait_ms_max = 0
         else:
             listens = self._gate is None or self._gate.open

@@ -245,9 +245,9 @@ class Porter:
         """What may come in from now on."""
         compiled.tell(self.handle, *opening)
 
-    def sleep(self) -> bool:
+    def rest(self) -> bool:
         """Whether nothing is left; then the thread does nothing either, until `wake`."""
-        return bool(compiled.sleep(self.handle))
+        return bool(compiled.rest(self.handle))
 
     def wake(self, since: float) -> None:
         """The loop goes on; what has come meanwhile counts from then."""
