@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palyra_actors.embedding import hashing
 from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
 from palyra_actors.embedding.provider import apart
 
@@ -52,6 +53,18 @@ def test_forms_of_a_word_are_near() -> None:
     assert cosine("tokenizer", "tokenizers", 512) > 0.7
     assert cosine("serialize", "serializing", 512) > 0.2
     assert abs(cosine("serialize", "banana", 512)) < 0.2
+
+
+def test_what_is_kept_of_runs_is_bounded_and_changes_no_vector(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(hashing, "DIGESTS_KEPT_MAX", 32)
+    small = HashMemoryEmbeddingProvider()
+    for n in range(50):
+        text = f"marmalade{n} quetzal{n}"
+        made = small.embed([text])
+        assert len(small._digests) <= 32 + len(text) * 3
+        assert np.array_equal(made, HashMemoryEmbeddingProvider().embed([text]))
 
 
 def test_a_full_cache_changes_no_vector() -> None:
