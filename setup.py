@@ -20,6 +20,13 @@ setup(
             optional=True,
         ),
         Extension(
+            "palyra_actors.domain._swift_redact",
+            ["palyra_actors/domain/_swift_redact.c", "palyra_actors/domain/_swift_text.c"],
+            depends=["palyra_actors/domain/_swift_text.h"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        ),
+        Extension(
             "palyra_actors.actors._swift_door",
             ["palyra_actors/actors/_swift_door.c", "palyra_actors/actors/_swift_porter.c"],
             depends=["palyra_actors/actors/_swift_door.h"],

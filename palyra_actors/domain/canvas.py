@@ -24,7 +24,7 @@ from palyra_actors.domain.document import (
     smaller_patch,
 )
 from palyra_actors.domain.fact import Change, Decision, Fact, New
-from palyra_actors.domain.redact import redact
+from palyra_actors.domain.redact import redact_value
 from palyra_actors.errors import Conflict, Gone, Invalid, InvalidTransition, NotFound
 from palyra_actors.ids import format_ulid
 
@@ -242,7 +242,7 @@ def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
         made = apply_patch_document(canvas.document, operations)
         plain = canvas.plain and _still_plain(operations)
         if command.moved:
-            clean, found = redact(made, kind="")
+            clean, found = redact_value(made)
             if found:  # the patch as it came would move it there again
                 assert isinstance(clean, dict)
                 made, redacted, plain = clean, True, is_plain(clean)

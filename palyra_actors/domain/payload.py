@@ -21,6 +21,7 @@ from palyra_actors.domain.redact import (
     FirstLook,
     redact,
 )
+from palyra_actors.domain.swift import compiled_redact
 from palyra_actors.domain.values import (
     CONTAINERS,
     UNREADABLE,
@@ -28,6 +29,7 @@ from palyra_actors.domain.values import (
     confirm,
     count_pairs,
     decode,
+    is_sound,
     may_be_odd,
     refusal,
     too_large,
@@ -76,15 +78,11 @@ class Sealer:
         at = 0
         for blob, kind in zip(blobs, kinds, strict=True):
             end = at + len(blob)
-            try:
-                value = unpack(blob)
-                check_end(blob)
-            except UNREADABLE as error:
-                raise refusal(blob, _field(len(sealed)), error) from error
-            if type(value) is not dict:
-                raise _no_map(len(sealed))
-            if marks.count(1, at, end) > VALUE_DEPTH_MAX:
-                confirm(value, blob, _field(len(sealed)))
+            value = None
+            if not (is_sound(blob) and _opens_map(blob)):
+                value = self._decoded(blob, len(sealed))
+                if marks.count(1, at, end) > VALUE_DEPTH_MAX:
+                    confirm(value, blob, _field(len(sealed)))
             if plain or (flags == TOKEN_TEXT and only_model_text(blob, value, kind)):
                 sealed.append((blob, False))
             else:
@@ -101,22 +99,60 @@ class Sealer:
         flags = self._look(payloads)
         return not flags & SECRET and not (flags & TOKEN_TEXT and odd_tokens)
 
+    @staticmethod
+    def _decoded(blob: bytes, index: int) -> dict[str, object]:
+        try:
+            value: object = unpack(blob)
+            check_end(blob)
+        except UNREADABLE as error:
+            raise refusal(blob, _field(index), error) from error
+        if type(value) is not dict:
+            raise _no_map(index)
+        return value
+
     def _examine(
-        self, blob: bytes, value: dict[str, object], kind: str, index: int
+        self, blob: bytes, value: dict[str, object] | None, kind: str, index: int
     ) -> tuple[bytes, bool]:
-        """One payload of a request in which something was suspicious, by itself."""
+        """One payload of a request in which something was suspicious, by itself. `value`: what is
+        in it; None: it is sound, and was not decoded."""
         flags = self._look(blob)
-        if flags & NON_FINITE:
+        if value is not None and flags & NON_FINITE:
             confirm(value, blob, _field(index))
         if not flags & (SECRET | TOKEN_TEXT):
             return blob, False
-        clean, redacted = redact(value, kind=kind)
-        stored = ormsgpack.packb(clean)
-        if not redacted and (stored == blob or walk(blob, _field(index)) == count_pairs(value)):
-            return blob, False
-        if len(stored) > PAYLOAD_BYTES_MAX:
+        stored, redacted = None, False
+        if value is None:
+            stored, redacted = _redact_swiftly(blob, kind)
+        if stored is None:
+            stored, redacted = redact_plainly(blob, value or self._decoded(blob, index), kind)
+        if stored is not blob and len(stored) > PAYLOAD_BYTES_MAX:
             raise too_large(len(stored), PAYLOAD_BYTES_MAX, _field(index))
         return stored, redacted
+
+
+def redact_plainly(blob: bytes, value: dict[str, object], kind: str) -> tuple[bytes, bool]:
+    """A sound payload without its secrets, and whether there were any; the same object where there
+    were none and no map names a key twice."""
+    clean, redacted = redact(value, kind=kind)
+    stored = ormsgpack.packb(clean)
+    if not redacted and (stored == blob or walk(blob, "") == count_pairs(value)):
+        return blob, False
+    return stored, redacted
+
+
+def _redact_swiftly(blob: bytes, kind: str) -> tuple[bytes | None, bool]:
+    """As `redact_plainly`, in C and without decoding it; None: that does not know what to do."""
+    models = kind == MODEL_TOKEN
+    stored = compiled_redact.redact(blob, models)
+    if stored is not None:
+        return stored, stored is not blob
+    single = ormsgpack.packb(unpack(blob))  # where a key stands twice, its last value counts
+    stored = compiled_redact.redact(single, models)
+    return stored, stored is not single
+
+
+def _opens_map(blob: bytes) -> bool:
+    return 0x80 <= blob[0] <= 0x8F or blob[0] in (0xDE, 0xDF)
 
 
 def same_content(stored: bytes, other: bytes) -> bool:
@@ -155,14 +191,18 @@ def _canonical(raw: bytes) -> bytes:
     return ormsgpack.packb(ormsgpack.unpackb(raw), option=ormsgpack.OPT_SORT_KEYS)
 
 
-def only_model_text(blob: bytes, value: dict[str, object], kind: str) -> bool:
+def only_model_text(blob: bytes, value: dict[str, object] | None, kind: str) -> bool:
     """Whether every `token` at the start of a text is the model's own key at the top level.
+    `value`: what is in it, where that is known.
 
     model_token events are the most common ones, and all of them would look suspicious.
     """
     lower = blob.lower()
     seen = lower.count(b"\xa5token") + lower.count(b"\xa6token")
-    return seen == 0 or (kind == MODEL_TOKEN and seen == ("token" in value) + ("tokens" in value))
+    if seen == 0 or kind != MODEL_TOKEN:
+        return seen == 0
+    own = unpack(blob) if value is None else value
+    return seen == ("token" in own) + ("tokens" in own)
 
 
 def _field(index: int) -> str:

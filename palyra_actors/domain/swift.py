@@ -9,6 +9,9 @@ holds them equal.
 
 `_swift_json.c` is the same for large values: its twins are `domain.survey.survey_plainly` and
 `domain.canonical.by_value`, and the test `tests/domain/test_swift_json.py`.
+
+`_swift_redact.c` takes secrets out of a payload without decoding it: its twins are
+`domain.redact.redact` and `redact_text_plainly`, and the test `tests/domain/test_swift_redact.py`.
 """
 
 from hashlib import sha256
@@ -39,6 +42,12 @@ except ImportError:
     compiled_json: Any = None
 else:
     compiled_json = _swift_json if _swift_json.VERSION == 1 else None
+try:
+    from palyra_actors.domain import _swift_redact
+except ImportError:
+    compiled_redact: Any = None
+else:
+    compiled_redact = _swift_redact if _swift_redact.VERSION == 1 else None
 
 
 class Written(NamedTuple):

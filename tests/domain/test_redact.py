@@ -375,11 +375,12 @@ HOSTILE = [
 ]
 SOLO = """
 import json, sys
-from palyra_actors.domain.redact import FirstLook, redact, redact_text
+from palyra_actors.domain.redact import FirstLook, redact, redact_text, redact_text_plainly
 
 look = FirstLook()
 for text in json.load(sys.stdin):
     redact_text(text)
+    redact_text_plainly(text)
     look(text.encode())
     redact({text: b"x"}, kind="x.any")
 print("done")

@@ -18,7 +18,7 @@ from palyra_actors.domain import canvas as domain
 from palyra_actors.domain.canonical import is_plain
 from palyra_actors.domain.canvas import EXPIRED, Who, view
 from palyra_actors.domain.catalog import CANVAS
-from palyra_actors.domain.redact import redact
+from palyra_actors.domain.redact import redact_value
 from palyra_actors.errors import Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
     CANVAS_PATCH_BYTES_MAX,
@@ -312,7 +312,7 @@ def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
     value = operation["value"]
     for name in reversed(names):
         value = {name.replace("~1", "/").replace("~0", "~"): value}
-    value, found = redact(value, kind="")
+    value, found = redact_value(value)
     if not found:
         return operation, False
     for _ in names:

@@ -15,7 +15,14 @@ from palyra_actors.actors.retry import first_answer
 from palyra_actors.actors.rota import Rota
 from palyra_actors.actors.work import Errand, Key, Portion, Request, Unit
 from palyra_actors.domain.payload import check_value
-from palyra_actors.domain.redact import SECRET, TOKEN_TEXT, FirstLook, redact, redact_text
+from palyra_actors.domain.redact import (
+    SECRET,
+    TOKEN_TEXT,
+    FirstLook,
+    redact,
+    redact_text,
+    redact_value,
+)
 from palyra_actors.errors import Overloaded, PalyraError
 from palyra_actors.ids import parse_ulid
 from palyra_actors.runtime.dispatcher import Loop
@@ -139,7 +146,7 @@ class Counter:
         value = check_value(blob, field, bytes_max)
         if not self.suspicious(blob):
             return value, False
-        return redact(value, kind="", look=self.suspicious)
+        return redact_value(value, blob, look=self.suspicious)
 
     def suspicious(self, packed: bytes) -> bool:
         """Whether a secret may be in these bytes of MessagePack: a hundredth of what `redact`
