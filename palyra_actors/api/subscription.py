@@ -76,6 +76,11 @@ class Subscription:
         return self._head
 
     @property
+    def open(self) -> bool:
+        """Whether events may still come."""
+        return not self._closed
+
+    @property
     def restarts(self) -> int:
         """How often it subscribed again."""
         return self._subscribed_count - 1

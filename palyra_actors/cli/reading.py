@@ -1,16 +1,20 @@
 """Commands that read: tail, show, verify, stats."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import Final
 
 from palyra_actors.api.operations import Operations
 from palyra_actors.api.results import Head, StoredEvent, Verification
+from palyra_actors.api.subscription import Subscription
 from palyra_actors.cli.shape import console, print_json
-from palyra_actors.errors import Invalid, NotFound
+from palyra_actors.errors import Invalid, NoReply, NotFound
 
 CACHE_BYTES: Final = 16 * 1024 * 1024
+LOOK_S: Final = 6.0
+"""Without an event, after which it is asked whether the engine still lets one in: it says where its
+head is every five."""
 
 
 def parse_head(text: str) -> Head:
@@ -42,10 +46,30 @@ def tail(
     """Prints events as they come, or to the journal's end."""
     if follow:
         with engine.subscribe(after_seq=after, session_id=session, kinds=kinds) as live:
-            _print_events(live, count, as_json=as_json)
+            _print_events(_followed(engine, live), count, as_json=as_json)
         return
     stored = engine.events(after_seq=after or 0, session_id=session, kinds=kinds)
     _print_events(stored, count, as_json=as_json)
+
+
+def _followed(engine: Operations, live: Subscription) -> Iterator[StoredEvent]:
+    """Events as they come, whatever becomes of the engine meanwhile.
+
+    Raises:
+        NoReply: the key does not open the door any more; it would be silent for ever.
+    """
+    heard = live.head
+    while live.open:
+        event = live.next(LOOK_S)
+        if event is not None:
+            yield event
+        elif live.head is heard:  # nothing at all came, not even where the journal's head is
+            try:
+                engine.hello()
+            except NoReply as error:
+                if error.field == "key_file":
+                    raise
+        heard = live.head
 
 
 def _print_events(events: Iterable[StoredEvent], count: int | None, *, as_json: bool) -> None:

@@ -14,6 +14,7 @@ from zmq.utils.monitor import recv_monitor_message
 from palyra_actors.actors import keywatch
 from palyra_actors.actors.authenticator import BEGIN, Authenticator, Knock
 from palyra_actors.api.events import new_id
+from palyra_actors.cli import reading
 from palyra_actors.client import Client
 from palyra_actors.engine import Engine
 from palyra_actors.errors import ConfigInvalid, Denied, NoReply
@@ -255,6 +256,22 @@ def test_a_revoked_key_cuts_its_connections_and_nothing_more_is_served(own_locke
         with visitor(own_locked.endpoint, **secret) as monitor:
             assert await_event(monitor, LET_IN, *SENT_AWAY) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
         assert bob.head() == head
+
+
+def test_who_follows_the_journal_is_told_that_the_key_was_revoked(
+    own_locked: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert own_locked.keys is not None
+    monkeypatch.setattr(reading, "LOOK_S", 0.2)
+    secret = own_locked.keys.secrets / "alice.secret"
+    with Client(own_locked.endpoint, key_file=secret, timeout_s=2.0) as client:
+        stored = client.sessions.open().append("message_received", {"text": "a"}, actor="user")
+        with client.subscribe(after_seq=0) as live:
+            events = reading._followed(client, live)
+            assert next(events).seq == stored.seq
+            own_locked.keys.revoke("alice")
+            with pytest.raises(NoReply, match="it does not know this key"):
+                next(events)
 
 
 def test_a_connection_that_was_silent_until_its_key_was_revoked_is_not_served(
