@@ -210,7 +210,7 @@ class Admission:
         if self._debts and self.owed_s(peer, now):
             return False
         if promised:
-            return self.plan.in_time(now, arrived, budget_s)
+            return self._in_time(arrived, budget_s, now)
         load = load_of(frame_bytes)
         return self._fits(account, load, arrived, budget_s, now)
 
@@ -311,6 +311,11 @@ class Admission:
             account.load, len(self._accounts)
         )  # fmt: skip
         return before + load <= room * OVER and held + load <= room / others
+
+    def _in_time(self, arrived: float, budget_s: float, now: float) -> bool:
+        if self.load <= 0:  # as in `_fits`
+            return now - arrived < TARGET * budget_s
+        return self.plan.in_time(now, arrived, budget_s)
 
     def _fits_bulk(self, load: int, now: float) -> bool:
         room = self.plan.bulk_room(now - self._budgeted_at < COMPANY_S)
@@ -455,7 +460,7 @@ class Admission:
         plan, budget_ms = self.plan, one.request.budget_ms
         budget_s = plan.budget_s if budget_ms is None else budget_ms / 1000
         if one.promised:
-            return plan.in_time(now, one.request.arrived, budget_s)
+            return self._in_time(one.request.arrived, budget_s, now)
         return self._fits(account, one.load, one.request.arrived, budget_s, now)
 
     def _left(self, account: Account, one: Waiting) -> None:
@@ -496,6 +501,12 @@ class Admission:
     def idle(self) -> bool:
         """Nothing is under way."""
         return self.load <= 0 and not self.waiting
+
+    def room(self, now: float) -> float:
+        """The load that may be `before` what comes now. However bad it looks, an idle engine lets
+        one in: otherwise it would never learn that it is not."""
+        room = self.plan.room(now, now, self.plan.budget_s)
+        return max(room, 1.0) if self.load <= 0 else room
 
     @property
     def before(self) -> float:

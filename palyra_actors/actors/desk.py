@@ -233,10 +233,9 @@ class Desk:
         """Whether the door may refuse plain appends that it does not know, and within what it may
         take them in: the first fields of `router.Opening`."""
         plan, admission = self._office.plan, self.admission
-        budget_s = plan.budget_s
-        sifts = budget_s > 0 and not self.stopping
+        sifts = plan.budget_s > 0 and not self.stopping
         return (
-            sifts, plan.room(now, now, budget_s) if sifts else 0.0, admission.before,
+            sifts, admission.room(now) if sifts else 0.0, admission.before,
             *admission.through(now), plan.load_s,
         )  # fmt: skip
 

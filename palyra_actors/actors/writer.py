@@ -257,6 +257,7 @@ class Writer(PooledActor):
                 self._tidy_wanted, self._tidying = None, True
                 self._plan.committing_since = self._loop.clock.monotonic()
                 self._committer.tidy(self._storage, lambda: self._loop.call_soon(self._tidied))
+                self._look_for_stall()
                 return
             self._refuse_late()
             units = self._take()
@@ -384,7 +385,8 @@ class Writer(PooledActor):
             self._loop.call_later(self._budget_ms / 1000, self._look_at_stall)
 
     def _look_at_stall(self) -> None:
-        """A COMMIT that takes longer than a budget: whoever waits for it is told in time."""
+        """A COMMIT, a chore or the rest of a checkpoint that takes longer than a budget: whoever
+        waits for it is told in time."""
         since = self._plan.committing_since
         self._looking = since is not None
         if since is None:
@@ -449,6 +451,7 @@ class Writer(PooledActor):
             self._loop.call_soon(self._tidied)
 
         self._committer.chore(lambda: work(self._storage), done)
+        self._look_for_stall()
 
     def _tidied(self) -> None:
         self._tidying = False

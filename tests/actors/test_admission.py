@@ -371,3 +371,74 @@ def test_who_is_too_large_now_keeps_its_turn(door: Door) -> None:
     assert door.admission.next(door.now, LOAD - 1) is None
     assert door.admission.waiting == 1
     assert len(door.pump()) == 1
+
+
+def test_what_was_promised_room_only_has_to_be_in_time(door: Door) -> None:
+    peer = Peer()
+    door.fill(peer)
+    door.pump()
+    admission, other = door.admission, Peer()
+    arrived = door.now
+    assert not admission.lets_in(other, 100 * BYTES, arrived, door.now)
+    assert admission.lets_in(other, 100 * BYTES, arrived, door.now, promised=True)
+    door.now += 1.0
+    assert not admission.lets_in(other, BYTES, arrived, door.now, promised=True)
+
+
+def test_what_was_promised_room_waits_for_its_turn_as_long_as_it_can_be_in_time(
+    door: Door,
+) -> None:
+    peer = Peer()
+    door.fill(peer)
+    door.pump()
+    door.now += 0.2
+    door.pump()
+    door.sent_away.clear()
+    waits = Request(peer, 1, door.now, door.tally)
+    unpromised = Request(peer, 2, door.now, door.tally)
+    assert door.admission.may_wait(peer, 100 * BYTES, door.now, promised=True)
+    door.admission.wait(unpromised, bytes(BYTES), "b")
+    door.now += 0.2
+    assert door.pump() == []
+    assert [request for request, _ in door.sent_away] == [unpromised]
+    door.admission.wait(waits, bytes(BYTES), "a", promised=True)
+    assert door.pump() == [waits]
+    late = Request(peer, 3, door.now, door.tally)
+    door.admission.wait(late, bytes(BYTES), "a", promised=True)
+    door.now += 1.0
+    assert door.pump() == []
+    assert [request for request, _ in door.sent_away] == [unpromised, late]
+
+
+def test_the_door_is_told_what_is_queued_and_who_has_how_much_of_it(door: Door) -> None:
+    peer, other = Peer(), Peer()
+    assert door.admission.idle
+    let_in = door.fill(peer)
+    assert not door.admission.idle
+    waiting = door.admission.waiting
+    door.arrive(other, budget_ms=0)
+    assert door.admission.before == (len(let_in) + waiting) * LOAD, "bulk does not count before"
+    assert dict(door.admission.held()) == {peer: door.admission.before, other: 0.0}
+    door.plan.committing_load = LOAD
+    assert door.admission.before == (len(let_in) + waiting - 1) * LOAD
+    until, served_at = door.admission.through(door.now)
+    assert until > door.now
+    door.admission.refused_early(10, until + 0.5)
+    assert door.admission.through(door.now) == (until, max(served_at, until + 0.5))
+
+
+def test_nobody_is_told_to_wait_for_longer_than_the_most(door: Door) -> None:
+    door.admission.refused_early(1, door.now + 50)
+    for now in (door.now, 0.1 + 0.2, 123_456.789):
+        assert door.admission.retry_ms(Peer(), BYTES, now) <= 1_000
+
+
+def test_an_idle_engine_has_room_for_one_whatever_it_expects_of_itself(door: Door) -> None:
+    door.plan.commit_s = 2.0
+    assert door.plan.room(door.now, door.now, 1.0) < 0
+    assert door.admission.room(door.now) > 0
+    peer = Peer()
+    assert door.admission.lets_in(peer, BYTES, door.now, door.now, promised=True)
+    door.arrive(peer)
+    assert door.admission.room(door.now) < 0
+    assert not door.admission.lets_in(peer, BYTES, door.now, door.now, promised=True)

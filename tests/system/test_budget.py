@@ -135,6 +135,35 @@ def test_what_waited_too_long_behind_a_stall_is_refused_before_the_stall_ends(
     assert stored.isdisjoint(refused)
 
 
+@pytest.mark.parametrize("which", ["chore", "checkpoint"])
+def test_what_waited_too_long_behind_other_work_on_the_file_is_refused_before_that_ends(
+    home: House, which: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    works, wire = home.engine._works, home.connect()
+    gate, stuck, over = threading.Event(), threading.Event(), threading.Event()
+
+    def wait(*_: Any) -> None:
+        stuck.set()
+        gate.wait(DEADLINE_S / 2)
+        over.set()
+
+    try:
+        if which == "chore":
+            works.loop.call_soon(lambda: works.writer.chore(wait))
+        else:
+            monkeypatch.setattr(works.writer._storage, "tidy", wait)
+            works.writer.tidy()
+            append(home.connect(), new_id())  # it is done before the next group
+        assert stuck.wait(DEADLINE_S)
+        ids = [append(wire, new_id()) for _ in range(8)]
+        replies = [wire.receive() for _ in ids]
+        assert {reply["id"] for reply in replies} == set(ids)
+        assert {reply["err"]["code"] for reply in replies} == {"overloaded"}
+        assert not over.is_set()
+    finally:
+        gate.set()
+
+
 def test_a_bulk_load_waits_for_room_and_is_written_in_the_order_in_which_it_was_sent(
     home: House, disk: Disk
 ) -> None:
