@@ -250,6 +250,7 @@ static PyMethodDef methods[] = {{"setup", door_setup, METH_O, NULL},
                                 {"collect", porter_collect, METH_VARARGS, NULL},
                                 {"tell", porter_tell, METH_VARARGS, NULL},
                                 {"rest", porter_rest, METH_O, NULL},
+                                {"bell", porter_bell, METH_O, NULL},
                                 {"wake", porter_wake, METH_VARARGS, NULL},
                                 {"close", porter_close, METH_O, NULL},
                                 {NULL, NULL, 0, NULL}};

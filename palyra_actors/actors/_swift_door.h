@@ -52,6 +52,7 @@ PyObject *porter_new(PyObject *module, PyObject *args);
 PyObject *porter_collect(PyObject *module, PyObject *args);
 PyObject *porter_tell(PyObject *module, PyObject *args);
 PyObject *porter_rest(PyObject *module, PyObject *capsule);
+PyObject *porter_bell(PyObject *module, PyObject *capsule);
 PyObject *porter_wake(PyObject *module, PyObject *args);
 PyObject *porter_close(PyObject *module, PyObject *capsule);
 

@@ -10,8 +10,9 @@
  * here but who of those who come first is within it.
  *
  * A socket of libzmq may be used by one thread at a time. Whoever has the porter's lock has the
- * socket; the loop goes first (`porter_stop`). While the loop sleeps the porter does, too, and
- * while little is to be done it is not called at all: a lone frame is received by the loop itself.
+ * socket; the loop goes first (`porter_stop`). While little is to be done the porter is not called:
+ * a lone frame is received by the loop itself, without a thread between them. While it is called,
+ * the loop sleeps until something is taken in, and hears of refusals when it wakes anyway.
  */
 #define _GNU_SOURCE
 #include "_swift_door.h"
@@ -190,7 +191,7 @@ typedef struct {
 
 struct Porter {
     void *socket;
-    int descriptor, bell;
+    int descriptor, bell, loop_bell;
     pthread_t thread;
     pthread_mutex_t next, held; /* see porter_stop */
     int running, called, asleep, closing, full, empty, failed;
@@ -233,17 +234,24 @@ has_input(Porter *porter)
 }
 
 static void
-ring(Porter *porter)
+ring(int bell)
 {
     uint64_t one = 1;
-    while (write(porter->bell, &one, sizeof one) < 0 && errno == EINTR)
+    while (write(bell, &one, sizeof one) < 0 && errno == EINTR)
         ;
+}
+
+/* Whether the loop has something to do: what was refused it may hear of later. */
+static int
+has_work(const Porter *porter)
+{
+    return porter->batch->count || porter->batch->asides || porter->full || porter->failed;
 }
 
 static int
 works(Porter *porter)
 {
-    return porter->called && !porter->asleep && !porter->full && !porter->closing;
+    return porter->called && !porter->full && !porter->closing;
 }
 
 /* What the loop sent may have taken along the signal that something has come. */
@@ -253,7 +261,7 @@ porter_go_on(Porter *porter)
     int look = works(porter) && has_input(porter);
     pthread_mutex_unlock(&porter->held);
     if (look)
-        ring(porter);
+        ring(porter->bell);
 }
 
 static void
@@ -455,7 +463,11 @@ run(void *argument)
             porter->since = now_s(); /* it came just now: until then it was waited for */
         more = works(porter) ? receive_some(porter, BURST) : 0;
         look = works(porter) && !porter->failed;
+        int wake = porter->asleep && has_work(porter);
+        porter->asleep &= !wake;
         pthread_mutex_unlock(&porter->held);
+        if (wake)
+            ring(porter->loop_bell);
     }
 }
 
@@ -476,7 +488,7 @@ end(Porter *porter)
     porter_stop(porter);
     porter->closing = 1;
     pthread_mutex_unlock(&porter->held);
-    ring(porter);
+    ring(porter->bell);
     pthread_join(porter->thread, NULL);
     Batch *batch = porter->batch;
     for (int i = 0; i < batch->count; i++) {
@@ -494,6 +506,7 @@ porter_free(PyObject *capsule)
         return;
     end(porter);
     close(porter->bell);
+    close(porter->loop_bell);
     pthread_mutex_destroy(&porter->next);
     pthread_mutex_destroy(&porter->held);
     PyMem_RawFree(porter->batch);
@@ -531,13 +544,15 @@ porter_new(PyObject *module, PyObject *args)
         porter->batch = PyMem_RawMalloc(sizeof(Batch));
         porter->spare = PyMem_RawMalloc(sizeof(Batch));
         porter->bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
+        porter->loop_bell = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
         memcpy(porter->head, head.buf, (size_t)head.len);
         memcpy(porter->middle, middle.buf, (size_t)middle.len);
         porter->head_length = head.len;
         porter->middle_length = middle.len;
         pthread_mutex_init(&porter->next, NULL);
         pthread_mutex_init(&porter->held, NULL);
-        if (porter->batch == NULL || porter->spare == NULL || porter->bell < 0) {
+        if (porter->batch == NULL || porter->spare == NULL || porter->bell < 0 ||
+            porter->loop_bell < 0) {
             PyErr_NoMemory();
         } else {
             batch_clear(porter->batch);
@@ -688,7 +703,7 @@ porter_collect(PyObject *module, PyObject *args)
     look = works(porter) && !empty;
     pthread_mutex_unlock(&porter->held);
     if (look)
-        ring(porter);
+        ring(porter->bell);
     Py_END_ALLOW_THREADS
     PyObject *came = batch_arrivals(batch);
     if (failed && came != NULL && !PyList_GET_SIZE(came)) {
@@ -763,8 +778,17 @@ porter_tell(PyObject *module, PyObject *args)
     look = look && works(porter);
     pthread_mutex_unlock(&porter->held);
     if (look)
-        ring(porter);
+        ring(porter->bell);
     Py_RETURN_NONE;
+}
+
+/* What the loop is to be woken by where the thread works while it sleeps. */
+PyObject *
+porter_bell(PyObject *module, PyObject *capsule)
+{
+    (void)module;
+    Porter *porter = porter_of(capsule);
+    return porter == NULL ? NULL : PyLong_FromLong(porter->loop_bell);
 }
 
 /* The loop is about to sleep. True: nothing is left for it. */
@@ -778,7 +802,7 @@ porter_rest(PyObject *module, PyObject *capsule)
     int nothing;
     Py_BEGIN_ALLOW_THREADS
     porter_stop(porter);
-    nothing = !porter->batch->count && !porter->batch->refused && !has_input(porter);
+    nothing = !has_work(porter) && (porter->called || !has_input(porter));
     porter->asleep = nothing;
     pthread_mutex_unlock(&porter->held);
     Py_END_ALLOW_THREADS
@@ -797,16 +821,15 @@ porter_wake(PyObject *module, PyObject *args)
     Porter *porter = porter_of(capsule);
     if (porter == NULL)
         return NULL;
-    int look;
     Py_BEGIN_ALLOW_THREADS
     porter_stop(porter);
-    if (porter->asleep || !porter->called)
+    if (!porter->called)
         porter->since = since;
     porter->asleep = 0;
-    look = works(porter);
     pthread_mutex_unlock(&porter->held);
-    if (look)
-        ring(porter);
+    uint64_t rung;
+    while (read(porter->loop_bell, &rung, sizeof rung) < 0 && errno == EINTR)
+        ;
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }

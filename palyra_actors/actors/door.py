@@ -177,7 +177,8 @@ class Door:
         self._empty_at = loop.clock.monotonic()
         self._porter: router.Porter | None = None
         self._pressed_at = -inf
-        self._idle = False
+        self._idle = self._called = False
+        self._doze = zmq.Poller()  # instead, while the porter looks at the socket
         self._ipc_path: str | None = None
 
     # -- before the loop knows it, and after ------------------------------------------------------
@@ -402,6 +403,8 @@ class Door:
             self._poller.register(wakeup.fileno(), zmq.POLLIN)
             if porter is not None:
                 self._poller.register(porter.descriptor, zmq.POLLIN)
+                self._doze.register(wakeup.fileno(), zmq.POLLIN)
+                self._doze.register(porter.bell, zmq.POLLIN)
         if porter is not None:
             if not porter.rest():
                 wait_ms_max = 0
@@ -414,7 +417,8 @@ class Door:
                 else:
                     self._poller.unregister(self._socket)
         self._waiting = True
-        for ready, _ in self._poller.poll(wait_ms_max):
+        poller = self._doze if self._called else self._poller
+        for ready, _ in poller.poll(wait_ms_max):
             if ready == wakeup.fileno():
                 wakeup.clear()
         self._waiting = False
@@ -488,7 +492,7 @@ class Door:
             return  # it knows
         self._idle = idle
         now = self._loop.clock.monotonic()
-        called = now - self._pressed_at < PRESSED_S
+        self._called = called = now - self._pressed_at < PRESSED_S
         held = [
             (peer.identity, peer.delimited, load)
             for peer, load in self._desk.admission.held()

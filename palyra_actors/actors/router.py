@@ -235,6 +235,8 @@ class Porter:
         self.handle = compiled.porter(
             socket.underlying, self.descriptor, append_bytes_max, head, middle, wait_s_max
         )
+        self.bell = int(compiled.bell(self.handle))
+        """What to sleep on while the thread is called: something has been taken in."""
 
     def collect(self, frames_max: int) -> Collected:
         """What has come, and up to so many frames that are there still."""
@@ -246,7 +248,8 @@ class Porter:
         compiled.tell(self.handle, *opening)
 
     def rest(self) -> bool:
-        """Whether nothing is left; then the thread does nothing either, until `wake`."""
+        """Whether nothing is left. While the thread is called, what is refused is no reason to
+        wake."""
         return bool(compiled.rest(self.handle))
 
     def wake(self, since: float) -> None:

@@ -412,9 +412,9 @@ def test_what_was_promised_room_waits_for_its_turn_as_long_as_it_can_be_in_time(
 
 def test_the_door_is_told_what_is_queued_and_who_has_how_much_of_it(door: Door) -> None:
     peer, other = Peer(), Peer()
-    assert door.admission.idle
+    idle = [door.admission.idle]
     let_in = door.fill(peer)
-    assert not door.admission.idle
+    assert [*idle, door.admission.idle] == [True, False]
     waiting = door.admission.waiting
     door.arrive(other, budget_ms=0)
     assert door.admission.before == (len(let_in) + waiting) * LOAD, "bulk does not count before"

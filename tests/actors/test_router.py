@@ -332,24 +332,46 @@ def test_while_the_loop_is_busy_it_is_refused_all_the_same(porter: Any) -> None:
     assert (found.refused, found.came) == (100, [])
 
 
-def test_what_comes_while_the_loop_sleeps_is_the_loops(porter: Any) -> None:
+def _rings(descriptor: int, timeout_ms: int = DEADLINE_MS) -> bool:
+    poller = zmq.Poller()
+    poller.register(descriptor, zmq.POLLIN)
+    return bool(poller.poll(timeout_ms))
+
+
+def test_what_comes_while_the_loop_sleeps_and_nobody_is_called_is_the_loops(porter: Any) -> None:
     made, dealer, _ = porter
-    made.tell(SHUT._replace(called=True))
-    dealer.send(_append(1))
-    assert dealer.poll(DEADLINE_MS)
-    assert not made.rest(), "the loop has to hear of it first"
     found = Found(made)
-    found.until(1)
+    made.tell(SHUT)
     while not made.rest():
         found.collect()
-    dealer.send(_append(2))
+    dealer.send(_append(1))
     dealer.send(b"anything")
-    poller = zmq.Poller()
-    poller.register(made.descriptor, zmq.POLLIN)
-    assert poller.poll(DEADLINE_MS)
+    assert _rings(made.descriptor)
+    assert not made.rest(), "it is there"
     made.wake(time.monotonic())
-    found.until(3)
-    assert (found.refused, [one[2] for one in found.came]) == (2, [b"anything"])
+    found.until(2)
+    assert (found.refused, [one[2] for one in found.came]) == (1, [b"anything"])
+
+
+def test_a_loop_that_sleeps_is_woken_by_what_was_taken_in_and_not_by_refusals(porter: Any) -> None:
+    made, dealer, _ = porter
+    found = Found(made)
+    made.tell(SHUT._replace(called=True))
+    while not made.rest():
+        found.collect()
+    for number in range(20):
+        dealer.send(_append(number))
+        assert dealer.poll(DEADLINE_MS)
+        dealer.recv()
+    assert made.rest(), "it hears of them later"
+    assert not _rings(made.bell, 0)
+    dealer.send(b"anything")
+    assert _rings(made.bell)
+    assert not made.rest()
+    made.wake(time.monotonic())
+    assert not _rings(made.bell, 0)
+    found.until(21)
+    assert (found.refused, [one[2] for one in found.came]) == (20, [b"anything"])
 
 
 def test_a_batch_that_is_full_waits_for_the_loop(porter: Any) -> None:
