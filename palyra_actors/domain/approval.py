@@ -85,7 +85,7 @@ def canonical(value: Any, field: str) -> str:
     """A value as canonical JSON: what an export shows and its checker hashes.
 
     Raises:
-        Invalid: JSON cannot say it: bytes, or an integer beyond 2^53.
+        Invalid: JSON cannot say it: bytes, or an integer that is not between -2^53 and 2^53.
     """
     try:
         return rfc8785.dumps(value).decode()
@@ -93,7 +93,7 @@ def canonical(value: Any, field: str) -> str:
         raise Invalid(
             f"it has no canonical JSON: {error}",
             field=field,
-            hint="an export shows it as JSON: no bytes, integers within 2^53",
+            hint="an export shows it as JSON: no bytes, integers between -2^53 and 2^53",
         ) from error
 
 

@@ -316,7 +316,32 @@ def independent(export: bytes, folder: Path) -> str:
     done = subprocess.run(
         [sys.executable, str(CHECKER), str(file)], capture_output=True, text=True, check=False
     )
-    return done.stdout.split(":")[0].strip() or done.stderr
+    told = done.stdout.split(":")[0].strip() or done.stderr
+    assert done.returncode == int(told != "valid"), done
+    return told
+
+
+def test_a_record_is_checked_whatever_numbers_and_keys_are_in_it(
+    own: House, tmp_path: Path
+) -> None:
+    """RFC 8785 writes numbers, and orders keys, otherwise than Python's own library does."""
+    wire = own.connect()
+    prompt = {
+        "\U0001f600": 1e-7,
+        "\ufb33": 1e21,
+        "z": [0.00001, -0.0, 1.0, 2**53 - 1],
+        "é": "\u2028",
+    }
+    ask(wire, prompt=prompt, summary='"record":{} \x7f', subject_id='","record":{')
+    ask(wire, policy=1e-7)
+    whole = export(wire)
+    assert check(whole.splitlines(keepends=True))["count"] == 2
+    assert independent(whole, tmp_path) == "valid"
+    for changed in (
+        whole.replace(b"1e-7", b"1e-8", 1), whole.replace(b'"policy":', b'"polIcy":', 1),
+        b"", whole[:-20], b"[1]\n" + whole, b"{}",
+    ):  # fmt: skip
+        assert independent(changed, tmp_path) == "damaged"
 
 
 def test_an_independent_checker_agrees_and_finds_each_change(
