@@ -23,7 +23,7 @@ from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request, Tally, stopping
 from palyra_actors.domain.catalog import kind_name, kind_to_find
 from palyra_actors.domain.redact import redact_text
-from palyra_actors.domain.swift import Written
+from palyra_actors.domain.swift import Written, compiled
 from palyra_actors.errors import Denied, InternalFault, Invalid, Overloaded, PalyraError, TooLarge
 from palyra_actors.ids import parse_ulid
 from palyra_actors.limits import KINDS_FILTER_MAX
@@ -45,11 +45,12 @@ from palyra_actors.wire.messages import (
 
 log = logging.getLogger(__name__)
 
-SLICE_LOAD_MAX: Final = 350
+SLICE_LOAD_MAX: Final = 350 if compiled is None else 550
 """Load served in one round (two or three milliseconds); the rest waits in the lobby for the next
-one. What is refused has to be refused within five, and is only looked at between two slices."""
+one. What is refused has to be refused within five, and is only looked at between two slices. Where
+one is too short for what comes at once, the way through the lobby costs a write a third more."""
 
-LARGE_LOAD: Final = SLICE_LOAD_MAX // 2
+LARGE_LOAD: Final = 175
 SMALL_LOAD_MAX: Final = 50
 """A write of more than the one takes a round by itself; so much of smaller ones comes in beside it
 all the same. Else who waits behind another's large ones is not served before it is refused."""

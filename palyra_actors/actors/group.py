@@ -89,7 +89,7 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
     purpose: a call for each unit is felt where a unit is one event.
     """
     batch, tails, recorded_ms = group.batch, group.tails, group.recorded_ms
-    start, mark = group.starts.append, batch.marks.append
+    start, mark, own = group.starts.append, batch.marks.append, group.owners.append
     seq, prev_hash = group.before
     first_seq = seq
     stretches: list[Stretch] = []
@@ -101,7 +101,12 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
         request = unit.request
         principal_name, traceparent = request.principal, request.traceparent
         principal = names.get(principal_name) or _principal(group, names, principal_name)
-        for portion, drafts, number in _stretches(unit):
+        portions = unit.portions
+        for portion, drafts, number in (
+            ((portions[0], portions[0].drafts, portions[0].first_seq),)
+            if len(portions) == 1
+            else _stretches(unit)
+        ):
             count = len(drafts)
             if not count:
                 continue
@@ -125,9 +130,14 @@ def lay_out(group: Group, names: Mapping[str, int]) -> None:
                     sessions, principal, principal_name, traceparent,
                 ))
             )  # fmt: skip
-            group.owners += ((tail, principal_name),) * count
-            for marked in range(-(-number // MARK_EVERY) * MARK_EVERY, number + count, MARK_EVERY):
-                mark((stream, marked // MARK_EVERY, seq + 1 + marked - number))
+            if count == 1:
+                own((tail, principal_name))
+            else:
+                group.owners += ((tail, principal_name),) * count
+            if (number + count - 1) // MARK_EVERY > (number - 1) // MARK_EVERY:
+                first = -(-number // MARK_EVERY) * MARK_EVERY
+                for marked in range(first, number + count, MARK_EVERY):
+                    mark((stream, marked // MARK_EVERY, seq + 1 + marked - number))
             seq += count
             tails[tail] = seq
             ends[tail] = number + count - 1

@@ -148,10 +148,15 @@ class Request:
         """Answer with an `ok` that is encoded already."""
         if not self.answered:
             self.answered = True
-            self.tally.ok += 1
-            self.tally.acked += self.admission is not None
-            self._leave()
-            self.peer.send(frame)
+            tally, peer, admission = self.tally, self.peer, self.admission
+            tally.ok += 1
+            tally.under_way -= 1
+            peer.under_way -= 1
+            if admission is not None:
+                tally.acked += 1
+                if self.load:
+                    admission.give_back(self)
+            peer.send(frame)
 
     def fail(self, error: PalyraError) -> None:
         """Answer with an error."""

@@ -506,7 +506,7 @@ class Writer(PooledActor):
         commit_ms = (ended - group.began) * 1000
         for unit, results in group.answers:
             request = unit.request
-            unit.settle()
+            unit.settled, unit.portions = True, []  # as `settle` does
             total_ms = (ended - request.arrived) * 1000
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
             within = budget_ms == 0 or total_ms <= budget_ms

@@ -539,8 +539,8 @@ store_begin(PyObject *module, PyObject *args)
     pthread_mutex_lock(&lane->mutex);
     lane->job = job;
     lane->state = HANDED;
-    pthread_cond_broadcast(&lane->changed);
     pthread_mutex_unlock(&lane->mutex);
+    pthread_cond_broadcast(&lane->changed); /* who wakes finds the mutex free */
     Py_RETURN_TRUE;
 }
 
