@@ -50,7 +50,7 @@ DEFECTS: Final = (
     ),
     Defect(
         4, "the journal's head is not moved with its events",
-        _STORAGE + "journal.py", '                ("move_head", batch.heads),\n', "",
+        _STORAGE + "journal.py", '        ("move_head", batch.heads),\n', "",
         "tests/system/test_contract_append.py::test_seq_and_the_chain_go_on_after_a_restart",
     ),
     Defect(
@@ -61,7 +61,7 @@ DEFECTS: Final = (
     ),
     Defect(
         6, "the end of a run is left out of its row",
-        _STORAGE + "journal.py", '                ("run.update", batch.run_ends),\n', "",
+        _STORAGE + "journal.py", '        ("run.update", batch.run_ends),\n', "",
         "tests/system/test_rebuild.py"
         "::test_after_a_kill_at_any_moment_the_projections_are_what_the_journal_makes",
     ),
