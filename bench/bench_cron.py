@@ -5,8 +5,9 @@
 Prints a JSON line per result. `cron_burst`: N one-shots, due within one second, in an engine of its
 own process, with a worker that has credit for all of them and a client that appends every 10 ms
 under the budget; lateness from the instant to the start as it is stored, and to when the worker
-hears of it, in milliseconds. `cron_known`: how long an engine with N jobs takes to open and to
-answer, and the processor's time that it takes while none is due, in percent.
+hears of it, in milliseconds; and the engine's processor time for a job, in microseconds (Linux
+only), which other work on the machine moves less. `cron_known`: how long an engine with N jobs
+takes to open and to answer, and the processor's time that it takes while none is due, in percent.
 """
 
 import argparse
@@ -44,8 +45,8 @@ def emit(**result: Any) -> None:
 
 
 @contextlib.contextmanager
-def served(path: Path) -> Iterator[str]:
-    """An engine in a process of its own: its endpoint."""
+def served(path: Path) -> Iterator[tuple[str, int]]:
+    """An engine in a process of its own: its endpoint, and the number of the process."""
     command = [sys.executable, "-m", "palyra_actors.cli", "serve", "--db", str(path)]
     with subprocess.Popen(
         [*command, "--endpoint", f"ipc://{path}.door"], stdout=subprocess.PIPE, text=True,
@@ -54,9 +55,18 @@ def served(path: Path) -> Iterator[str]:
         assert process.stdout is not None
         ready = process.stdout.readline()
         try:
-            yield ready.split("endpoint=")[1].split()[0]
+            yield ready.split("endpoint=")[1].split()[0], process.pid
         finally:
             process.terminate()
+
+
+def cpu_s(process: int) -> float | None:
+    """The processor's time that a process has taken, in seconds; None: nobody says."""
+    try:
+        told = Path(f"/proc/{process}/stat").read_text().rsplit(")", 1)[1].split()
+    except OSError:
+        return None
+    return (int(told[11]) + int(told[12])) / os.sysconf("SC_CLK_TCK")
 
 
 def make(engine: Operations, bodies: Iterable[dict[str, Any]]) -> None:
@@ -117,7 +127,7 @@ def percentiles(values: list[float]) -> dict[str, float]:
 
 def burst(folder: Path, count: int, spread_ms: int) -> None:
     with (
-        served(folder / "burst.db") as endpoint,
+        served(folder / "burst.db") as (endpoint, process),
         Client(endpoint) as engine,
         Client(endpoint) as other,
     ):
@@ -140,6 +150,7 @@ def burst(folder: Path, count: int, spread_ms: int) -> None:
         time.sleep(max(0.0, first_ms / 1000 - time.time() - 1.0))
         refused_before = engine.stats().appends["overloaded"]
         neighbour.start()
+        cpu_before = cpu_s(process)
         heard: list[float] = []
         started: list[float] = []
         while len(heard) < count:
@@ -147,6 +158,7 @@ def burst(folder: Path, count: int, spread_ms: int) -> None:
             run = frames.read_item(frame)["run"]
             heard.append(at_ms - run["scheduled_ms"])
             started.append(run["started_ms"] - run["scheduled_ms"])
+        cpu_after = cpu_s(process)
         neighbour.done.set()
         neighbour.join()
         emit(
@@ -157,6 +169,9 @@ def burst(folder: Path, count: int, spread_ms: int) -> None:
                 "overloaded": engine.stats().appends["overloaded"] - refused_before,
                 "took_ms": percentiles(neighbour.took),
             },
+            cpu_us_a_job=None
+            if cpu_before is None or cpu_after is None
+            else round((cpu_after - cpu_before) / count * 1e6, 1),
             created_per_s=round(count / made_s),
         )  # fmt: skip
 

@@ -206,8 +206,10 @@ class Cron:
         most `at_once` at a time, each in a thread of its own.
 
         What it returns is the run's `usage`; what it raises makes the run fail. While it runs its
-        lease is renewed. It sees in `run.cancelled` that it should not go on, and nobody asks what
-        it says after that. Ends with the worker's `stop`, or with the engine or client.
+        lease is renewed, also where it hangs: a job whose function may should replace its runs
+        (`concurrency_policy="replace"`), or its function keep a time of its own. It sees in
+        `run.cancelled` that it should not go on, and nobody asks what it says after that. Ends with
+        the worker's `stop`, or with the engine or client.
         """
         worker = Worker(self._operations, {name: function}, at_once=at_once, options=options)
         self._workers = [one for one in self._workers if one.alive]
