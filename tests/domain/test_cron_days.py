@@ -186,6 +186,7 @@ def digest(worlds: list[World]) -> str:
     return hashlib.sha256(packed).hexdigest()
 
 
+@pytest.mark.timeout(900)  # fifty seeds in a campaign
 def test_two_days_of_accidents_leave_every_tick_accounted_for_and_repeat_from_their_seed(
     campaign: bool,
 ) -> None:
