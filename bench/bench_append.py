@@ -59,12 +59,13 @@ def through_engine(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
             thread: ns - before.get(thread, 0) for thread, ns in processor_ns(process.pid).items()
         }
         load.close()
-    stored = max(1, result["requests"] - result["refused"]) * events
+    answered = result["requests"] - result["refused"]  # a refusal is quick, and no append
+    stored = max(1, answered) * events
     result["cpu_us"] = sum(took.values()) / 1000 / stored
     result["busiest_us"] = max(took.values()) / 1000 / stored
     if result["requests"] + window * 2 >= len(made):
         raise RuntimeError("too few frames were made: raise RATE_GUESS")
-    return {**result, "events_per_second": result["per_second"] * events}
+    return {**result, "events_per_second": answered / result["seconds"] * events}
 
 
 def processor_ns(pid: int) -> dict[str, int]:

@@ -314,12 +314,14 @@ class Writer(PooledActor):
         self._group = group
         lay_out(group, self._names)
         alone = len(units) == 1 and not self._queue and self._plan.quick and COMMIT_HERE
-        if not (alone or here) and self._committer.begin(self._storage, group.batch):
-            self._beside = True
-            self._under_way(group)
-            self._prepare(group)
-            self._look_for_stall()
-            return []
+        if not (alone or here):
+            self._under_way(group)  # before it begins: it may be through before we go on
+            if self._committer.begin(self._storage, group.batch):
+                self._beside = True
+                self._prepare(group)
+                self._look_for_stall()
+                return []
+            self._plan.committing_since, self._plan.committing_load = None, 0
         try:
             self._storage.stage(group.batch)
         except Clash as clash:
@@ -350,10 +352,7 @@ class Writer(PooledActor):
 
     def look(self) -> None:
         """Whether the group that is written beside the interpreter is through. Each round."""
-        if not self._beside:
-            return
-        ended = self._committer.ended(self._storage)
-        if ended is None:
+        if not self._beside or (ended := self._committer.ended(self._storage)) is None:
             return
         self._beside = False
         if ended.error is None or ended.staged:

@@ -5,12 +5,14 @@ The rig holds one COMMIT, so that all requests of a test stand in the next group
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import apsw
 import pytest
 
 from palyra_actors import engine
 from palyra_actors.actors import writer
+from palyra_actors.actors.steering import Measured, Times
 from palyra_actors.api.events import new_id
 from palyra_actors.storage.beside import compiled
 from palyra_actors.testing.faults import Fault, FaultVFS
@@ -48,6 +50,26 @@ def test_a_group_that_is_not_held_is_written_beside_the_interpreter(
 ) -> None:
     works.append(event(new_id())).ok()
     assert (works.begun > 0) == (beside and compiled is not None)
+
+
+def test_a_group_that_is_through_before_the_loop_goes_on_took_its_time_all_the_same(
+    works: Rig,
+) -> None:
+    committer, measured, seen = works.writer._committer, works.writer._measured, list[Times]()
+    begin = committer.begin
+
+    def begin_and_wait(storage: Any, batch: Any) -> bool:
+        return bool(begin(storage, batch) and storage._beside.wait(DEADLINE_S))
+
+    def note(one: Measured) -> None:
+        seen.append(one.times)
+        measured(one)
+
+    committer.begin, works.writer._measured = begin_and_wait, note
+    works.append(event(new_id())).ok()
+    works.on_loop(lambda: None)
+    assert len(seen) == 1
+    assert seen[0].began <= seen[0].staged <= seen[0].ended
 
 
 def changed(original: dict[str, object]) -> dict[str, object]:
