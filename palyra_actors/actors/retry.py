@@ -4,20 +4,30 @@ An id that is stored with the same content is a retry and gets the first answer 
 content it is refused. Where only some of a request's events are stored, the rest is written.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import msgspec
 
-from palyra_actors.actors.work import EntityCalls, Key, Portion, Unit
+from palyra_actors.actors.work import EntityCalls, Key, Portion, Unit, went_wrong
 from palyra_actors.domain.catalog import ACTOR_NAMES, kind_name
 from palyra_actors.domain.chain import Stored, payload_digest
 from palyra_actors.domain.payload import same_content
 from palyra_actors.domain.session import Draft, append
-from palyra_actors.errors import Gone, IdReused, Invalid, Overloaded, PalyraError
+from palyra_actors.errors import (
+    Gone,
+    IdReused,
+    Invalid,
+    Overloaded,
+    PalyraError,
+    StorageUnavailable,
+)
 from palyra_actors.ids import format_ulid
 from palyra_actors.storage.port import ReadSide, WriteSide
 from palyra_actors.wire.messages import EventResult
+
+log = logging.getLogger(__name__)
 
 
 class Verdict(NamedTuple):
@@ -26,6 +36,40 @@ class Verdict(NamedTuple):
 
     error: PalyraError | None = None
     answer: list[EventResult] | Mapping[str, Any] | None = None
+
+
+def judge_unwritten(storage: WriteSide, unit: Unit) -> Verdict:
+    """A refusal, or a command to which nothing had to be written; unless all of it is stored
+    already: then it is the first answer again."""
+    otherwise = Verdict(unit.error) if unit.error is not None else Verdict(answer=unit.answer)
+    try:
+        if unit.error is not None:
+            return judge_refused(storage, unit)
+        return judge_command(storage, unit) or otherwise
+    except Exception as error:  # noqa: BLE001 - it may be stored, and is not refused then
+        log.warning("a request could not be looked up: %s", error)
+        if unit.error is not None and unit.error.retryable:
+            return otherwise
+        return Verdict(
+            StorageUnavailable(
+                f"it could not be looked up whether this is stored already: {error}",
+                hint="send the same request with the same ids again",
+                detail={"outcome": "unknown"},
+            )
+        )
+
+
+def faulty(units: Sequence[Unit], write: Callable[[list[Unit]], object]) -> dict[Unit, Verdict]:
+    """The units that for a fault of ours cannot be written whoever stands beside them; `write`
+    tries it and leaves nothing behind."""
+    faults: dict[Unit, Verdict] = {}
+    for unit in units:
+        try:
+            write([unit])
+        except Exception as fault:
+            log.exception("a request is taken out of its group")
+            faults[unit] = Verdict(went_wrong(fault, "none"))
+    return faults
 
 
 def judge_refused(storage: WriteSide, unit: Unit) -> Verdict:
@@ -63,12 +107,15 @@ def first_answer(
             return _reused()
         if kept is None:
             return Verdict(Gone("what this request was answered has been erased", field="event_id"))
-        told = msgspec.msgpack.decode(kept)
         try:
+            told = msgspec.msgpack.decode(kept)
             recipe = told.get("recall")
             answer = told["answer"] if recipe is None else entity(kind, stream_id).recall(recipe)
         except PalyraError as error:
             return Verdict(error)
+        except Exception as error:  # its row is its own: nobody else of the group is to suffer
+            log.exception("a first answer could not be read")
+            return Verdict(went_wrong(error, "unknown"))
         return Verdict(answer={**answer, "duplicate": True})
     return None
 

@@ -142,7 +142,13 @@ class Request:
                 self.hold = None
                 self.fail(went_wrong(error, "unknown"))
             return
-        self.reply(codec.encode_ok(self.id, body))
+        try:
+            frame = codec.encode_ok(self.id, body)
+        except Exception as error:
+            log.exception("an answer could not be encoded")
+            self.fail(went_wrong(error, "unknown"))
+            return
+        self.reply(frame)
 
     def reply(self, frame: bytes) -> None:
         """Answer with an `ok` that is encoded already."""

@@ -24,8 +24,8 @@ from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import Group, fits, lay_out, prepare_answers
 from palyra_actors.actors.retry import (
     Verdict,
-    judge_command,
-    judge_refused,
+    faulty,
+    judge_unwritten,
     refusal_of_several,
     sift,
 )
@@ -298,7 +298,7 @@ class Writer(PooledActor):
                 if units:
                     queue.appendleft(unit)  # what it rests on is written first
                     break
-                self._answer_unwritten(unit)
+                self._pronounce(unit, judge_unwritten(self._storage, unit))
                 continue
             units.append(unit)
             events += 1 if idle else unit.size
@@ -312,7 +312,10 @@ class Writer(PooledActor):
         clock = self._loop.clock
         group = Group(units, self._head, clock.monotonic(), clock.wall_ms())
         self._group = group
-        lay_out(group, self._names)
+        try:
+            lay_out(group, self._names)
+        except Exception as error:  # noqa: BLE001 - raised again where it is nobody's own
+            return self._without_faulty(units, error)
         alone = len(units) == 1 and not self._queue and self._plan.quick and COMMIT_HERE
         if not (alone or here):
             self._under_way(group)  # before it begins: it may be through before we go on
@@ -333,6 +336,8 @@ class Writer(PooledActor):
             self._reject(str(fault), group)
             self._eject(units, dict.fromkeys(units, fault))
             return []
+        except Exception as error:  # noqa: BLE001 - as above
+            return self._without_faulty(units, error)
         self._under_way(group)
         if alone:
             result = self._committer.commit_here(self._storage)
@@ -564,27 +569,6 @@ class Writer(PooledActor):
 
     # -- what fails -------------------------------------------------------------------------------
 
-    def _answer_unwritten(self, unit: Unit) -> None:
-        """A refusal, or a command to which nothing had to be written; unless all of it is stored
-        already: then it is the first answer again."""
-        otherwise = Verdict(unit.error) if unit.error is not None else Verdict(answer=unit.answer)
-        try:
-            if unit.error is not None:
-                verdict = judge_refused(self._storage, unit)
-            else:
-                verdict = judge_command(self._storage, unit) or otherwise
-        except Exception as error:  # noqa: BLE001 - it may be stored, and is not refused then
-            log.warning("a request could not be looked up: %s", error)
-            verdict = otherwise
-            if unit.error is None or not unit.error.retryable:
-                unread = StorageUnavailable(
-                    f"it could not be looked up whether this is stored already: {error}",
-                    hint="send the same request with the same ids again",
-                    detail={"outcome": "unknown"},
-                )
-                verdict = Verdict(unread)
-        self._pronounce(unit, verdict)
-
     def _without_clashes(self, group: Group, clash: Clash) -> list[Unit]:
         try:
             verdicts = sift(self._storage, group.units)
@@ -616,6 +600,15 @@ class Writer(PooledActor):
         log.error("a request clashes with the file whenever it is decided: %s", clash)
         return {unit: InternalFault("the request contradicts the file", detail={"outcome": "none"})}
 
+    def _without_faulty(self, units: list[Unit], error: Exception) -> list[Unit]:
+        """A fault of ours, and nothing is staged. Whose it is fails alone; else it is raised."""
+        self._storage.rollback()
+        faults = faulty(units, self._clashes)
+        if not faults:
+            raise error
+        self._group = None
+        return self._eject(units, faults)
+
     def _clashes(self, units: list[Unit]) -> bool:
         """Whether these units cannot be written together."""
         group = Group(units, self._head, 0.0, self._loop.clock.wall_ms())
@@ -624,7 +617,8 @@ class Writer(PooledActor):
             self._storage.stage(group.batch)
         except (Clash, StorageUnavailable):
             return True
-        self._storage.rollback()
+        finally:
+            self._storage.rollback()
         return False
 
     def _eject(self, units: list[Unit], bad: "dict[Unit, Any]") -> list[Unit]:

@@ -8,12 +8,12 @@ same subject: `once` not at all, `session` as long as the session, `timeboxed` f
 A request that a standing decision answers is written down with that decision and its source.
 """
 
-import json
 from collections.abc import Mapping, Sequence
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import rfc8785
 
+from palyra_actors.domain.canonical_text import read
 from palyra_actors.domain.fact import Change, Decision, Fact, New, Place
 from palyra_actors.errors import Conflict, Invalid, NotFound
 from palyra_actors.ids import format_ulid, parse_ulid
@@ -82,7 +82,8 @@ Command: TypeAlias = Request | Decide | TimeOut
 
 
 def canonical(value: Any, field: str) -> str:
-    """A value as canonical JSON: what an export shows and its checker hashes.
+    """A value as canonical JSON: what an export shows and its checker hashes. A float without a
+    fraction is written like an integer, and read back as one below 2^53.
 
     Raises:
         Invalid: JSON cannot say it: bytes, or an integer that is not between -2^53 and 2^53.
@@ -93,7 +94,8 @@ def canonical(value: Any, field: str) -> str:
         raise Invalid(
             f"it has no canonical JSON: {error}",
             field=field,
-            hint="an export shows it as JSON: no bytes, integers between -2^53 and 2^53",
+            hint="an export shows it as JSON: no bytes, integers between -2^53 and 2^53; send another "
+            "one as text or as a float",
         ) from error
 
 
@@ -274,8 +276,8 @@ def view(approval_id: bytes, session_id: bytes, owner: str, approval: Approval) 
         "subject_type": approval.subject_type,
         "subject_id": approval.subject_id,
         "summary": approval.summary,
-        "prompt": None if approval.prompt is None else json.loads(approval.prompt),
-        "policy": None if approval.policy is None else json.loads(approval.policy),
+        "prompt": None if approval.prompt is None else read(approval.prompt),
+        "policy": None if approval.policy is None else read(approval.policy),
         "requested_ms": approval.requested_ms,
         "expires_ms": approval.expires_ms,
         "decision": approval.decision,

@@ -10,12 +10,13 @@ The chain covers the records. The trailer is held to them, and to nothing else: 
 through what was left out, or that `through_seq` was another, shows only beside a second export.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
 from typing import Any, Final
 
 import rfc8785
+
+from palyra_actors.domain.canonical_text import read
 
 SEED: Final = "0" * 64
 CHUNK_BYTES_MAX: Final = 64 * 1024
@@ -84,7 +85,7 @@ def check(lines: Iterable[bytes]) -> Mapping[str, Any]:
         if trailer is not None:
             raise Flaw(number, "something follows the trailer")
         try:
-            entry = json.loads(text)
+            entry = read(text)
             canonical = rfc8785.dumps(entry)
         except (ValueError, RecursionError, rfc8785.CanonicalizationError) as error:
             raise Flaw(number, f"no JSON that could be checked: {error}") from error

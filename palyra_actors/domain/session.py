@@ -63,6 +63,9 @@ class About(NamedTuple):
     tokens_out: int = 0
 
 
+SUM_MAX: Final = 2**63 - 1
+"""Where a session's sums of tokens stop: the file holds no more."""
+
 NOTHING_SAID: Final = About()
 
 
@@ -245,8 +248,8 @@ def with_event(  # noqa: PLR0917 - the hot path
     after = on_event(run, kind, number, payload, at)
     if after.tokens_in != run.tokens_in or after.tokens_out != run.tokens_out:
         about = about._replace(
-            tokens_in=about.tokens_in + after.tokens_in,
-            tokens_out=about.tokens_out + after.tokens_out,
+            tokens_in=min(about.tokens_in + after.tokens_in, SUM_MAX),
+            tokens_out=min(about.tokens_out + after.tokens_out, SUM_MAX),
         )
     return after, about
 

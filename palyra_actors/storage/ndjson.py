@@ -14,7 +14,7 @@ def as_json(packed: bytes) -> Any:
     try:
         text = msgspec.json.encode(msgspec.msgpack.decode(packed))
         same = msgspec.msgpack.encode(msgspec.json.decode(text)) == packed
-    except (msgspec.MsgspecError, ValueError, TypeError, RecursionError):
+    except (msgspec.MsgspecError, ValueError, TypeError, OverflowError, RecursionError):
         return None
     return msgspec.Raw(text) if same else None
 
@@ -33,10 +33,13 @@ def packed_again(name: str, value: Any, packed: str | None) -> bytes | None:
     """The bytes of such a field and its other form; None: they are erased.
 
     Raises:
-        ValueError: there is neither, or no base64.
+        ValueError: there is neither, or no base64, or an integer beyond 64 bits.
     """
     if packed is not None:
         return base64.b64decode(packed, validate=True)
     if value is msgspec.UNSET:
         raise ValueError(f"it has no {name}")
-    return None if value is None else msgspec.msgpack.encode(value)
+    try:
+        return None if value is None else msgspec.msgpack.encode(value)
+    except OverflowError as beyond:
+        raise ValueError(f"its {name}: {beyond}") from beyond

@@ -19,6 +19,7 @@ from palyra_actors.domain.fact import Fact
 from palyra_actors.domain.run import Run
 from palyra_actors.domain.session import (
     WHEN_RECORDED,
+    About,
     Append,
     Draft,
     Session,
@@ -26,6 +27,7 @@ from palyra_actors.domain.session import (
     append,
     appended,
     changed_runs,
+    with_event,
 )
 from palyra_actors.domain.session_commands import fold
 from palyra_actors.errors import Conflict, Gone, InvalidTransition, LimitReached, PalyraError
@@ -224,3 +226,10 @@ def test_a_command_says_of_its_drafts_what_is_in_them(drafts: list[Draft]) -> No
     assert isinstance(command, Append)
     assert set(command.run_ids) == {d.run_id for d in drafts if d.run_id is not None}
     assert command.ends is any(d.kind in ENDS for d in drafts)
+
+
+def test_a_sessions_tokens_stop_where_the_file_does() -> None:
+    about = About(tokens_in=2**63 - 2, tokens_out=5)
+    usage = {"usage": {"input_tokens": 2**53, "output_tokens": 1}}
+    _, after = with_event(Run(RUN_IN_PROGRESS, 1), about, RUNS[0], RUN_COMPLETED, 2, usage, 0)
+    assert (after.tokens_in, after.tokens_out) == (2**63 - 1, 6)

@@ -19,6 +19,8 @@ from palyra_actors.actors import feed, writer
 from palyra_actors.actors.latency import Latency
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.api.events import new_id
+from palyra_actors.domain import approval
+from palyra_actors.domain import session_commands as commands
 from palyra_actors.ids import format_ulid
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.testing.faults import Fault, FaultVFS
@@ -439,3 +441,86 @@ def test_at_rest_the_counters_add_up_after_every_kind_of_end(
     tally = works.tally
     works.assert_at_rest()
     assert (tally.ok, tally.refused, tally.unknown, tally.closed) == (3, 4, 1, 1)
+
+
+# -- an answer that cannot be made -----------------------------------------------------------------
+
+
+@pytest.mark.parametrize("keyed", [False, True], ids=["unkeyed", "keyed"])
+def test_an_answer_that_cannot_be_encoded_is_its_requests_failure_alone(
+    works: Rig, patch: pytest.MonkeyPatch, keyed: bool
+) -> None:
+    """With an event id it is a row of the group; without one it is made behind the COMMIT."""
+    patch.setattr(approval, "read", lambda _: 2**70)
+    bad, good = new_id(), new_id()
+    asked_for = {
+        "approval_id": new_id(), "session_id": bad, "subject_type": "tool", "subject_id": "rm",
+        "summary": "s", "prompt": 1, **({"event_id": new_id()} if keyed else {}),
+    }  # fmt: skip
+    with works.group():
+        before = works.append(event(good))
+        asked = works.ask("approval.request", asked_for)
+        behind = [works.append(event(bad)), works.append(event(good))]
+    assert asked.code() == ("internal", "none" if keyed else "unknown")
+    assert before.numbers() == [1]
+    assert [one.numbers() for one in behind] == [[1 if keyed else 2], [2]]
+    assert works.status() == "ready"
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+def test_a_request_that_changes_nothing_and_has_no_answer_leaves_who_waits_to_the_writer(
+    works: Rig, patch: pytest.MonkeyPatch
+) -> None:
+    named, session = {"approval_id": new_id()}, new_id()
+    about = {"subject_type": "tool", "subject_id": "rm", "summary": "s", "prompt": 1}
+    works.ask("approval.request", {**named, **about, "session_id": session}).ok()
+    works.ask("approval.decide", {**named, "decision": "allow"}).ok()
+    patch.setattr(approval, "read", lambda _: 2**70)
+    with works.group():
+        again = works.ask("approval.decide", {**named, "decision": "allow"})
+        others = [works.append(event(new_id())), works.append(event(session))]
+    assert again.code() == ("internal", "unknown")
+    assert [one.numbers() for one in others] == [[1], [3]]
+    works.assert_at_rest()
+
+
+def test_a_row_that_sqlite_cannot_take_is_its_requests_failure_alone(
+    works: Rig, patch: pytest.MonkeyPatch
+) -> None:
+    real = approval.fold
+
+    def fold(known: Any, fact: Any, stream: int) -> Any:
+        after, changes = real(known, fact, stream)
+        return after, [(name, (*row[:-1], 2**70)) for name, row in changes]
+
+    patch.setattr(commands.approval, "fold", fold)
+    session = new_id()
+    with works.group():
+        before = works.append(event(session))
+        asked = works.ask("approval.request", {
+            "approval_id": new_id(), "session_id": new_id(), "subject_type": "tool",
+            "subject_id": "rm", "summary": "s",
+        })  # fmt: skip
+        behind = works.append(event(session))
+    assert asked.code() == ("internal", "none")
+    assert (before.numbers(), behind.numbers()) == ([1], [2])
+    works.assert_states_equal_the_file()
+    works.assert_at_rest()
+
+
+def test_a_first_answer_that_cannot_be_read_is_its_requests_failure_alone(
+    works: Rig, database: Path
+) -> None:
+    body = {"title": "one", "event_id": new_id()}
+    works.ask("session.resolve", body).ok()
+    writer_side: Any = works.writer._storage
+    works.on_loop(
+        lambda: writer_side._connection.execute("UPDATE answers SET answer = x'c1'").fetchall()
+    )
+    with works.group():
+        again = works.ask("session.resolve", body)
+        other = works.append(event(new_id()))
+    assert again.code() == ("internal", "unknown")
+    assert other.numbers() == [1]
+    works.assert_at_rest()

@@ -14,7 +14,7 @@ from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.errors import Invalid, OpenRefused, PalyraError
 from palyra_actors.storage import anchor
-from palyra_actors.storage.ndjson import as_json
+from palyra_actors.storage.ndjson import as_json, packed_again
 from palyra_actors.storage.transfer import VERSION, export, load
 from tests.faults.rig import NO_BUDGET
 from tests.system.test_session_model import rebuilt_differences
@@ -143,6 +143,12 @@ def test_a_payload_is_json_only_where_json_gives_back_every_byte(value: dict[str
 def test_bytes_that_json_would_not_give_back_are_kept_as_bytes(payload: bytes) -> None:
     assert as_json(payload) is None
     assert msgspec.msgpack.decode(payload)
+
+
+def test_an_integer_that_no_bytes_say_is_the_lines_mistake() -> None:
+    value = msgspec.json.decode(b'{"limit":100000000000000000000}')
+    with pytest.raises(ValueError, match="its payload"):
+        packed_again("payload", value, None)
 
 
 Lines = list[dict[str, Any]]

@@ -119,6 +119,28 @@ def test_what_is_wrong_is_named(
     assert (error["code"], error["field"]) == (code, field)
 
 
+@pytest.mark.parametrize("keyed", [False, True], ids=["unkeyed", "keyed"])
+def test_a_float_that_json_writes_like_a_long_integer_is_one_wherever_it_is_read(
+    tmp_path: Path, keyed: bool
+) -> None:
+    numbers = [2.0**53, 1e16, 1e18, 1.9e19, 1e20, -1e20, 9.99e20, -9.3e18, 1e21, 1e-7, 5e-324]
+    with house(tmp_path) as opened, opened.connect() as wire:
+        named = {"event_id": new_id()} if keyed else {}
+        told = ask(wire, prompt={"limits": numbers}, policy=1e20, **named)
+        assert (told["prompt"], told["policy"]) == ({"limits": numbers}, 1e20)
+    with house(tmp_path) as opened, opened.connect() as wire:
+        assert get(wire, told) == told
+        assert wire.ok("approval.list")["approvals"] == [told]
+        decided = decide(wire, told, "allow")
+        assert decided["prompt"] == {"limits": numbers}
+        assert all(type(number) is float for number in decided["prompt"]["limits"])
+        assert decide(wire, told, "allow") == decided, "the same again"
+        whole = export(wire)
+        assert json.loads(whole.splitlines()[0])["record"]["policy"] == 10**20
+        assert independent(whole, tmp_path) == "valid"
+        assert check(whole.splitlines(keepends=True))["count"] == 1
+
+
 def test_secrets_are_redacted_before_anything_is_stored(wire: Wire) -> None:
     secret = "Bearer abcdefghijklmnop"
     asked = ask(wire, summary=f"call with {secret}", prompt={"api_key": "x1", "t": secret})
