@@ -94,8 +94,8 @@ def canonical(value: Any, field: str) -> str:
         raise Invalid(
             f"it has no canonical JSON: {error}",
             field=field,
-            hint="an export shows it as JSON: no bytes, integers between -2^53 and 2^53; send another "
-            "one as text or as a float",
+            hint="an export shows it as JSON: no bytes, integers between -2^53 and 2^53; "
+            "send another one as text or as a float",
         ) from error
 
 
