@@ -231,5 +231,5 @@ def test_a_command_says_of_its_drafts_what_is_in_them(drafts: list[Draft]) -> No
 def test_a_sessions_tokens_stop_where_the_file_does() -> None:
     about = About(tokens_in=2**63 - 2, tokens_out=5)
     usage = {"usage": {"input_tokens": 2**53, "output_tokens": 1}}
-    _, after = with_event(Run(RUN_IN_PROGRESS, 1), about, RUNS[0], RUN_COMPLETED, 2, usage, 0)
+    _, after = with_event(Run(RUN_IN_PROGRESS, 1, None), about, RUNS[0], RUN_COMPLETED, 2, usage, 0)
     assert (after.tokens_in, after.tokens_out) == (2**63 - 1, 6)

@@ -20,7 +20,6 @@ from palyra_actors.actors.latency import Latency
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.api.events import new_id
 from palyra_actors.domain import approval
-from palyra_actors.domain import session_commands as commands
 from palyra_actors.ids import format_ulid
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.testing.faults import Fault, FaultVFS
@@ -494,7 +493,7 @@ def test_a_row_that_sqlite_cannot_take_is_its_requests_failure_alone(
         after, changes = real(known, fact, stream)
         return after, [(name, (*row[:-1], 2**70)) for name, row in changes]
 
-    patch.setattr(commands.approval, "fold", fold)
+    patch.setattr(approval, "fold", fold)
     session = new_id()
     with works.group():
         before = works.append(event(session))
