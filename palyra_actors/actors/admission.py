@@ -38,6 +38,10 @@ HEAVY_S: Final = 0.001
 DEBT_S_MIN: Final = 0.002
 """What a connection may owe before its next write waits."""
 
+PROMISED: Final = 0.55
+"""Of the room, what is promised unseen. What is promised and then overtaken by a stall is late, or
+refused late; and there is work enough for the next groups without (`bench/bench_overload.py`)."""
+
 OVER: Final = 1.2
 """How far whoever holds less than its share may go over the room."""
 
@@ -503,9 +507,9 @@ class Admission:
         return self.load <= 0 and not self.waiting
 
     def room(self, now: float) -> float:
-        """The load that may be `before` what comes now. However bad it looks, an idle engine lets
-        one in: otherwise it would never learn that it is not."""
-        room = self.plan.room(now, now, self.plan.budget_s)
+        """The load that may be `before` what the door takes in unseen. However bad it looks, an
+        idle engine lets one in: otherwise it would never learn that it is not."""
+        room = self.plan.room(now, now, PROMISED * self.plan.budget_s)
         return max(room, 1.0) if self.load <= 0 else room
 
     @property

@@ -442,3 +442,9 @@ def test_an_idle_engine_has_room_for_one_whatever_it_expects_of_itself(door: Doo
     door.arrive(peer)
     assert door.admission.room(door.now) < 0
     assert not door.admission.lets_in(peer, BYTES, door.now, door.now, promised=True)
+
+
+def test_less_is_promised_than_is_let_in(door: Door) -> None:
+    door.arrive(Peer())
+    now = door.now
+    assert 0 < door.admission.room(now) < door.plan.room(now, now, 1.0)
