@@ -95,11 +95,11 @@ class SessionActor(CommandEntity):
         if self._state.status is not Status.ERASED:
             return False
         return any(
-            thing_id in (fact.run_id, _approval_of(fact))
+            any(thing_id in (fact.run_id, _approval_of(fact)) for fact in portion.facts)
+            or any(change[0] == thing_id for change in portion.runs)
             for portion in self._pending
-            if portion.decided
-            for fact in portion.facts
-        ) or any(change[0] == thing_id for portion in self._pending for change in portion.runs)
+            if portion.decided  # what was refused may have decided once
+        )
 
     def hand_append(self, portion: Portion) -> None:
         """`hand`, for all of an append by a client: in one go, where it is the usual one.
@@ -297,6 +297,9 @@ class SessionActor(CommandEntity):
                 continue
             row = ask(self._house.reader.run, run_id)
             if row is None:
+                erased = state.status is Status.ERASED and not self._going(run_id)
+                if erased and asked is commands.MoveRun:  # only a refused event ever named it
+                    raise NotFound("there is no such run", field=place(run_id))
                 continue
             elsewhere = row.stream != tail.stream
             if row.principal != tail.principal or (elsewhere and asked is commands.MoveRun):

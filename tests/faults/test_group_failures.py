@@ -234,6 +234,21 @@ def test_a_refusal_that_rests_on_what_fails_is_decided_anew(works: Rig) -> None:
     works.assert_states_equal_the_file()
 
 
+def test_a_run_of_a_refused_event_alone_is_not_there_though_its_session_is_going(
+    works: Rig,
+) -> None:
+    session, run, reused = new_id(), new_id(), event(new_id())
+    works.append(reused, event(session)).ok()
+    with works.group():
+        bad = works.append(event(session, run_id=run), changed(reused))
+        erased = works.ask("session.erase", {"session_id": session})
+        moved = works.ask("run.transition", {"run_id": run, "to": "failed"})
+    assert bad.err()["code"] == "id_reused"
+    assert erased.ok()["erased"] == 1
+    assert moved.err()["code"] == "not_found"
+    works.assert_states_equal_the_file()
+
+
 # -- a disk that fails ----------------------------------------------------------------------------
 
 
