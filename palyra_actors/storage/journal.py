@@ -165,6 +165,10 @@ class JournalWriter(_Side):
                     executemany(sql(statement), left)
                 if statement == "answer.idle":
                     self._has_idle = True
+                elif statement in LEAVING:
+                    self._has_gone = True
+            if any(self.rows(asked, of) for asked, ids in self._what_is_gone(batch) for of in ids):
+                raise apsw.ConstraintError("what went with its session had this id")
             if batch.events and self._bears_an_idle_id(batch.events[0][0]):
                 raise apsw.ConstraintError("a request that changed nothing has this id")
         except apsw.ConstraintError as error:
@@ -187,22 +191,20 @@ class JournalWriter(_Side):
             self._has_idle = bool(self.rows("answer.any_idle")[0][0])
         return self._has_idle
 
-    def _takes_what_is_gone(self, batch: Batch) -> bool:
-        """Whether a run or an approval of the batch has the id of one that is gone: its session
-        could not see that yet."""
+    def _what_is_gone(self, batch: Batch) -> list[tuple[str, list[tuple[Any, ...]]]]:
+        """Questions that find nothing, each with whom to ask it about, unless a run or an approval
+        of the batch has the id of one that is gone: its session could not see that yet."""
         if self._has_gone is None:
             self._has_gone = bool(self.rows("gone.any")[0][0])
         if not self._has_gone:
-            return False
-        runs, approvals = list(batch.runs), []
+            return []
+        runs, approvals = [row[:1] for row in batch.runs], []
         for statement, rows in batch.changes:
             if statement == "run.insert":
-                runs += rows
+                runs += [row[:1] for row in rows]
             elif statement == "approval.insert":
-                approvals += rows
-        return any(self.rows("gone.run_again", row[:1]) for row in runs) or any(
-            self.rows("gone.approval_again", row[:1]) for row in approvals
-        )
+                approvals += [row[:1] for row in rows]
+        return [("gone.run_again", runs), ("gone.approval_again", approvals)]
 
     def _insert_together(
         self, statement: str, rows: Sequence[tuple[Any, ...]]
@@ -234,8 +236,11 @@ class JournalWriter(_Side):
         steps: list[Step] = [
             (_sizes(statement), rows, False) for statement, rows in _statements(batch)
         ]
-        if any(statement == "answer.idle" for statement, _ in batch.changes):
+        if any(
+            statement == "answer.idle" or statement in LEAVING for statement, _ in batch.changes
+        ):
             return False
+        steps += [(_sizes(asked), ids, True) for asked, ids in self._what_is_gone(batch) if ids]
         if batch.events and self._has_idles():
             steps.append((_sizes("answer.clash"), [(batch.events[0][0],)], True))
         return self._beside.begin(steps)
