@@ -31,6 +31,7 @@ def tell(
     porter: Any,
     sifts: bool,
     room: float,
+    most: float,
     before: float,
     through_at: float,
     served_at: float,

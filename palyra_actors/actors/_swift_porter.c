@@ -42,8 +42,6 @@ enum {
     RANGES = 24        /* of a histogram: below 2, 4, 8, … microseconds */
 };
 
-static const double OVER = 1.2; /* `admission.OVER` */
-
 /* -- what a frame is ------------------------------------------------------------------------------ */
 
 static uint64_t
@@ -200,7 +198,7 @@ struct Porter {
     size_t size_max;
     /* what the loop told */
     int sifts;
-    double room, before, load_s, wait_s_max, through_at, served_at;
+    double room, most, before, load_s, wait_s_max, through_at, served_at;
     uint8_t head[REPLY_BYTES_MAX], middle[REPLY_BYTES_MAX];
     Py_ssize_t head_length, middle_length;
     uint64_t took[RANGES]; /* refusals by the time since they may have been there */
@@ -306,7 +304,8 @@ hold(Batch *batch, Sender *sender, double held, double queued)
     sender->queued += queued;
 }
 
-/* Whether it lies within the room; as `admission._fits`. */
+/* Whether it lies within the room, or within `most` and its sender has less than an equal share of
+ * the room; as `admission._fits`. */
 static int
 fits(Porter *porter, Sender *sender, double load)
 {
@@ -314,7 +313,7 @@ fits(Porter *porter, Sender *sender, double load)
     double before = porter->before + batch->load, held = sender->held + sender->queued;
     if (before <= 0 || before + load <= porter->room)
         return porter->room > 0;
-    return before + load <= porter->room * OVER &&
+    return before + load <= porter->most &&
            held + load <= porter->room / (batch->busy + (held <= 0));
 }
 
@@ -721,7 +720,7 @@ porter_collect(PyObject *module, PyObject *args)
     return Py_BuildValue("(NONNd)", came, empty ? Py_True : Py_False, refused, aside, served_at);
 }
 
-/* (porter, whether to refuse at all, room, load before what comes next, when that is through, when
+/* (porter, whether to refuse at all, room, the most for whoever has less than its share, load before what comes next, when that is through, when
  * who was refused last may be served, seconds a unit of load takes, whether the thread is called,
  * [(identity, delimited, load that the loop has of it)]) */
 PyObject *
@@ -730,8 +729,8 @@ porter_tell(PyObject *module, PyObject *args)
     (void)module;
     PyObject *capsule, *accounts;
     int sifts, called;
-    double room, before, through_at, served_at, load_s;
-    if (!PyArg_ParseTuple(args, "OpdddddpO!:tell", &capsule, &sifts, &room, &before, &through_at,
+    double room, most, before, through_at, served_at, load_s;
+    if (!PyArg_ParseTuple(args, "OpddddddpO!:tell", &capsule, &sifts, &room, &most, &before, &through_at,
                           &served_at, &load_s, &called, &PyList_Type, &accounts))
         return NULL;
     Porter *porter = porter_of(capsule);
@@ -756,6 +755,7 @@ porter_tell(PyObject *module, PyObject *args)
     Batch *batch = porter->batch;
     porter->sifts = sifts;
     porter->room = room;
+    porter->most = most;
     porter->before = before;
     porter->through_at = through_at;
     porter->served_at = fmax(porter->served_at, served_at);

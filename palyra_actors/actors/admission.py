@@ -506,11 +506,15 @@ class Admission:
         """Nothing is under way."""
         return self.load <= 0 and not self.waiting
 
-    def room(self, now: float) -> float:
-        """The load that may be `before` what the door takes in unseen. However bad it looks, an
-        idle engine lets one in: otherwise it would never learn that it is not."""
-        room = self.plan.room(now, now, PROMISED * self.plan.budget_s)
-        return max(room, 1.0) if self.load <= 0 else room
+    def room(self, now: float) -> tuple[float, float]:
+        """The load that may be `before` what the door takes in unseen, and `before` what it takes
+        in of whoever has less than an equal share of it. However bad it looks, an idle engine lets
+        one in: otherwise it would never learn that it is not."""
+        plan = self.plan
+        room = plan.room(now, now, PROMISED * plan.budget_s)
+        if self.load <= 0:
+            room = max(room, 1.0)
+        return room, OVER * plan.room(now, now, plan.budget_s)
 
     @property
     def before(self) -> float:

@@ -230,13 +230,13 @@ class Desk:
 
     # -- what the door refuses by itself ---------------------------------------------------------
 
-    def opening(self, now: float) -> tuple[bool, float, float, float, float, float]:
+    def opening(self, now: float) -> tuple[bool, float, float, float, float, float, float]:
         """Whether the door may refuse plain appends that it does not know, and within what it may
         take them in: the first fields of `router.Opening`."""
         plan, admission = self._office.plan, self.admission
         sifts = plan.budget_s > 0 and not self.stopping
         return (
-            sifts, admission.room(now) if sifts else 0.0, admission.before,
+            sifts, *(admission.room(now) if sifts else (0.0, 0.0)), admission.before,
             *admission.through(now), plan.load_s,
         )  # fmt: skip
 

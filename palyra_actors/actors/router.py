@@ -81,6 +81,7 @@ class Opening(NamedTuple):
     Attributes:
         sifts: plain appends beyond the room are refused; else everything is taken in.
         room: load that may be queued before a write that comes now.
+        most: the same for a connection that has less than an equal share of the room.
         before: load that is.
         through_at: when what is under way is through.
         served_at: when the last who was refused so far may be served.
@@ -91,6 +92,7 @@ class Opening(NamedTuple):
 
     sifts: bool
     room: float
+    most: float
     before: float
     through_at: float
     served_at: float

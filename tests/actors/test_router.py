@@ -158,7 +158,7 @@ def _append(request_id: Any, **more: Any) -> bytes:
 
 
 LOAD = load_of(len(_append(1)))
-SHUT = router.Opening(True, -1.0, 1.0, 0.0, 0.0, 0.0, False, [])
+SHUT = router.Opening(True, -1.0, -1.0, 1.0, 0.0, 0.0, 0.0, False, [])
 """There is room for nothing."""
 
 
@@ -236,7 +236,7 @@ def test_beyond_the_room_a_plain_append_is_refused_and_all_else_taken_in(porter:
     ids: list[int | str] = [7, 200, 60_000, 1 << 31, 1 << 63, "a", "b" * 31, "c" * 64]
     frames = [_append(1), _append(2), *map(_append, ids), *ODD]
     far = time.monotonic() + 0.5
-    made.tell(router.Opening(True, 2.0 * LOAD, 0.0, far, 0.0, 0.01, False, []))
+    made.tell(router.Opening(True, 2.0 * LOAD, 0.0, 0.0, far, 0.0, 0.01, False, []))
     for frame in frames:
         dealer.send(frame)
     dealer.send_multipart((_append(3), b"and more"))
@@ -287,7 +287,7 @@ def test_whoever_has_less_than_its_share_may_go_over_the_room(porter: Any, socke
     made, dealer, who = porter
     found, beside = Found(made), sockets[1]()
     room = 100.0 * LOAD
-    full = SHUT._replace(room=room, before=room, accounts=[(who, False, room)])
+    full = SHUT._replace(room=room, most=1.2 * room, before=room, accounts=[(who, False, room)])
     for number in range(3):
         made.tell(full)
         dealer.send(_append(number))
