@@ -485,11 +485,12 @@ class Admission:
         then one after the other in the order of their refusals. At most a second.
         """
         self.plan.refused += 1
+        owed_s = self.owed_s(peer, now) if self._debts else 0.0
+        if owed_s:  # whoever pays a debt off is not in line with the others
+            return ceil(owed_s * 1000)
         last = now + RETRY_MS_MAX / 1000
         self._served_at = min(self._through(now) + load * self.plan.load_s, last)
-        owed_s = self.owed_s(peer, now) if self._debts else 0.0
-        after_ms = min(ceil((self._served_at - now) * 1000), RETRY_MS_MAX)  # it was rounded
-        return max(1, after_ms, ceil(owed_s * 1000))
+        return max(1, ceil((self._served_at - now) * 1000))
 
     def _through(self, now: float) -> float:
         """When all are through that are under way, or were refused and come back."""

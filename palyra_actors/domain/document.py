@@ -39,9 +39,10 @@ DIFF_BYTES_MAX: Final = 8 * 1024 * 1024
 """Bytes that are encoded to compare two documents: each value as often as lists and maps that
 differ lie around it. Beyond that the new root is stored whole."""
 
-OPERATION_WORK: Final = 20
-NAME_WORK: Final = 3
-"""Work of an operation, and of each name in its pointers."""
+POINTER_WORK: Final = 8
+NAME_WORK: Final = 2
+"""Work of each pointer of an operation, and of each name in it. So a thousand operations always
+fit whose pointers have up to eight names, whatever they are."""
 
 BROUGHT_PER_WORK: Final = 8
 FOUND_PER_WORK: Final = 4
@@ -335,7 +336,7 @@ class _Work:
         count = pointer.count("/")
         if count > VALUE_DEPTH_MAX:
             raise self._too_deep()
-        self._work(OPERATION_WORK + NAME_WORK * count)
+        self._work(POINTER_WORK + NAME_WORK * count)
         if "~" in pointer and _BAD_ESCAPE.search(pointer):
             raise self._refusal(f"in {field} a ~ is written ~0, and a slash in a name ~1")
         return _split(pointer)

@@ -449,3 +449,17 @@ def test_less_is_promised_than_is_let_in(door: Door) -> None:
     now = door.now
     room, most = door.admission.room(now)
     assert 0 < room < door.plan.room(now, now, 1.0) < most
+
+
+    assert 0 < door.admission.room(now) < door.plan.room(now, now, 1.0)
+
+
+def test_nobody_waits_for_those_who_pay_off_a_debt(door: Door) -> None:
+    heavy, other = Peer(), Peer()
+    door.arrive(other).ok({})
+    bomb = door.arrive(heavy)
+    before = door.admission.retry_ms(other, BYTES, door.now)
+    door.admission.took(bomb, LOAD, 0.5, door.now)
+    for _ in range(100):
+        assert 490 <= door.admission.retry_ms(heavy, BYTES, door.now) <= 500
+    assert door.admission.retry_ms(other, BYTES, door.now) <= 2 * before

@@ -16,7 +16,7 @@ from palyra_actors.domain.canonical import canonical, is_plain, state_hash
 from palyra_actors.domain.canvas import Canvas, fold
 from palyra_actors.domain.document import (
     ITEMS_PER_WORK,
-    OPERATION_WORK,
+    POINTER_WORK,
     _Work,
     alike,
     apply_patch_document,
@@ -393,13 +393,27 @@ def test_what_a_patch_may_take_is_bounded_before_it_is_taken(
     for place in range(index):
         before = work.done
         made = work.apply(made, patch[place], place)
-        assert work.done >= before + OPERATION_WORK, "each operation counts"
+        assert work.done >= before + POINTER_WORK, "each operation counts"
     assert work.done <= CANVAS_WORK_MAX
     with pytest.raises(PalyraError) as refusal:
         work.apply(made, patch[index], index)
     assert refusal.value.detail["index"] == index
     copied = sum(len(one) for one in work._own.values())
     assert copied <= ITEMS_PER_WORK * CANVAS_WORK_MAX, "what is over the limit is not begun"
+
+
+def test_a_thousand_operations_fit_however_they_are_mixed() -> None:
+    at = "/a" * 7
+    state: dict[str, Any] = {"x": {"y": 1}}
+    for _ in range(7):
+        state = {"a": state, "b": [1, 2, 3]}
+    for one, other in (
+        ({"op": "move", "from": f"{at}/x", "path": f"{at}/z"},
+         {"op": "move", "from": f"{at}/z", "path": f"{at}/x"}),
+        ({"op": "copy", "from": f"{at}/x", "path": f"{at}/z"}, {"op": "remove", "path": f"{at}/z"}),
+        ({"op": "add", "path": f"{at}/n", "value": 1}, {"op": "test", "path": f"{at}/n", "value": 1}),
+    ):  # fmt: skip
+        apply_patch_document(state, [one, other] * 500)
 
 
 def test_what_was_accepted_once_is_applied_again_whatever_it_takes() -> None:
