@@ -32,6 +32,9 @@ one has something to serve."""
 EARLY_REFUSAL: Final = 0.02
 """Of a refusal, the work of one that the door gives without looking at it, beside the loop."""
 
+LINES_MAX: Final = 256
+"""Connections to which writes were refused, before those are forgotten whose turn is over."""
+
 HEAVY_S: Final = 0.001
 """What a write may take of the loop, whatever its frame's size: beyond that it is a debt."""
 
@@ -195,6 +198,7 @@ class Admission:
         self._last_peer: Peer | None = None
         self._company_at = -inf  # when one wrote that did not write before
         self._served_at = 0.0  # when all who were sent away could have been served, one by one
+        self._lines: dict[Peer, float] = {}  # when each one's, if all lines went on side by side
 
     # -- coming in --------------------------------------------------------------------------------
 
@@ -437,6 +441,7 @@ class Admission:
     def drop_peer(self, peer: Peer) -> list[Request]:
         """The connection is gone: what it had in the lobby."""
         self._debts.pop(peer, None)
+        self._lines.pop(peer, None)
         if self._last_peer is peer:
             self._last_peer = None
         account = self._accounts.get(peer)
@@ -482,15 +487,23 @@ class Admission:
 
     def _retry_ms(self, peer: Peer, load: int, now: float) -> int:
         """When a write that is refused now should come back: once what is under way is through, and
-        then one after the other in the order of their refusals. At most a second.
+        then one after the other in the order of their refusals, but nobody behind more of
+        another connection's than of its own. At most a second.
         """
         self.plan.refused += 1
         owed_s = self.owed_s(peer, now) if self._debts else 0.0
         if owed_s:  # whoever pays a debt off is not in line with the others
             return ceil(owed_s * 1000)
-        last = now + RETRY_MS_MAX / 1000
-        self._served_at = min(self._through(now) + load * self.plan.load_s, last)
-        return max(1, ceil((self._served_at - now) * 1000))
+        last, work_s = now + RETRY_MS_MAX / 1000, load * self.plan.load_s
+        self._served_at = min(self._through(now) + work_s, last)
+        lines = self._lines
+        if len(lines) > LINES_MAX:
+            self._lines = lines = {peer: at for peer, at in lines.items() if at > now}
+        lines.setdefault(peer, now)
+        own = min(max(lines[peer], self._under_way_until(now)) + work_s * len(lines), last)
+        lines[peer] = own
+        after_ms = ceil((min(own, self._served_at) - now) * 1000)
+        return min(max(1, after_ms), RETRY_MS_MAX)  # it was rounded
 
     def _through(self, now: float) -> float:
         """When all are through that are under way, or were refused and come back."""

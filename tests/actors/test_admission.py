@@ -463,3 +463,13 @@ def test_nobody_waits_for_those_who_pay_off_a_debt(door: Door) -> None:
     for _ in range(100):
         assert 490 <= door.admission.retry_ms(heavy, BYTES, door.now) <= 500
     assert door.admission.retry_ms(other, BYTES, door.now) <= 2 * before
+
+
+def test_nobody_waits_behind_all_that_another_connection_was_refused(door: Door) -> None:
+    flood, other = Peer(), Peer()
+    times = [door.admission.retry_ms(flood, BYTES, door.now) for _ in range(100)]
+    assert times == sorted(times)
+    assert times[-1] > 400
+    assert door.admission.retry_ms(other, BYTES, door.now) < 100
+    again = [door.admission.retry_ms(other, BYTES, door.now) for _ in range(20)]
+    assert again[-1] > again[0] + 100, "its own are one after the other"

@@ -411,7 +411,8 @@ def test_a_thousand_operations_fit_however_they_are_mixed() -> None:
         ({"op": "move", "from": f"{at}/x", "path": f"{at}/z"},
          {"op": "move", "from": f"{at}/z", "path": f"{at}/x"}),
         ({"op": "copy", "from": f"{at}/x", "path": f"{at}/z"}, {"op": "remove", "path": f"{at}/z"}),
-        ({"op": "add", "path": f"{at}/n", "value": 1}, {"op": "test", "path": f"{at}/n", "value": 1}),
+        ({"op": "add", "path": f"{at}/n", "value": 1},
+         {"op": "test", "path": f"{at}/n", "value": 1}),
     ):  # fmt: skip
         apply_patch_document(state, [one, other] * 500)
 
