@@ -450,8 +450,6 @@ def test_less_is_promised_than_is_let_in(door: Door) -> None:
     room, most = door.admission.room(now)
     assert 0 < room < door.plan.room(now, now, 1.0) < most
 
-    assert 0 < door.admission.room(now) < door.plan.room(now, now, 1.0)
-
 
 def test_nobody_waits_for_those_who_pay_off_a_debt(door: Door) -> None:
     heavy, other = Peer(), Peer()
