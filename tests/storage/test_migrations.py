@@ -19,6 +19,7 @@ from palyra_actors.storage.migrations import (
     schema_text,
     schema_version,
 )
+from palyra_actors.storage.queries import sql
 from palyra_actors.testing.faults import Action, Fault, FaultVFS, abandon
 from tests.figures import Tell
 
@@ -205,3 +206,22 @@ def test_a_copy_that_was_cut_short_is_made_again(database: Path) -> None:
     old = opened(Path(backup))
     assert old.execute("SELECT count(*) FROM things").fetchall() == [(500,)]
     old.close()
+
+
+def test_a_run_and_an_approval_are_put_in_nobodys_place(connection: apsw.Connection) -> None:
+    """As a REPLACE would, which deletes a row and asks no trigger of an UPDATE."""
+    migrate(connection, "")
+    run = (b"r" * 16, 1, 2, 1, 3, 0, 0, 1, None, None, 0, 0, 0, 9)
+    connection.execute(sql("run.insert"), run)
+    connection.execute(
+        sql("approval.insert"), (b"a" * 16, 1, 1, None, "t", "i", "s", None, None, 0, None)
+    )
+    for statement in (
+        "INSERT OR REPLACE INTO runs (run_id, stream, state, first)"
+        " SELECT run_id, 1, 1, 1 FROM runs",
+        "INSERT OR REPLACE INTO approvals (approval_id, stream, seq, subject_type, subject_id,"
+        " summary, requested_ms) SELECT approval_id, 1, 1, 't', 'i', 's', 0 FROM approvals",
+    ):
+        with pytest.raises(apsw.ConstraintError, match="is there already"):
+            connection.execute(statement)
+    assert connection.execute("SELECT state FROM runs").fetchall() == [(2,)]

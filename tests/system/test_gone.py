@@ -127,6 +127,7 @@ def test_runs_that_went_before_there_was_a_table_for_it_are_gone(tmp_path: Path)
         wire.ok("session.erase", {"session_id": made["session"]})
         database = opened.database
     with closing(apsw.Connection(str(database))) as connection:
+        connection.execute("DROP TRIGGER runs_once; DROP TRIGGER approvals_once")
         connection.execute("DROP VIEW gone_runs; DROP TABLE gone; PRAGMA user_version = 13")
     with house(tmp_path) as opened:
         wire = opened.connect()

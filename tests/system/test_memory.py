@@ -403,6 +403,30 @@ def test_erasing_a_session_erases_what_was_kept_of_it(tmp_path: Path) -> None:
     assert_rebuilt_is_live(tmp_path / "journal.db")
 
 
+@pytest.mark.parametrize("eraser", ["alice", "local"])
+def test_what_an_admin_kept_of_anothers_session_goes_with_it(tmp_path: Path, eraser: str) -> None:
+    with house(tmp_path) as home:
+        wire = home.connect()
+        session, other = new_id(), new_id()
+        told = event(session, payload={"text": "Ouagadougou"})
+        wire.ok("journal.append", {"events": [told, event(other)]}, principal="alice")
+        ids = [new_id() for _ in range(4)]
+        ingest(wire, "of the session: Ouagadougou", memory_id=ids[0], session_id=session)
+        ingest(wire, "of the event: Ouagadougou", memory_id=ids[1], from_event_id=told["event_id"])
+        ingest(wire, "of another session", memory_id=ids[2], session_id=other)
+        body = {"source": "manual", "content": "alice: Ouagadougou", "session_id": session}
+        wire.ok("memory.ingest", {**body, "memory_id": ids[3]}, principal="alice")
+        wire.ok("session.erase", {"session_id": session}, principal=eraser)
+        assert listed(wire) == ["of another session"]
+        for gone in (ids[0], ids[1], ids[3]):
+            assert wire.err("memory.get", {"memory_id": gone})["code"] == "gone"
+        assert b"Ouagadougou" not in raw_bytes(tmp_path)
+        for late in ({"session_id": session}, {"from_event_id": told["event_id"]}):
+            error = wire.err("memory.ingest", {"source": "manual", "content": "late", **late})
+            assert error["code"] == "gone"
+    assert_rebuilt_is_live(tmp_path / "journal.db")
+
+
 def test_what_is_over_is_neither_found_nor_in_the_way_and_goes(tmp_path: Path) -> None:
     clock = ManualClock()
     with house(tmp_path, clock=clock) as home:

@@ -111,7 +111,7 @@ class MemoryClerk:
         hosts = [] if session_id is None else [host(session_id, new=False)]
         if item.from_event_id is not None:
             for origin, owner in counter.reader.rows("memory.origin", (item.from_event_id,)):
-                if owner == request.principal and origin != session_id:
+                if (owner == request.principal or request.admin) and origin != session_id:
                     hosts.append(host(origin, new=False, field="from_event_id"))
         counter.command(
             request, MEMORY, own, command, op="memory.ingest", body=body, witnesses=hosts
@@ -177,7 +177,8 @@ class MemoryClerk:
                 self._forgetter.written(portion.unit.request, fact.seq)
 
     def _forget_of(self, session_id: bytes, done: Callable[[], None]) -> None:
-        """A session is erased: so is what its owner kept of it, or from its events."""
+        """A session is erased: so is what was kept of it or from its events, by its owner or by
+        others."""
         counter = self._counter
         again = partial(counter.call_later, AGAIN_S, lambda: self._forget_of(session_id, done))
 
@@ -569,19 +570,18 @@ def _listed(shown: list[dict[str, Any]], position: bytes, *, end: bool) -> dict[
 
 
 def _followers(reader: ReadSide, *, session_id: bytes) -> tuple[str, domain.Command] | None:
-    """What is left of an erased session in its owner's scope, as the command that removes it."""
+    """What is left of an erased session in somebody's scope: whose, and the command that removes
+    it."""
     session = reader.stream(SESSION, session_id)
     if session is None:
         return None
-    scope = reader.stream(MEMORY, scope_id(session.principal))
-    if scope is None:
-        return None
-    if reader.rows("memory.of_session", (scope.stream, session_id)):
-        return session.principal, domain.Purge(session_id, None)
-    asked = (scope.stream, session.stream, session_id, FOLLOWERS_AT_ONCE)
-    from_events = reader.rows("memory.from_session", asked)
-    if from_events:
-        return session.principal, domain.Drop("memory.deleted", [row[0] for row in from_events])
+    for _, owner in reader.rows("memory.scopes_of_session", (session_id,)):
+        return owner, domain.Purge(session_id, None)
+    for scope, owner in reader.rows("memory.scopes_from_session", (session.stream, session_id)):
+        asked = (scope, session.stream, session_id, FOLLOWERS_AT_ONCE)
+        found = [row[0] for row in reader.rows("memory.from_session", asked)]
+        if found:  # else a neighbour of it was quicker: the next look tells
+            return owner, domain.Drop("memory.deleted", found)
     return None
 
 

@@ -92,17 +92,17 @@ WHERE i.stream = ? AND i.session_id = ? AND i.seq < ? LIMIT ?
 SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
 WHERE i.stream = ? AND i.channel = ? AND i.seq < ? LIMIT ?
 
--- name: memory.of_session
-SELECT i.seq FROM memory_items i
-WHERE i.stream = ? AND i.session_id = ? AND i.dead IS NULL
+-- name: memory.scopes_of_session
+-- Who kept something of it that is still to be removed: the scope and its owner.
+SELECT m.stream, m.owner FROM memory_items i JOIN memory_scopes m ON m.stream = i.stream
+WHERE i.session_id = ? AND i.dead IS NULL
       AND NOT EXISTS (SELECT 1 FROM memory_work w
                       WHERE w.selects = 1 AND w.stream = i.stream AND w.session_id = i.session_id AND w.seq > i.seq)
 LIMIT 1
 
 -- name: memory.left_behind
-SELECT e.session_id FROM sessions e JOIN memory_scopes m ON m.owner = e.owner
-WHERE e.status = 3 AND EXISTS (SELECT 1 FROM memory_items i
-                               WHERE i.stream = m.stream AND i.session_id = e.session_id AND i.dead IS NULL)
+SELECT e.session_id FROM sessions e
+WHERE e.status = 3 AND EXISTS (SELECT 1 FROM memory_items i WHERE i.session_id = e.session_id AND i.dead IS NULL)
 LIMIT ?
 
 -- name: memory.left_behind_in
@@ -113,6 +113,12 @@ WHERE t.stream_id = ? AND t.kind = 1 AND e.status = 3
 SELECT i.memory_id FROM memory_items i INDEXED BY memory_by_event JOIN events e ON e.event_id = i.from_event
 WHERE i.stream = ?1 AND i.from_event IS NOT NULL AND i.dead IS NULL AND (e.stream = ?2 OR e.session_id = ?3)
 LIMIT ?4
+
+-- name: memory.scopes_from_session
+SELECT m.stream, m.owner FROM memory_items i INDEXED BY memory_by_event
+JOIN memory_scopes m ON m.stream = i.stream CROSS JOIN events e ON e.event_id = i.from_event
+WHERE i.from_event IS NOT NULL AND i.dead IS NULL AND (e.stream = ?1 OR e.session_id = ?2)
+LIMIT 1
 
 -- name: memory.origin
 -- The session that an event is of, or concerns; its own id is not beside it where it is the stream's.
@@ -128,10 +134,9 @@ FROM (SELECT i.seq, i.stream, i.from_event FROM memory_items i
       WHERE i.seq > ? AND i.from_event IS NOT NULL AND i.dead IS NULL
             AND EXISTS (SELECT 1 FROM sessions s WHERE s.status = 3)
       ORDER BY i.seq LIMIT ?) p
-JOIN memory_scopes m ON m.stream = p.stream
 LEFT JOIN events e ON e.event_id = p.from_event
 LEFT JOIN streams t ON t.kind = 1 AND (t.stream = e.stream OR t.stream_id = e.session_id)
-LEFT JOIN sessions s ON s.stream = t.stream AND s.status = 3 AND s.owner = m.owner
+LEFT JOIN sessions s ON s.stream = t.stream AND s.status = 3
 ORDER BY p.seq
 
 -- name: memory.unindex

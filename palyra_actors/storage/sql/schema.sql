@@ -1,4 +1,4 @@
-PRAGMA user_version = 14;
+PRAGMA user_version = 15;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -288,7 +288,7 @@ CREATE INDEX memory_by_id ON memory_items (memory_id);
 
 CREATE INDEX memory_by_key ON memory_items (stream, key);
 
-CREATE INDEX memory_by_session ON memory_items (stream, session_id) WHERE session_id IS NOT NULL;
+CREATE INDEX memory_by_session ON memory_items (session_id, stream) WHERE session_id IS NOT NULL;
 
 CREATE INDEX memory_by_successor ON memory_items (stream, superseded_by) WHERE superseded_by IS NOT NULL;
 
@@ -320,10 +320,22 @@ BEGIN
     SELECT raise(ABORT, 'an approval is decided once');
 END;
 
+CREATE TRIGGER approvals_once BEFORE INSERT ON approvals
+WHEN EXISTS (SELECT 1 FROM approvals a WHERE a.approval_id = NEW.approval_id)
+BEGIN
+    SELECT raise(ABORT, 'an approval of this id is there already');
+END;
+
 CREATE TRIGGER idle_answers_new_id BEFORE INSERT ON idle_answers
 WHEN EXISTS (SELECT 1 FROM events e WHERE e.event_id = NEW.event_id)
 BEGIN
     SELECT raise(ABORT, 'an event has this id');
+END;
+
+CREATE TRIGGER runs_once BEFORE INSERT ON runs
+WHEN EXISTS (SELECT 1 FROM runs r WHERE r.run_id = NEW.run_id)
+BEGIN
+    SELECT raise(ABORT, 'a run of this id is there already');
 END;
 
 CREATE TRIGGER runs_step BEFORE UPDATE OF state ON runs
