@@ -1,9 +1,12 @@
 """`palyra-actors approvals …` and `palyra-actors verify-export`."""
 
+import json
 import sys
+from collections.abc import Iterable, Iterator
 from dataclasses import fields
+from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Final
 
 import typer
 
@@ -15,6 +18,7 @@ from palyra_actors.cli.reach import Json, connected
 from palyra_actors.cli.shape import console, parse_json, print_json
 from palyra_actors.cli.tables import show_all, show_one
 from palyra_actors.errors import NotFound
+from palyra_actors.limits import APPROVAL_EXPORT_MAX
 
 app = typer.Typer(name="approvals", help="Questions to a person, and what was decided.")
 
@@ -27,6 +31,9 @@ SubjectId = Annotated[str | None, typer.Option("--subject-id")]
 Principal = Annotated[str | None, typer.Option("--principal", help="Whose.")]
 Since = Annotated[int | None, typer.Option("--since-ms", help="Requested then or later.", min=0)]
 Until = Annotated[int | None, typer.Option("--until-ms", help="Requested then or before.", min=0)]
+
+BEYOND_MAX: Final = 10_000
+"""So many approvals beyond an export's limit are counted."""
 
 _APPROVAL = [each.name for each in fields(ApprovalInfo)]
 
@@ -133,17 +140,59 @@ def export(
         decision=decision, subject_type=subject_type, subject_id=subject_id,
         principal=principal, since_ms=since_ms, until_ms=until_ms,
     )  # fmt: skip
-    pieces = engine.approvals.export(form=form, **filters)
+    records = _Records()
+    pieces = records.through(
+        engine.approvals.export(form=form, limit=APPROVAL_EXPORT_MAX, **filters)
+    )
     if output is None:
         for piece in pieces:
             sys.stdout.buffer.write(piece)
         sys.stdout.buffer.flush()
-        return
-    partial = output.with_name(output.name + ".partial")
-    with partial.open("wb") as file:
+    else:
+        partial = output.with_name(output.name + ".partial")
+        with partial.open("wb") as file:
+            for piece in pieces:
+                file.write(piece)
+        partial.replace(output)
+    if records.count >= APPROVAL_EXPORT_MAX:
+        _tell_of_more(engine, records, filters)
+
+
+class _Records:
+    """What went through of an export: how many records, the time of the last one's request, and
+    how many have that time."""
+
+    def __init__(self) -> None:
+        self.count = self.last_ms = self.of_last_ms = 0
+
+    def through(self, pieces: Iterable[bytes]) -> Iterator[bytes]:
+        rest = b""
         for piece in pieces:
-            file.write(piece)
-    partial.replace(output)
+            yield piece
+            *lines, rest = (rest + piece).split(b"\n")
+            for line in lines:
+                self._note(line)
+
+    def _note(self, line: bytes) -> None:
+        entry = json.loads(line.removeprefix(b"[").rstrip(b",]") or b"{}")
+        if "record" in entry:
+            at_ms = entry["record"]["requested_ms"]
+            self.of_last_ms = self.of_last_ms + 1 if at_ms == self.last_ms else 1
+            self.last_ms = at_ms
+            self.count += 1
+
+
+def _tell_of_more(engine: Operations, records: _Records, filters: dict[str, Any]) -> None:
+    """An export ends at its limit: whether there is more, how much, and how to get it."""
+    beyond = engine.approvals.list(**{**filters, "since_ms": records.last_ms})
+    more = sum(1 for _ in islice(beyond, records.of_last_ms + BEYOND_MAX)) - records.of_last_ms
+    if more > 0:
+        many = f"{more:,}" if more < BEYOND_MAX else f"at least {more:,}"
+        console(stderr=True).print(
+            f"{records.count:,} approvals, as many as an export holds; {many} more are not in it. "
+            f"Go on with --since-ms {records.last_ms}, which repeats those of that millisecond.",
+            soft_wrap=True,
+        )
 
 
 def _given(**filters: Any) -> dict[str, Any]:

@@ -1,8 +1,10 @@
 """`palyra-actors rebuild`: the projections made anew from the journal."""
 
+from collections.abc import Mapping, Sequence
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
@@ -11,7 +13,13 @@ from palyra_actors.cli import exits
 from palyra_actors.cli.exits import reporting
 from palyra_actors.cli.reach import Json
 from palyra_actors.cli.shape import console, plain, print_json
+from palyra_actors.domain.catalog import MEMORY_SOURCES, RUN_STATES, STREAM_NAMES
+from palyra_actors.domain.cron import STATUSES
+from palyra_actors.domain.session import STATUS_NUMBERS
 from palyra_actors.errors import Invalid, NotFound
+
+if TYPE_CHECKING:
+    from palyra_actors.storage.rebuild import Difference
 
 
 @reporting
@@ -49,7 +57,7 @@ def rebuild(
             pass
         if at is not None:
             for row in made.rows(table):
-                told = {name: _readable(value) for name, value in row.items()}
+                told = {name: _readable(table, name, value) for name, value in row.items()}
                 if as_json:
                     print_json(told)
                 else:
@@ -57,6 +65,7 @@ def rebuild(
                     console().print(plain(words), soft_wrap=True)
             return
         found = made.compare()
+        found.differences = [_shown(one, made.columns(one.table)) for one in found.differences]
     if as_json:
         print_json(found)
     else:
@@ -71,8 +80,30 @@ def rebuild(
         raise typer.Exit(exits.DAMAGED)
 
 
-def _readable(value: object) -> object:
-    """Ids as they are written elsewhere, other bytes as hex."""
-    if not isinstance(value, bytes):
-        return value
-    return ids.format_ulid(value) if len(value) == ids.BYTES else value.hex()
+def _readable(table: str, name: str, value: object) -> object:
+    """Codes by their names, ids as they are written elsewhere, other bytes as hex."""
+    if isinstance(value, bytes):
+        return ids.format_ulid(value) if len(value) == ids.BYTES else value.hex()
+    return _NAMES[table, name].get(value, value) if (table, name) in _NAMES else value
+
+
+def _shown(one: "Difference", columns: Sequence[str]) -> "Difference":
+    def row(values: tuple[object, ...] | None) -> tuple[object, ...] | None:
+        if values is None:
+            return None
+        return tuple(
+            _readable(one.table, name, value) for name, value in zip(columns, values, strict=True)
+        )
+
+    key = tuple(_readable(one.table, "", value) for value in one.key)
+    return replace(one, key=key, live=row(one.live), rebuilt=row(one.rebuilt))
+
+
+_NAMES: Final[Mapping[tuple[str, str], Mapping[Any, str]]] = {
+    ("streams", "kind"): STREAM_NAMES,
+    ("sessions", "status"): {number: each.value for each, number in STATUS_NUMBERS.items()},
+    ("runs", "state"): RUN_STATES,
+    ("cron_runs", "status"): STATUSES,
+    ("memory_items", "source"): {number: name for name, number in MEMORY_SOURCES.items()},
+}
+"""Columns that hold a code, with what each means."""

@@ -173,9 +173,13 @@ class Rebuild:
             result.rows[table] = count
         return result
 
+    def columns(self, table: str) -> list[str]:
+        """Their names, in the order of a difference's rows."""
+        return _columns(self._made, table)
+
     def rows(self, table: str) -> Iterator[dict[str, Any]]:
         """The rows of a table as they were."""
-        names = _columns(self._made, table)
+        names = self.columns(table)
         for row in self._made.execute(_select(table, names, PROJECTIONS[table])):
             yield dict(zip(names, row, strict=True))
 

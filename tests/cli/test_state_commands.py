@@ -9,7 +9,7 @@ import apsw
 import pytest
 
 from palyra_actors.api.events import Event, new_id
-from palyra_actors.cli import exits
+from palyra_actors.cli import approvals, exits
 from palyra_actors.engine import Engine
 from tests.cli.conftest import Answer, Run
 from tests.cli.test_commands import endpoint, engine
@@ -122,6 +122,31 @@ def test_an_approval_is_asked_for_decided_listed_exported_and_checked(
     assert (code, "damaged: line 1" in out) == (exits.DAMAGED, True)
 
 
+@pytest.mark.parametrize("form", ["ndjson", "json"])
+def test_an_export_that_ends_at_its_limit_says_what_is_beyond(
+    run: Run, endpoint: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, form: str
+) -> None:
+    del endpoint
+    session = told(run("sessions", "resolve", "alice", "--json"))["session_id"]
+    asked = [
+        told(run("approvals", "request", session, "tool", "rm", f"file {n}", "--json"))
+        for n in range(5)
+    ]
+    file = tmp_path / "export"
+    export = ("approvals", "export", "--format", form, "-o", file)
+    assert run(*export) == (0, "", "")
+    monkeypatch.setattr(approvals, "APPROVAL_EXPORT_MAX", 2)
+    code, _, said = run(*export)
+    assert code == 0
+    assert "2 approvals" in said
+    assert "3 more are not in it" in said
+    assert f"--since-ms {asked[1]['requested_ms']}" in said
+    monkeypatch.setattr(approvals, "BEYOND_MAX", 2)
+    assert "at least 2 more" in run(*export)[2]
+    monkeypatch.setattr(approvals, "APPROVAL_EXPORT_MAX", 5)
+    assert run(*export) == (0, "", ""), "as many as there are, and no more"
+
+
 def test_a_canvas_is_made_patched_compared_forked_watched_compacted_and_closed(
     run: Run, endpoint: str
 ) -> None:
@@ -167,11 +192,17 @@ def test_rebuild_says_equal_and_shows_the_state_as_it_was(run: Run, tmp_path: Pa
     assert run("rebuild", "--db", path)[:2] == (0, "equal: 3 events, 4 rows compared\n")
     (row,) = lines(run("rebuild", "--db", path, "--at", 2, "--json"))
     assert (row["session_id"], row["title"]) == (session.session_id, "one")
+    assert row["status"] == "open"
     assert "title one" in run("rebuild", "--db", path, "--at", 2)[1]
+    (stream,) = lines(run("rebuild", "--db", path, "--at", 2, "--table", "streams", "--json"))
+    assert (stream["kind"], stream["stream_id"]) == ("session", session.session_id)
     with closing(apsw.Connection(str(path))) as connection:
         connection.execute("UPDATE sessions SET title = 'three'")
     code, out, _ = run("rebuild", "--db", path)
     assert (code, "1 rows differ" in out) == (exits.DAMAGED, True)
     assert "three" in out
+    assert session.session_id in out
+    assert "'open'" in out
+    assert r"\x" not in out
     assert run("rebuild", "--db", path, "--at", 1, "--table", "events")[0] != 0
     assert "the journal ends at" in run("rebuild", "--db", path, "--at", 1_000)[2]
