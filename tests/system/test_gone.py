@@ -358,7 +358,7 @@ def test_an_append_that_was_erased_is_a_duplicate_as_it_was_and_reused_otherwise
     stored = event(session, payload={"a": 1, "b": 2})
     wire.append(stored)
     wire.ok("session.erase", {"session_id": session})
-    assert wire.append(stored)["results"][0]["duplicate"] is True
+    assert wire.append(stored)[0]["duplicate"] is True
     for payload in ({"a": 2}, {"b": 2, "a": 1}):
         changed = {"events": [{**stored, "payload": payload}]}
         assert wire.err("journal.append", changed)["code"] == "id_reused"
