@@ -113,7 +113,8 @@ def first_answer(
             answer = told["answer"] if recipe is None else entity(kind, stream_id).recall(recipe)
         except PalyraError as error:
             return Verdict(error)
-        except Exception as error:  # its row is its own: nobody else of the group is to suffer
+        except (ValueError, TypeError, LookupError, msgspec.MsgspecError) as error:
+            # its row is its own: nobody else of the group is to suffer
             log.exception("a first answer could not be read")
             return Verdict(went_wrong(error, "unknown"))
         return Verdict(answer={**answer, "duplicate": True})

@@ -208,7 +208,7 @@ count_pairs(Cursor c)
     levels.depth = 0;
     do {
         int d = levels.depth - 1;
-        if (d >= 0 && !levels.is_map[d]) {
+        if (d >= 0 && !levels.is_map[d] && levels.depth < DEPTH_MAX) { /* an empty one is a level */
             levels.left[d] -= pass_ones(&c, levels.left[d]);
             if (!levels.left[d]) {
                 pop(&levels);
