@@ -128,6 +128,9 @@ def test_runs_that_went_before_there_was_a_table_for_it_are_gone(tmp_path: Path)
         database = opened.database
     with closing(apsw.Connection(str(database))) as connection:
         connection.execute("DROP TRIGGER runs_once; DROP TRIGGER approvals_once")
+        for index in ("owner", "owner_subject", "owner_decision", "subject", "decision"):
+            connection.execute(f"DROP INDEX approvals_of_{index}")
+        connection.execute("ALTER TABLE approvals DROP COLUMN owner")
         connection.execute("DROP VIEW gone_runs; DROP TABLE gone; PRAGMA user_version = 13")
     with house(tmp_path) as opened:
         wire = opened.connect()

@@ -17,7 +17,7 @@ from palyra_actors.actors.clerks.session import (
 from palyra_actors.actors.clerks.sweep import SWEEP_S, Sweeper
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.actors.work import Request
-from palyra_actors.domain.approval import Approval, Decide, TimeOut, canonical, view
+from palyra_actors.domain.approval import PENDING, Approval, Decide, TimeOut, canonical, view
 from palyra_actors.domain.approval import Request as RequestApproval
 from palyra_actors.domain.catalog import APPROVAL, SESSION
 from palyra_actors.domain.export import FILTERS, Export
@@ -158,7 +158,8 @@ class ApprovalClerk:
             position = 0 if after is None else _position(reader, after, principal)
             approvals: list[dict[str, Any]] = []
             left, end = REPLY_PAYLOAD_BYTES_MAX, True
-            for row in _rows(reader, filters, position, reader.head().seq, limit + 1):
+            through, by_decision = reader.head().seq, filters["decision"] is not None
+            for row in _rows(reader, filters, position, through, limit + 1, by_decision):
                 one = shown(row)
                 left -= len(_encode(one))
                 if len(approvals) == limit or (approvals and left < 0):
@@ -220,19 +221,36 @@ def _filters(request: Request, body: ApprovalFilters) -> dict[str, Any]:
     }
 
 
-def _page(
-    reader: ReadSide, filters: Mapping[str, Any], after: int, through: int, limit: int
+def _page(  # noqa: PLR0917 - what, and from where to where
+    reader: ReadSide,
+    filters: Mapping[str, Any],
+    after: int,
+    through: int,
+    limit: int,
+    by_decision: bool,
 ) -> list[tuple[Any, ...]]:
-    bounds = {"after": after, "through": through, "limit": limit}
-    return reader.rows("approval.page", {**filters, **bounds})
+    """`by_decision`: as decisions stand now, and not as they stood at `through`."""
+    asked = {**filters, "after": after, "through": through, "limit": limit}
+    statement = "approval.page" if filters["owner"] is None else "approval.page_of_owner"
+    if filters["subject_id"] is not None:
+        statement += "_by_subject"
+    elif by_decision:
+        statement += "_by_decision"
+        asked["stored"] = None if filters["decision"] == PENDING else filters["decision"]
+    return reader.rows(statement, asked)
 
 
-def _rows(
-    reader: ReadSide, filters: Mapping[str, Any], after: int, through: int, left: int
+def _rows(  # noqa: PLR0917
+    reader: ReadSide,
+    filters: Mapping[str, Any],
+    after: int,
+    through: int,
+    left: int,
+    by_decision: bool = False,
 ) -> Iterator[tuple[Any, ...]]:
     """So many rows of `approval.page`, a few at a time: each may hold 128 KiB."""
     while left:
-        rows = _page(reader, filters, after, through, min(PAGE, left))
+        rows = _page(reader, filters, after, through, min(PAGE, left), by_decision)
         yield from rows
         if len(rows) < min(PAGE, left):
             return
@@ -241,8 +259,10 @@ def _rows(
 
 def _count(reader: ReadSide, filters: Mapping[str, Any], through: int) -> int:
     """Of the owner's approvals up to that event: fewer than a moment ago if one was erased."""
+    of_owner = filters["owner"] is not None
+    statement = "approval.count_of_owner" if of_owner else "approval.count"
     bounds = {"owner": filters["owner"], "through": through}
-    count: int = reader.rows("approval.count", bounds)[0][0]
+    count: int = reader.rows(statement, bounds)[0][0]
     return count
 
 

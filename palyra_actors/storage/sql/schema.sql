@@ -1,4 +1,4 @@
-PRAGMA user_version = 15;
+PRAGMA user_version = 16;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -27,7 +27,7 @@ CREATE TABLE approvals (
     decided_by   TEXT,
     standing     BLOB,
     decided_seq  INTEGER
-) STRICT, WITHOUT ROWID;
+, owner TEXT) STRICT, WITHOUT ROWID;
 
 CREATE TABLE canvas_snapshots (
     stream     INTEGER NOT NULL,
@@ -261,6 +261,16 @@ CREATE UNIQUE INDEX approvals_by_seq ON approvals (seq);
 CREATE INDEX approvals_by_subject ON approvals (stream, subject_type, subject_id, decided_seq);
 
 CREATE INDEX approvals_due ON approvals (expires_ms) WHERE decision IS NULL AND expires_ms IS NOT NULL;
+
+CREATE INDEX approvals_of_decision ON approvals (decision, seq);
+
+CREATE INDEX approvals_of_owner ON approvals (owner, seq);
+
+CREATE INDEX approvals_of_owner_decision ON approvals (owner, decision, seq);
+
+CREATE INDEX approvals_of_owner_subject ON approvals (owner, subject_id, seq);
+
+CREATE INDEX approvals_of_subject ON approvals (subject_id, seq);
 
 CREATE INDEX canvases_by_session ON canvases (session_id, stream);
 
