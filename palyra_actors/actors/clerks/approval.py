@@ -46,6 +46,17 @@ acknowledged finds its way."""
 
 PAGE: Final = 200
 
+SEQ, SUBJECT, DECISION = range(3)
+PAGES: Final = (
+    ("approval.page", "approval.page_by_subject", "approval.page_by_decision"),
+    (
+        "approval.page_of_owner",
+        "approval.page_of_owner_by_subject",
+        "approval.page_of_owner_by_decision",
+    ),
+)
+"""Of all, and of an owner: by what they are found."""
+
 _encode = msgspec.msgpack.Encoder().encode
 
 
@@ -231,13 +242,13 @@ def _page(  # noqa: PLR0917 - what, and from where to where
 ) -> list[tuple[Any, ...]]:
     """`by_decision`: as decisions stand now, and not as they stood at `through`."""
     asked = {**filters, "after": after, "through": through, "limit": limit}
-    statement = "approval.page" if filters["owner"] is None else "approval.page_of_owner"
+    by = SEQ
     if filters["subject_id"] is not None:
-        statement += "_by_subject"
+        by = SUBJECT
     elif by_decision:
-        statement += "_by_decision"
+        by = DECISION
         asked["stored"] = None if filters["decision"] == PENDING else filters["decision"]
-    return reader.rows(statement, asked)
+    return reader.rows(PAGES[filters["owner"] is not None][by], asked)
 
 
 def _rows(  # noqa: PLR0917
