@@ -336,7 +336,7 @@ def fold(session: Session | None, fact: Fact, stream: int) -> tuple[Session, Seq
             rows = [("session.name", (key, title, stream))]
         case "session.archived":
             after = after._replace(status=Status.ARCHIVED)
-            rows = [("session.archive", (stream,))]
+            rows = [("session.archive", (stream,)), ("session.index_archived", (stream,))]
         case "session.erased":
             forgotten = about._replace(key=None, title=None, runs=0, last_run=None)
             forgotten = forgotten._replace(tokens_in=0, tokens_out=0)

@@ -457,3 +457,29 @@ def test_the_same_through_an_engine_without_a_door(tmp_path: Path) -> None:
         ]  # fmt: skip
         assert session.info().created_ms == 1_700_000_000_000
         assert session.erase() == 4
+
+
+def test_a_query_among_archived_and_among_open_sessions(wire: Wire) -> None:
+    alice = {"principal": "alice"}
+    made: dict[str, list[str]] = {"open": [], "archived": []}
+    for n in range(6):
+        session = wire.ok("session.resolve", {"title": f"weather {n}"}, **alice)["session"][
+            "session_id"
+        ]
+        made["archived" if n % 2 else "open"].append(session)
+        if n % 2:
+            wire.ok("session.archive", {"session_id": session}, **alice)
+    wire.ok("session.resolve", {"title": "weather of ben"}, principal="ben")
+
+    def asked(status: str | None, query: str = "weath", **envelope: Any) -> list[str]:
+        body = {"query": query, **({} if status is None else {"status": status})}
+        told = wire.ok("session.list", body, **envelope)["sessions"]
+        return [session["session_id"] for session in told]
+
+    for status in ("open", "archived"):
+        assert sorted(asked(status, **alice)) == sorted(made[status])
+    assert asked("archived") == made["archived"]
+    assert len(asked("open")) == 4, "an admin sees another's, too"
+    assert len(asked(None)) == 7
+    assert asked("archived", "archived") == []
+    assert asked("archived", principal="ben") == []

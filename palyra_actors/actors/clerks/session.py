@@ -402,6 +402,10 @@ def _page(  # noqa: PLR0917
             match = f'owner : "{owner_word(principal)}" AND {match}'
         if not terms:
             return []
+        if status is not None:
+            archived = 'owner : "archived"'
+            is_archived = status == STATUS_NUMBERS[Status.ARCHIVED]
+            match = f"{archived} AND {match}" if is_archived else f"({match}) NOT {archived}"
         return reader.rows("session.matching", (match, stream, status or 1, status or 2, limit))
     if principal is None and status is None:
         return reader.rows("session.all", (stream, limit))

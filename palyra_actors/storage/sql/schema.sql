@@ -1,4 +1,4 @@
-PRAGMA user_version = 16;
+PRAGMA user_version = 17;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,

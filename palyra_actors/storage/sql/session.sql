@@ -19,7 +19,10 @@ WHERE stream = ?
 
 -- name: session.index
 INSERT INTO session_texts (rowid, owner, words)
-SELECT stream, 'o' || hex(owner), ? FROM sessions WHERE stream = ?
+SELECT stream, 'o' || hex(owner) || CASE status WHEN 2 THEN ' archived' ELSE '' END, ? FROM sessions WHERE stream = ?
+
+-- name: session.index_archived
+UPDATE session_texts SET owner = owner || ' archived' WHERE rowid = ? AND owner NOT LIKE '% archived'
 
 -- name: session.unindex
 DELETE FROM session_texts WHERE rowid = ?
