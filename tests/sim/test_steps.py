@@ -161,7 +161,8 @@ def test_who_writes_little_comes_in_beside_anothers_large_writes(
         works.loop.step()
         works.writer.committer.step()
     assert "ok" in small.replies[0]
-    assert sum("ok" in reply for reply in large.replies) == 1, "with the round's, not behind them"
+    before = sum("ok" in reply for reply in large.replies)
+    assert 1 <= before <= 2, "with a slice of the round's, not behind them"
     works.checkpoints.drop()
     works.wind_down(lambda: None)
     while large.under_way:
