@@ -247,12 +247,12 @@ class Model:
             self.gone_approvals[one] = session.owner
 
     def of_erased(self, kept: Memory) -> bool:
-        """Whether a memory came from a session of its owner that is erased."""
+        """Whether a memory came from a session that is erased, whoever kept it."""
         origin = self.by_id.get(kept.said["from_event_id"])
         of = None if origin is None else origin.stored.session_id
         names = (kept.said["session_id"], None if of is None else format_ulid(of))
         several = [self.sessions[name] for name in names if name in self.sessions]
-        return any((one.status, one.owner) == ("erased", kept.owner) for one in several)
+        return any(one.status == "erased" for one in several)
 
     # -- runs -------------------------------------------------------------------------------------
 

@@ -384,7 +384,7 @@ def _ingest(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     origin = model.by_id.get(body.get("from_event_id") or "")
     if origin is not None and origin.stored.session_id is not None:
         session = model.sessions.get(format_ulid(origin.stored.session_id))
-        if session is not None and (session.status, session.owner) == ("erased", order.principal):
+        if session is not None and session.status == "erased":
             yield PERHAPS + "gone"
     if (order.principal, body.get("memory_id")) in memories.removed:
         yield PERHAPS + "id_reused"  # what went with its session leaves its id taken
