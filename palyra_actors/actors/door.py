@@ -89,6 +89,9 @@ SMALL_FRAME_BYTES: Final = 223
 """What is around a frame on the wire: seven bytes more where it is not small."""
 
 OWN_DESCRIPTORS: Final = 256
+TRIAL_EVERY_S: Final = 10.0
+"""How often it is tried again whether connections can be cut, at most."""
+
 GUARD_TRIES_MAX: Final = 10
 GUARD_STOP_S: Final = 1.0
 MADE_IDENTITY_BYTES: Final = 5
@@ -157,6 +160,7 @@ class Door:
         self._peer_reply_bytes_max = peer_reply_bytes_max
         self._must_cut = must_cut
         self._blind: str | None = None
+        self._tried_at = -inf
         self._context = zmq.Context(io_threads=1)
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._poller = zmq.Poller()
@@ -263,6 +267,17 @@ class Door:
                 hint=f"{probe.HINT}; or set door.must_cut to false",
             )
         self._lose_sight(found)
+
+    def _try_again(self) -> None:
+        """What was told of a connection is no socket: it has gone and its number is a file's by
+        now, or a library was loaded since that breaks them all."""
+        now = self._loop.clock.monotonic()
+        if self._blind is not None or now < self._tried_at + TRIAL_EVERY_S:
+            return
+        self._tried_at = now
+        found = probe.trouble(self._context, keys=self._gate is not None)
+        if found is not None:
+            self._lose_sight(found)
 
     def _lose_sight(self, why: str) -> None:
         if self._blind is None:
@@ -539,8 +554,8 @@ class Door:
             if probe.is_socket(descriptor):
                 peer.connection = (descriptor, os.fstat(descriptor).st_ino)
                 self._take_all(peer)
-            else:  # a library that was loaded since
-                self._lose_sight(f"libzmq tells {descriptor}, which is no socket")
+            else:
+                self._try_again()
         if self._gate is not None and not self._knows(self._gate, peer, origin):
             return peer
         if len(self._peers) < self._peers_max or self._forget_an_idle_one():

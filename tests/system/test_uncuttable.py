@@ -112,6 +112,17 @@ def test_a_library_that_comes_later_is_noticed_and_a_revoked_key_is_not_served(
         wait_until_refused(wire)
 
 
+def test_a_connection_whose_number_is_a_files_by_now_says_nothing_of_the_others(
+    own: House, no_socket: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was closed before it was looked at, and its descriptor given again."""
+    told, tell = [no_socket], router.descriptor
+    monkeypatch.setattr(router, "descriptor", lambda one: told.pop() if told else tell(one))
+    assert own.connect().append(event(new_id()))
+    assert not told
+    assert reasons(own.connect()) == []
+
+
 def wait_until_refused(wire: Wire) -> None:
     """Its connection stays, and nothing is answered on it any more."""
     for _ in range(int(DEADLINE_S * 2)):
