@@ -9,6 +9,9 @@ import pytest
 from palyra_actors.testing.clock import ManualClock
 from tests.figures import Tell
 
+CAMPAIGN_S_MAX = 1800
+"""A test of a campaign; those of the ordinary run have what pyproject.toml says."""
+
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption(
@@ -22,6 +25,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 def pytest_configure(config: pytest.Config) -> None:
     if config.getoption("--campaign"):  # what is decided while tests are collected asks for this
         os.environ["PALYRA_CAMPAIGN"] = "full"
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """A campaign takes as long as the machine needs; a test that hangs still ends."""
+    for item in items if config.getoption("--campaign") else ():
+        if item.get_closest_marker("timeout") is None:
+            item.add_marker(pytest.mark.timeout(CAMPAIGN_S_MAX))
 
 
 @pytest.fixture
