@@ -13,7 +13,6 @@ over would be the way to somebody else's.
 """
 
 import fcntl
-import ipaddress
 import logging
 import os
 import resource
@@ -39,6 +38,7 @@ from palyra_actors.actors.authenticator import (
     Lock,
 )
 from palyra_actors.actors.desk import Desk
+from palyra_actors.actors.endpoint import host_of, is_served, refuse_strangers
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.guard import Guard, Reading, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
@@ -77,7 +77,6 @@ the peer has taken all that was sent before, so that a peer that does not read h
 BACKLOG_RETRY_S: Final = 0.005
 PEER_RETRY_MS: Final = 250
 IDLE_PEERS_LOOKED_AT: Final = 64
-PORT_MAX: Final = 65_535  # libzmq takes higher ones modulo 65,536
 LINGER_MS: Final = 1_000
 STUCK_S_MAX: Final = 30.0
 """A peer that takes nothing of its backlog for so long is cut, however little it is."""
@@ -194,7 +193,7 @@ class Door:
             ConfigInvalid: it is no endpoint, is taken, or would let strangers in.
         """
         try:
-            _refuse_strangers(endpoint)
+            refuse_strangers(endpoint)
         except ConfigInvalid:
             self.close()
             raise
@@ -202,7 +201,7 @@ class Door:
         self._probe(locked=False)
         bound = self._bind(endpoint)
         try:
-            _refuse_strangers(bound)  # a name may stand for any address
+            refuse_strangers(bound)  # a name may stand for any address
         except ConfigInvalid:
             self.close()
             raise
@@ -217,7 +216,7 @@ class Door:
                 could be cut.
         """
         try:
-            host = _host_of(endpoint)
+            host = host_of(endpoint)
         except ConfigInvalid:
             self.close()
             raise
@@ -306,7 +305,7 @@ class Door:
             self._socket.setsockopt(option, value)
 
     def _bind(self, endpoint: str) -> str:
-        if endpoint.startswith("ipc://") and _is_served(endpoint.removeprefix("ipc://")):
+        if endpoint.startswith("ipc://") and is_served(endpoint.removeprefix("ipc://")):
             self.close()
             raise ConfigInvalid(
                 f"cannot bind {endpoint}: somebody is served there",
@@ -765,43 +764,3 @@ class Door:
 def _chosen(identity: bytes) -> bool:
     """Whether a client chose this routing id, and not libzmq."""
     return len(identity) != MADE_IDENTITY_BYTES or identity[0] != 0
-
-
-def _is_served(path: str) -> bool:
-    """Whether somebody listens there. libzmq would take the path from them without a word."""
-    with sockets.socket(sockets.AF_UNIX) as probe:
-        try:
-            probe.connect(path)
-        except OSError:
-            return False
-    return True
-
-
-def _host_of(endpoint: str) -> str | None:
-    """The host that an endpoint names; None: it is a path. Raises ConfigInvalid: it is neither."""
-    if endpoint.startswith("ipc://"):
-        return None
-    host, colon, port = endpoint.removeprefix("tcp://").rpartition(":")
-    is_port = port == "*" or (port.isascii() and port.isdigit() and int(port) <= PORT_MAX)
-    if not endpoint.startswith("tcp://") or not colon or not is_port:
-        raise ConfigInvalid(
-            f"{endpoint!r} is no endpoint",
-            field="door.endpoint",
-            hint="tcp://127.0.0.1:7447 or ipc:///some/path",
-        )
-    return host
-
-
-def _refuse_strangers(endpoint: str) -> None:
-    """Without CURVE anyone who reaches the door is an admin: loopback and ipc only."""
-    host = _host_of(endpoint)
-    if host is None or host == "localhost":
-        return
-    with suppress(ValueError):
-        if ipaddress.ip_address(host.strip("[]")).is_loopback:
-            return
-    raise ConfigInvalid(
-        f"{host!r} is no loopback address, and whoever reaches this door is an admin",
-        field="door.endpoint",
-        hint="bind tcp://127.0.0.1:PORT or ipc://PATH, or lock the door: palyra-actors keys new",
-    )
