@@ -167,7 +167,7 @@ DEFECTS: Final = (
     ),
     Defect(
         23, "a door without keys is opened beyond loopback",
-        _ACTORS + "door.py", 'if host is None or host == "localhost":', "if host != endpoint:",
+        _ACTORS + "endpoint.py", 'if host is None or host == "localhost":', "if host != endpoint:",
         "tests/system/test_contract_principals.py"
         "::test_a_door_without_curve_is_refused_beyond_loopback",
     ),
