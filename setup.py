@@ -10,6 +10,7 @@ setup(
         Extension(
             "palyra_actors.domain._swift",
             ["palyra_actors/domain/_swift.c"],
+            depends=["palyra_actors/domain/_swift_utf8.h"],
             extra_compile_args=["-O2"],
             optional=True,
         ),
@@ -22,7 +23,7 @@ setup(
         Extension(
             "palyra_actors.domain._swift_redact",
             ["palyra_actors/domain/_swift_redact.c", "palyra_actors/domain/_swift_text.c"],
-            depends=["palyra_actors/domain/_swift_text.h"],
+            depends=["palyra_actors/domain/_swift_text.h", "palyra_actors/domain/_swift_utf8.h"],
             extra_compile_args=["-O2"],
             optional=True,
         ),

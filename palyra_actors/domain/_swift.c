@@ -16,6 +16,8 @@
 #include <stdint.h>
 #include <string.h>
 
+#include "_swift_utf8.h"
+
 #if defined(__x86_64__) && (defined(__GNUC__) || defined(__clang__))
 #define SHA_NI 1
 #include <cpuid.h>
@@ -248,41 +250,6 @@ static inline int
 is(const char *text, Py_ssize_t length, const char *name)
 {
     return (size_t)length == strlen(name) && !memcmp(text, name, (size_t)length);
-}
-
-/* UTF-8 as RFC 3629 has it: no surrogates, nothing longer than need be, nothing above U+10FFFF. */
-static int
-is_utf8(const uint8_t *s, size_t length)
-{
-    const uint8_t *end = s + length;
-    while (s < end) {
-        while (end - s >= 8) {
-            uint64_t eight;
-            memcpy(&eight, s, 8);
-            if (eight & 0x8080808080808080ULL)
-                break;
-            s += 8;
-        }
-        if (s == end)
-            return 1;
-        uint8_t lead = *s;
-        if (lead < 0x80) {
-            s++;
-            continue;
-        }
-        int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-        if (lead < 0xC2 || lead > 0xF4 || end - s <= more)
-            return 0;
-        uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-        uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-        if (s[1] < low || s[1] > high)
-            return 0;
-        for (int i = 2; i <= more; i++)
-            if ((s[i] & 0xC0) != 0x80)
-                return 0;
-        s += more + 1;
-    }
-    return 1;
 }
 
 /* How often a text of five or six bytes begins with `token`, in any case: see domain.payload. */

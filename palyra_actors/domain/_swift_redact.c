@@ -16,6 +16,7 @@
 #include <string.h>
 
 #include "_swift_text.h"
+#include "_swift_utf8.h"
 
 enum {
     VERSION = 1, /* of what is agreed with domain/swift.py: another one is not used */
@@ -97,41 +98,6 @@ pass_ones(Cursor *c, uint64_t most)
     most = (uint64_t)(at - c->at);
     c->at = at;
     return most;
-}
-
-/* UTF-8 as RFC 3629 has it: no surrogates, nothing longer than need be, nothing above U+10FFFF. */
-static int
-is_utf8(const uint8_t *s, size_t length)
-{
-    const uint8_t *end = s + length;
-    while (s < end) {
-        while (end - s >= 8) {
-            uint64_t eight;
-            memcpy(&eight, s, 8);
-            if (eight & 0x8080808080808080ULL)
-                break;
-            s += 8;
-        }
-        if (s == end)
-            return 1;
-        uint8_t lead = *s;
-        if (lead < 0x80) {
-            s++;
-            continue;
-        }
-        int more = lead >= 0xF0 ? 3 : lead >= 0xE0 ? 2 : 1;
-        if (lead < 0xC2 || lead > 0xF4 || end - s <= more)
-            return 0;
-        uint8_t low = lead == 0xE0 ? 0xA0 : lead == 0xF0 ? 0x90 : 0x80;
-        uint8_t high = lead == 0xED ? 0x9F : lead == 0xF4 ? 0x8F : 0xBF;
-        if (s[1] < low || s[1] > high)
-            return 0;
-        for (int i = 2; i <= more; i++)
-            if ((s[i] & 0xC0) != 0x80)
-                return 0;
-        s += more + 1;
-    }
-    return 1;
 }
 
 /* -- the names of a map's keys --------------------------------------------------------------------- */
