@@ -74,11 +74,11 @@ def embed_checked(
             made = np.asarray(provider.embed(texts, query=query), dtype=np.float32)
     except ProviderFault:
         raise
-    except Exception as error:
-        raise ProviderFault(f"{type(error).__name__}: {error}") from error
+    except Exception as error:  # noqa: BLE001 - its text may hold texts, or a key: only its kind
+        raise ProviderFault(f"{provider.model.name} failed: {type(error).__name__}") from None
     if made.shape != (len(texts), provider.model.dimensions):
         raise ProviderFault(
-            f"{provider.model.name} gave {'×'.join(map(str, made.shape))} numbers for"
+            f"{provider.model.name} gave {'×'.join(map(str, made.shape)) or 'no'} numbers for"
             f" {len(texts)} texts, not {provider.model.dimensions} each"
         )
     with np.errstate(all="ignore"):

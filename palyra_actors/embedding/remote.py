@@ -6,7 +6,9 @@ The key is read from the environment when it is needed and is in no message, no 
 
 import json
 import os
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Final
 
 import numpy as np
@@ -24,7 +26,8 @@ CLIENTS_FAULT: Final = frozenset((400, 413, 422))
 
 class HttpEmbeddingProvider:
     """`url`: up to and without `/embeddings`. `key_env`: the variable that holds the key; one that
-    is not set means that none is sent. Raises ConfigInvalid: httpx is not installed.
+    is not set means that none is sent. `timeout_s`: of one call from its beginning to its end, in
+    seconds, however an endpoint dribbles. Raises ConfigInvalid: httpx is not installed.
     """
 
     near = False
@@ -52,8 +55,15 @@ class HttpEmbeddingProvider:
         self._url = url.rstrip("/") + "/embeddings"
         self._key_env = key_env
         self._texts_max = texts_max
+        self._timeout_s = timeout_s
         self._httpx = httpx
-        self._client = httpx.Client(timeout=timeout_s, follow_redirects=False, transport=transport)
+        self._transport = transport
+        self._client = self._connect()
+
+    def _connect(self) -> Any:
+        return self._httpx.Client(
+            timeout=self._timeout_s, follow_redirects=False, transport=self._transport
+        )
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> Matrix:
         """In as many calls as `texts_max` makes of them. Raises ProviderFault."""
@@ -73,21 +83,53 @@ class HttpEmbeddingProvider:
         self._client.close()
 
     def _ask(self, texts: Sequence[str]) -> Matrix:
-        headers = {}
-        key = os.environ.get(self._key_env)
-        if key:
-            headers["Authorization"] = "Bearer " + key
         body = {"model": self.model.name, "input": list(texts), "encoding_format": "float"}
+        ask = self._client.stream("POST", self._url, json=body, headers=self._headers())
         try:
-            with self._client.stream("POST", self._url, json=body, headers=headers) as reply:
+            with self._in_time(), ask as reply:
                 if reply.status_code != 200:
                     raise ProviderFault(
                         f"the endpoint answered {reply.status_code}",
                         lasting=reply.status_code in CLIENTS_FAULT,
                     )
-                return self._vectors(self._read(reply), len(texts))
+                read = self._read(reply)
         except self._httpx.HTTPError as error:  # its text may hold the request: only its kind
             raise ProviderFault(f"the endpoint failed: {type(error).__name__}") from None
+        return self._vectors(read, len(texts))
+
+    def _headers(self) -> dict[str, str]:
+        """Raises ProviderFault: the key is none that can be sent; it is not told what it is."""
+        key = os.environ.get(self._key_env, "").strip()  # one from a file ends with a line's end
+        if not key:
+            return {}
+        if not (key.isascii() and key.isprintable()):
+            raise ProviderFault(f"the key in {self._key_env} has characters that cannot be sent")
+        return {"Authorization": "Bearer " + key}
+
+    @contextmanager
+    def _in_time(self) -> Iterator[None]:
+        """httpx's timeout is of one read: an endpoint that sends a byte now and then never reaches
+        it. So when the time of a call is over its connections are closed under it; the next byte,
+        or httpx's timeout, ends it then."""
+        client, over = self._client, threading.Event()
+
+        def close() -> None:
+            over.set()
+            client.close()
+
+        timer = threading.Timer(self._timeout_s, close)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        except Exception:
+            if not over.is_set():
+                raise
+        finally:
+            timer.cancel()
+        if over.is_set():
+            self._client = self._connect()
+            raise ProviderFault(f"the endpoint took more than {self._timeout_s:g} s")
 
     @staticmethod
     def _read(reply: Any) -> bytes:

@@ -2,14 +2,17 @@
 
 import json
 import logging
-from collections.abc import Callable
+import socket
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
 
-from palyra_actors.embedding.provider import ProviderFault, embed_checked
+from palyra_actors.embedding.provider import Model, ProviderFault, embed_checked
 from palyra_actors.embedding.remote import HttpEmbeddingProvider
 
 KEY = "sk-test-0123456789abcdef"
@@ -120,3 +123,86 @@ def test_one_bad_vector_leaves_the_good_ones(monkeypatch: pytest.MonkeyPatch) ->
     made, good = embed_checked(provider(answer), ["a", "bb"])
     assert good.tolist() == [False, True]
     assert np.linalg.norm(made[1]) == pytest.approx(1.0)
+
+
+def test_the_key_may_end_with_a_line_and_one_that_cannot_be_sent_is_said_to_be_so(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answer(request: httpx.Request) -> httpx.Response:
+        assert request.headers["authorization"] == f"Bearer {KEY}"
+        return httpx.Response(200, json={"data": vectors(request)})
+
+    monkeypatch.setenv("A_KEY", KEY + "\n")
+    assert len(provider(answer).embed(["a"])) == 1
+    for key in (KEY + "\u00e9", KEY[:4] + "\n" + KEY[4:]):
+        monkeypatch.setenv("A_KEY", key)
+        with pytest.raises(ProviderFault, match="the key in A_KEY has characters") as caught:
+            provider(answer).embed(["a"])
+        assert KEY[4:] not in str(caught.value)
+
+
+def test_an_exception_of_a_providers_own_tells_its_kind_only() -> None:
+    class Broken:
+        model = Model("own", "broken", 3, 1)
+        near = False
+
+        def embed(self, texts: Sequence[str], *, query: bool = False) -> Any:
+            raise RuntimeError(f"{KEY} {texts[0]}")
+
+        def close(self) -> None: ...
+
+    with pytest.raises(ProviderFault) as caught:
+        embed_checked(Broken(), ["a text"])
+    assert str(caught.value) == "broken failed: RuntimeError"
+    assert caught.value.__cause__ is None
+
+
+@contextmanager
+def dribbling(first: bytes, again: bytes) -> Iterator[int]:
+    """The port of an endpoint that answers with `first`, and then `again` and again, for ever."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            stop = threading.Event()
+            while True:
+                try:
+                    peer, _ = server.accept()
+                except OSError:
+                    return
+                with peer:
+                    try:
+                        peer.recv(65536)
+                        peer.sendall(first)
+                        while not stop.wait(0.01):
+                            peer.sendall(again)
+                    except OSError:
+                        pass
+
+        thread = threading.Thread(target=serve, daemon=True)
+        thread.start()
+        yield server.getsockname()[1]
+        server.shutdown(socket.SHUT_RDWR)
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+@pytest.mark.timeout(60)
+@pytest.mark.parametrize(
+    ("first", "again"),
+    [
+        (b"HTTP/1.1 200 OK\r\ncontent-length: 1000000\r\n\r\n", b" "),
+        (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n"),
+    ],
+)
+def test_an_endpoint_that_dribbles_is_left_when_its_time_is_over(
+    first: bytes, again: bytes
+) -> None:
+    with dribbling(first, again) as port:
+        slow = HttpEmbeddingProvider(
+            url=f"http://127.0.0.1:{port}/v1", name="small", dimensions=3, key_env="A_KEY",
+            timeout_s=0.3, texts_max=2,
+        )  # fmt: skip
+        for _ in range(2):  # it asks anew afterwards
+            with pytest.raises(ProviderFault, match="the endpoint took more than"):
+                slow.embed(["a"])
+        slow.close()
