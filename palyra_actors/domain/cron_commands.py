@@ -106,7 +106,8 @@ class Finish(NamedTuple):
 
 
 class Quarantine(NamedTuple):
-    """Something about the job fails again and again: it is disabled, and says why."""
+    """Something about the job fails again and again: it is disabled, and says why. It stands for
+    the `Wake` that failed, and is answered as that is."""
 
     error: str
 
@@ -168,7 +169,7 @@ def decide(job: Job | None, command: Command, who: Who) -> Decision:
             return plan.decision_on(run.run_id)
         case Quarantine():
             plan.quarantine(command.error)
-            return plan.decision(lambda after: {"job": view(after, who)})
+            return plan.decision(_says_when)
         case _:
             assert_never(command)
 
