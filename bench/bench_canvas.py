@@ -11,7 +11,7 @@ recovery  10,000 canvases (fewer: --canvases): an engine's start, and the first 
 beside    a canvas of 1 MB that is patched without a pause beside one of 1 KB that is patched
           50 times a second, through one door, with the default budget; and one that is sent the
           dearest patches that are refused, over one connection, by one thread and by eight that
-          do not wait when they are told to
+          do not wait when they are told to; these from a process of their own
 work      the dearest patches that are let through, and what was taken out of the loop's way
 
 The collector of garbage is set as `serve` sets it.
@@ -20,6 +20,7 @@ python bench/bench_canvas.py [--part NAME] [--canvases N] [--seconds S] [--dir F
 """
 
 import argparse
+import multiprocessing
 import random
 import statistics
 import threading
@@ -239,33 +240,32 @@ BOMBS: dict[str, tuple[dict[str, Any], list[dict[str, Any]]]] = {
 }  # fmt: skip
 
 
-def beside(folder: Path, options: argparse.Namespace) -> None:
+def floods() -> dict[str, tuple[dict[str, Any] | None, Callable[[int], Any]]]:
+    """What is sent beside a small canvas: the state of the large one, and its patches."""
     floats = {"points": [{"x": n / 7, "y": 10.0, "label": f"point {n}"} for n in range(22_000)]}
-    large: dict[str, tuple[dict[str, Any] | None, Callable[[int], Any]]] = {
+    return {
         "nothing": (None, lambda n: None),
         "rows": (a_state(1_000_000), lambda n: a_patch(n, 9_000)),
         "fractions": (floats, lambda n: [
             {"op": "replace", "path": f"/points/{n % 20_000}/x", "value": n / 3},
         ]),
+        **{
+            name: (state, lambda n, bomb=bomb: bomb) for name, (state, bomb) in BOMBS.items()
+        },
     }  # fmt: skip
-    cases = [(name, state, patch, 1) for name, (state, patch) in large.items()]
-    for name, (state, bomb) in BOMBS.items():
-        cases += [(name, state, lambda n, bomb=bomb: bomb, threads) for threads in (1, 8)]
-    with engine(folder) as (endpoint, _):
-        for name, state, patch, threads in cases:
-            emit("canvas", what="beside", large=name, threads=threads,
-                 **next_to(endpoint, state, patch, threads, options.seconds))  # fmt: skip
 
 
-def next_to(
-    endpoint: str, state: Any, patch: Callable[[int], Any], threads: int, seconds: float
-) -> dict[str, Any]:
-    """What a small canvas's patches take beside a flood, and what became of the flood's."""
-    with Client(endpoint) as mine, Client(endpoint, retry=False) as other:
-        small = mine.canvases.create(new_id(), {"text": "x" * 1_000, "n": 0}, budget_ms=0)
-        over, done = threading.Event(), {"ok": 0, "overloaded": 0, "refused": 0}
+def flood(endpoint: str, name: str, threads: int, over: Any, told: Any) -> None:
+    """Patch the large canvas without a pause until it is `over`, in a process of its own: beside
+    eight busy threads nobody could say when an answer came. Says when it begins, and at the end
+    what became of the patches."""
+    state, patch = floods()[name]
+    done = {"ok": 0, "overloaded": 0, "refused": 0}
+    with Client(endpoint, retry=False) as client:
+        canvas = client.canvases.create(new_id(), state, budget_ms=0)
+        told.put({})
 
-        def flood(canvas: Canvas) -> None:
+        def send() -> None:
             while not over.is_set():
                 try:
                     canvas.patch(done["ok"] + 1, patch(done["ok"]))
@@ -275,12 +275,35 @@ def next_to(
                 except PalyraError:
                     done["refused"] += 1
 
-        flooding = []
-        if state is not None:
-            canvas = other.canvases.create(new_id(), state, budget_ms=0)
-            flooding = [threading.Thread(target=flood, args=(canvas,)) for _ in range(threads)]
-        for thread in flooding:
+        sending = [threading.Thread(target=send) for _ in range(threads)]
+        for thread in sending:
             thread.start()
+        for thread in sending:
+            thread.join()
+    told.put(done)
+
+
+def beside(folder: Path, options: argparse.Namespace) -> None:
+    cases = [
+        (name, threads) for name in floods() for threads in ((1, 8) if name in BOMBS else (1,))
+    ]
+    with engine(folder) as (endpoint, _):
+        for name, threads in cases:
+            emit("canvas", what="beside", large=name, threads=threads,
+                 **next_to(endpoint, name, threads, options.seconds))  # fmt: skip
+
+
+def next_to(endpoint: str, name: str, threads: int, seconds: float) -> dict[str, Any]:
+    """What a small canvas's patches take beside a flood, and what became of the flood's."""
+    state, _ = floods()[name]
+    apart = multiprocessing.get_context("spawn")
+    over, told, done = apart.Event(), apart.SimpleQueue(), {"ok": 0, "overloaded": 0, "refused": 0}
+    with Client(endpoint) as mine:
+        small = mine.canvases.create(new_id(), {"text": "x" * 1_000, "n": 0}, budget_ms=0)
+        if state is not None:
+            flooding = apart.Process(target=flood, args=(endpoint, name, threads, over, told))
+            flooding.start()
+            told.get()
         time.sleep(0.5)
         times, refused, version = [], 0, 1
         ends = time.perf_counter() + seconds
@@ -292,9 +315,10 @@ def next_to(
             except PalyraError:
                 refused += 1
             time.sleep(max(0.0, 0.02 - (time.perf_counter() - began)))
-        over.set()
-        for thread in flooding:
-            thread.join()
+        if state is not None:
+            over.set()
+            done = told.get()
+            flooding.join()
     return {
         "large_bytes": 0 if state is None else len(orjson.dumps(state)),
         "large_patches_per_second": round(done["ok"] / seconds),

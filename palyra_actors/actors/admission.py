@@ -12,9 +12,9 @@ is shared:
   may go over the room by a fifth, so that a flood, which fills the room, refuses only itself.
 * A write without a budget, or with a longer one than the engine's, takes the room that is left.
   It waits for it as long as its budget says, which may be for ever.
-* A frame's size tells what most writes take, but not what a patch of a canvas does. What a write
-  took beyond that is its connection's **debt**: while others write, it has half of the loop, and
-  its next write waits until as much time has passed as it took, or is sent away until then.
+* A frame's size tells what most writes take, but not what a patch of a canvas does. What a heavy
+  one took is its connection's **debt**: while others write, it has half of the loop, and its next
+  write waits until as much time has passed as it took, or is sent away until then.
 """
 
 from collections import deque
@@ -36,7 +36,10 @@ LINES_MAX: Final = 256
 """Connections to which writes were refused, before those are forgotten whose turn is over."""
 
 HEAVY_S: Final = 0.001
-"""What a write may take of the loop, whatever its frame's size: beyond that it is a debt."""
+"""What a write may take of the loop, whatever its frame's size. One that takes more is a debt, all
+of it: were what its size tells taken off, large ones that take three milliseconds each would owe
+nothing, and come by threes in a round (`bench/bench_canvas.py`). Nor is its size in the way of
+others once it is served: they would be refused for work that is done."""
 
 DEBT_S_MIN: Final = 0.002
 """What a connection may owe before its next write waits."""
@@ -261,13 +264,20 @@ class Admission:
 
     def took(self, request: Request, load: int, seconds: float, now: float) -> None:
         """A write of that load has been served, and took the loop so long."""
-        over_s = seconds - load * self.plan.load_s
-        if over_s <= 0:
-            return
-        self.plan.beyond_s += over_s
+        self.plan.beyond_s += max(0.0, seconds - load * self.plan.load_s)
         if seconds > HEAVY_S:
             since = max(self._debts.get(request.peer, now), now)
-            self._debts[request.peer] = since + over_s
+            self._debts[request.peer] = since + seconds
+            self._lighten(request)
+
+    def _lighten(self, request: Request) -> None:
+        """Most of its work is done: what is left of its load is that of a small one."""
+        done = request.load - load_of(0)
+        if done > 0:
+            request.load -= done
+            self.load -= done
+            self._account(request.peer).load -= done
+            self.plan.refused += done  # it is in no group any more, but it was work
 
     def owed_s(self, peer: Peer, now: float) -> float:
         """For how long its next write has to wait for what those before it took; 0: it need not,

@@ -296,6 +296,7 @@ class Desk:
             elif self._serve_measured(request, message):
                 owing.add(request.peer)
         for request, frame, message in reversed(put_back):
+            self._slice = min(SLICE_LOAD_MAX, self._slice + request.load)  # others may have it
             self.admission.put_back(request, frame, message)
         self._served -= len(put_back)
         if put_back:

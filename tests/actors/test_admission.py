@@ -336,8 +336,37 @@ def test_what_does_not_take_long_is_no_debt(door: Door) -> None:
         door.arrive(other).ok({})
         one = door.arrive(peer)
         assert one.load
-        door.admission.took(one, LOAD, max(HEAVY_S, LOAD * door.plan.load_s), door.now)
+        door.admission.took(one, LOAD, HEAVY_S, door.now)
         one.ok({})
+
+
+def test_a_large_frame_does_not_pay_for_what_its_write_takes(door: Door) -> None:
+    heavy, other = Peer(), Peer()
+    door.arrive(other).ok({})
+    bomb = door.arrive(heavy)
+    seconds = 0.9 * LOAD * door.plan.load_s
+    assert seconds > 3 * HEAVY_S, "less than its size tells, and long all the same"
+    door.admission.took(bomb, LOAD, seconds, door.now)
+    bomb.ok({})
+    assert door.plan.beyond_s == 0
+    assert not door.arrive(heavy).load
+    door.now += seconds
+    assert len(door.pump()) == 1
+
+
+def test_what_a_heavy_write_has_done_is_in_nobodys_way(door: Door) -> None:
+    heavy, other = Peer(), Peer()
+    under_way, others = door.fill(heavy), [door.arrive(other)]
+    while others[-1].load:
+        others.append(door.arrive(other))
+    for one in under_way:
+        door.admission.took(one, LOAD, 2 * HEAVY_S, door.now)
+    assert {one.load for one in under_way} == {load_of(0)}
+    assert door.plan.refused == len(under_way) * (LOAD - load_of(0)), "it was work all the same"
+    assert door.pump() == [others[-1]]
+    for one in (*under_way, *others):
+        one.ok({})
+    assert door.admission.load == 0
 
 
 def test_what_is_put_back_stays_before_what_came_after_it(door: Door) -> None:
