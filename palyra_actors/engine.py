@@ -30,7 +30,7 @@ from palyra_actors.actors.checkpointer import Checkpoints
 from palyra_actors.actors.clerks.remembering import Remembering, Retention
 from palyra_actors.actors.desk import Desk, Office
 from palyra_actors.actors.directory import Directory
-from palyra_actors.actors.embedder import Embedder
+from palyra_actors.actors.embedder import QUERIES_MAX, Embedder
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.group import Group
@@ -603,10 +603,17 @@ def remembering_from(
         ),
         retention=Retention(**msgspec.structs.asdict(config.retention)),
         embedder=Embedder("palyra-embedder", provider, call_soon),
-        queries=None if provider.near else Embedder("palyra-queries", provider, call_soon),
+        queries=None if provider.near else _queries(provider, call_soon),
         maintenance_ms=int(config.maintenance_seconds * 1000),
         backfill_ms=int(config.backfill_seconds * 1000),
+        patience_s=config.timeout_seconds,
     )
+
+
+def _queries(
+    provider: MemoryEmbeddingProvider, call_soon: Callable[[Callable[[], None]], None]
+) -> Embedder:
+    return Embedder("palyra-queries", provider, call_soon, QUERIES_MAX)
 
 
 class Engine(Operations):

@@ -10,9 +10,12 @@ raise the same ones. An error carries fields, not prose: `field` names the place
 """
 
 from collections.abc import Mapping
-from typing import Any, ClassVar, Literal, TypeAlias
+from typing import Any, ClassVar, Final, Literal, TypeAlias
 
 Outcome: TypeAlias = Literal["none", "unknown"]
+
+EMBEDDING_PROVIDER: Final = "embedding_provider"
+"""`detail.cause` of an `unavailable` that is another machine's: the engine itself is well."""
 
 
 class PalyraError(Exception):
@@ -56,6 +59,11 @@ class PalyraError(Exception):
     def outcome(self) -> Outcome:
         """`none`: nothing of the request is stored. `unknown`: send it again to find out."""
         return "unknown" if self.detail.get("outcome") == "unknown" else "none"
+
+    @property
+    def elsewhere(self) -> bool:
+        """Whether what is waited for is neither storage nor the engine: it may take hours."""
+        return self.detail.get("cause") == EMBEDDING_PROVIDER
 
     def to_wire(self) -> dict[str, Any]:
         """The `err` map of a reply; keys that do not apply are left out."""

@@ -5,6 +5,7 @@ import queue
 import threading
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any, Final, NamedTuple, TypeAlias
 
 import numpy as np
@@ -22,6 +23,14 @@ log = logging.getLogger(__name__)
 TASKS_MAX: Final = 64
 """Texts or batches that wait; whoever comes then goes on without a vector."""
 
+QUERIES_MAX: Final = 1024
+"""The same of queries, which the provider is asked for together."""
+
+QUERIES_AT_ONCE: Final = 16
+"""Queries in one call of the provider, where so many wait."""
+
+LONG_S: Final = 60.0
+"""At one task, beyond what it may take: then something is wrong with the provider."""
 
 NEAR_TEXTS: Final = 4
 """For so many the interpreter is held, about 0.1 ms. Were it held for longer, the loop would wait
@@ -33,6 +42,10 @@ class Embedded(NamedTuple):
 
     vectors: Matrix
     good: Any
+
+
+class Busy(ProviderFault):
+    """Too many texts wait; the provider itself may be well."""
 
 
 Done: TypeAlias = Callable[["Embedded | ProviderFault"], None]
@@ -55,10 +68,12 @@ class Embedder:
         name: str,
         provider: MemoryEmbeddingProvider,
         call_soon: Callable[[Callable[[], None]], None],
+        tasks_max: int = TASKS_MAX,
     ) -> None:
         self._provider = provider
         self._call_soon = call_soon
-        self._tasks: queue.Queue[Task | None] = queue.Queue(TASKS_MAX)
+        self._tasks: queue.Queue[Task | None] = queue.Queue(tasks_max)
+        self._began_s: float | None = None
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
 
     def start(self) -> None:
@@ -79,11 +94,11 @@ class Embedder:
     def embed(
         self, texts: Sequence[str], done: Done, *, query: bool = False, alone: bool = False
     ) -> None:
-        """Have texts embedded. Where too many wait already, `done` gets a ProviderFault."""
+        """Have texts embedded. Where too many wait already, `done` gets that it is Busy."""
         try:
             self._tasks.put_nowait(Task(texts, done, query, alone))
         except queue.Full:
-            fault = ProviderFault("too many texts wait for the provider")
+            fault = Busy("too many texts wait for the provider")
             self._call_soon(lambda: done(fault))
 
     def _embedded(self, task: Task) -> Embedded:
@@ -102,6 +117,12 @@ class Embedder:
         )
 
     @property
+    def at_it_s(self) -> float:
+        """For how long it has been at one task, in seconds."""
+        began_s = self._began_s
+        return 0.0 if began_s is None else time.monotonic() - began_s
+
+    @property
     def busy(self) -> bool:
         """Whether anything waits."""
         return not self._tasks.empty()
@@ -117,14 +138,53 @@ class Embedder:
 
     def _run(self) -> None:
         while (task := self._tasks.get()) is not None:
-            self._serve(task)
+            self._began_s = time.monotonic()
+            more = self._more_queries() if task.query else []
+            together = [one for one in more if one is not None]
+            if together:
+                self._serve_together([task, *together])
+            else:
+                self._serve(task)
+            self._began_s = None
+            if len(together) < len(more):
+                return  # it is to stop
+
+    def _more_queries(self) -> list[Task | None]:
+        """Those that wait besides, up to the sign to stop."""
+        more: list[Task | None] = []
+        while len(more) < QUERIES_AT_ONCE - 1 and (not more or more[-1] is not None):
+            try:
+                more.append(self._tasks.get_nowait())
+            except queue.Empty:
+                break
+        return more
+
+    def _serve_together(self, tasks: Sequence[Task]) -> None:
+        """Queries of one text each, in one call; each by itself where one of them is at fault."""
+        texts = [task.texts[0] for task in tasks]
+        result = self._result(Task(texts, _nobody, True, False))
+        if isinstance(result, Embedded) and all(result.good):
+            for task, vector in zip(tasks, result.vectors, strict=True):
+                one = Embedded(vector[None, :], result.good[:1])
+                self._call_soon(partial(task.done, one))
+        elif isinstance(result, Embedded) or result.lasting:
+            for task in tasks:
+                self._serve(task)
+        else:
+            for task in tasks:
+                self._call_soon(partial(task.done, result))
 
     def _serve(self, task: Task) -> None:
-        result: Embedded | ProviderFault
+        self._call_soon(partial(task.done, self._result(task)))
+
+    def _result(self, task: Task) -> Embedded | ProviderFault:
         try:
-            result = self._embedded(task)
+            return self._embedded(task)
         except ProviderFault as fault:
-            result = fault
+            return fault
         except BaseException as error:  # noqa: BLE001 - a provider's fault ends no thread
-            result = ProviderFault(f"{type(error).__name__}")
-        self._call_soon(lambda: task.done(result))
+            return ProviderFault(f"{type(error).__name__}")
+
+
+def _nobody(_: object) -> None:
+    """Each of the tasks is told by itself."""

@@ -165,7 +165,7 @@ class Call:
             self._calls.forget(self)
 
     def _worth_another(self, error: PalyraError) -> bool:
-        if not self._calls.retry or not error.retryable:
+        if not self._calls.retry or not error.retryable or error.elsewhere:
             return False
         if error.outcome == "unknown" and not self.repeatable:
             return False
@@ -199,7 +199,8 @@ class Calls:
             the same connection, in seconds; doubled each time. None: never, for a connection
             that loses nothing.
         retry: whether `overloaded`, `unavailable` and `internal` are tried again within the
-            caller's deadline; without, they are raised at once.
+            caller's deadline; without, they are raised at once, as is what is not the engine's
+            (an embedding provider that does not answer).
     """
 
     def __init__(

@@ -4,7 +4,7 @@ memory = engine.memories.add("Alice prefers metric units", tags=["user:alice"])
 for hit in engine.memories.search("which units does Alice like?"): ...
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
@@ -55,6 +55,14 @@ class Hit:
             Memory.of(raw["item"]), raw["snippet"], raw["score"], parts["lexical"],
             parts["vector"], parts["recency"],
         )  # fmt: skip
+
+
+class Hits(list[Hit]):
+    """Best first. `note`: what the search had to do without, None where it lacked nothing."""
+
+    def __init__(self, hits: Iterable[Hit], note: str | None = None) -> None:
+        super().__init__(hits)
+        self.note = note
 
 
 class Memories:
@@ -152,13 +160,18 @@ class Memories:
         channel: str | None = None,
         as_of_ms: int | None = None,
         **options: Any,
-    ) -> list[Hit]:
+    ) -> Hits:
         """The best matches, best first.
 
         Args:
             mode: `hybrid`, `vector` or `lexical`.
             tags: items that have all of them.
             as_of_ms: what was known then; what is deleted since is not found.
+
+        Raises:
+            StorageUnavailable: a search by meaning alone (`vector`) whose embedding provider does
+                not answer. It is not asked again within the caller's time: `retry_after_ms` says
+                when that may help. A hybrid one goes without, and its `note` says so.
         """
         body = {
             "query": query,
@@ -174,7 +187,7 @@ class Memories:
             ),
         }
         ok = self._operations.call("memory.search", body, **options)
-        return [read("hit", Hit.of, raw) for raw in ok["hits"]]
+        return Hits([read("hit", Hit.of, raw) for raw in ok["hits"]], ok.get("note"))
 
     def all(
         self,

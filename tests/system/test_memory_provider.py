@@ -2,12 +2,17 @@
 
 import threading
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import pytest
 
+from palyra_actors.actors.clerks import memory_upkeep
+from palyra_actors.actors.clerks.queries import WITHOUT_MEANING
+from palyra_actors.config import Config
 from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
 from palyra_actors.embedding.provider import Matrix, Model, ProviderFault
 from palyra_actors.engine import Engine
@@ -165,3 +170,95 @@ def test_another_model_is_backfilled_while_searches_go_on(tmp_path: Path) -> Non
             "embedded": 1, "pending": 0, "timing": None,
         }  # fmt: skip
         assert engine.memories.search("green tea")[0].vector > 0.5
+
+
+def patient(seconds: float) -> Config:
+    """As NO_BUDGET, with searches that wait so long for their vectors."""
+    return msgspec.structs.replace(
+        NO_BUDGET, memory=msgspec.structs.replace(NO_BUDGET.memory, timeout_seconds=seconds)
+    )
+
+
+def test_a_provider_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
+    go_on = threading.Event()
+
+    def hangs(texts: Sequence[str], made: Matrix) -> Matrix:
+        go_on.wait(60)
+        return made
+
+    moody = Moody(well)
+    with Engine.open(tmp_path / "m.db", patient(0.3), embedding_provider=moody) as engine:
+        memories, works = engine.memories, engine._works.remembering
+        for text in TEXTS:
+            memories.add(text)
+        memories.backfill()
+        assert memories.search("green tea").note is None
+        moody.behaves = hangs
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(memories.search, ["green tea"] * 8))
+        assert {hits[0].item.content for hits in found} == {TEXTS[1]}
+        assert {hits.note for hits in found} == {WITHOUT_MEANING}
+        assert "has not answered within 0.3 s" in reasons(engine)
+        before = works.counts["faults"]
+        for _ in range(20):
+            assert memories.search("green tea").note == WITHOUT_MEANING
+        assert works.counts["faults"] == before, "nobody waited for it any more"
+
+        with pytest.raises(StorageUnavailable) as caught:
+            memories.search("green tea", mode="vector", timeout_s=600)
+        assert caught.value.retry_after_ms is not None
+        assert caught.value.detail == {"outcome": "none", "cause": "embedding_provider"}
+        assert engine._calls.statistics().sent_again == 0, "it is for whoever asks to decide"
+
+        moody.behaves = well
+        go_on.set()
+        works.rest_until_s = 0.0  # as if its rest were over
+        while memories.search("green tea").note is not None:
+            works.rest_until_s = 0.0
+        assert memories.search("green tea", mode="vector")[0].item.content == TEXTS[1]
+        assert engine.health().status == "ready"
+
+
+def test_what_an_outage_left_without_a_vector_does_not_wait_for_the_next_backfill(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_upkeep, "FIRST_S", 1e6)  # the look after the start heals, too
+    moody = Moody(times_out)
+    with Engine.open(tmp_path / "m.db", patient(30), embedding_provider=moody) as engine:
+        memories, works = engine.memories, engine._works.remembering
+        for text in TEXTS:
+            memories.add(text)
+        assert memories.backfill()["pending"] == 3
+        while works.counts["faults"] < 2:
+            pass  # those that were gathered, too
+        moody.behaves = well
+        while memories.stats()["pending_embeddings"]:
+            works.rest_until_s = 0.0
+            memories.search("green tea")
+        assert engine.health().status == "ready"
+        assert memories.search("green tea", mode="vector")[0].item.content == TEXTS[1]
+
+
+@pytest.mark.parametrize("mood", [breaks, times_out, of_wrong_dimensions, no_numbers])
+def test_a_near_provider_that_fails_is_no_fault_of_the_database(
+    tmp_path: Path, mood: Behaviour, caplog: pytest.LogCaptureFixture
+) -> None:
+    moody = Moody(mood)
+    moody.near = True
+    with Engine.open(tmp_path / "m.db", NO_BUDGET, embedding_provider=moody) as engine:
+        memories = engine.memories
+        for text in TEXTS:
+            memories.add(text)
+        hits = memories.search("green tea")
+        assert hits[0].item.content == TEXTS[1]
+        assert hits.note == WITHOUT_MEANING
+        with pytest.raises(StorageUnavailable, match="the embedding provider does not answer"):
+            memories.search("green tea", mode="vector", timeout_s=600)
+        assert engine.health().status == "degraded"
+        assert "Traceback" not in caplog.text
+        moody.behaves = well
+        assert memories.search("green tea", mode="vector")[0].item.content == TEXTS[1]
+        assert memories.search("green tea").note is None
+        while memories.stats()["pending_embeddings"]:
+            pass
+        assert engine.health().status == "ready"

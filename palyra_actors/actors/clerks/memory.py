@@ -7,12 +7,15 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
+import numpy as np
+from numpy.typing import NDArray
+
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.forgetting import Forgetter
 from palyra_actors.actors.clerks.memory_upkeep import Upkeep
+from palyra_actors.actors.clerks.queries import WITHOUT_MEANING, QueryVectors, no_vector
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering
 from palyra_actors.actors.clerks.session import clean_text, host, refuse_gone, sees
-from palyra_actors.actors.embedder import Embedded
 from palyra_actors.actors.memory import present, sizes
 from palyra_actors.actors.retry import answer_told, kept_answer
 from palyra_actors.actors.search import Library, Question, search
@@ -23,7 +26,7 @@ from palyra_actors.domain.catalog import MEMORY, REMEMBERED, SESSION
 from palyra_actors.domain.memory import BEGUN, Item, scope_id, view
 from palyra_actors.domain.redact import redact_text
 from palyra_actors.embedding.provider import ProviderFault, apart, embed_checked
-from palyra_actors.errors import Invalid, NotFound, PalyraError, StorageUnavailable, TooLarge
+from palyra_actors.errors import Invalid, NotFound, PalyraError, TooLarge
 from palyra_actors.ids import format_ulid, parse_ulid
 from palyra_actors.limits import (
     MEMORY_CHANNEL_BYTES_MAX,
@@ -67,6 +70,10 @@ class MemoryClerk:
         self._works: Remembering = counter.remembering
         self._forgetter = Forgetter(counter)
         self._backfill = Backfill(counter, self._works)
+        queries = self._works.queries
+        self._queries = (
+            None if queries is None else QueryVectors(counter, self._works, queries, self._backfill)
+        )
         self._upkeep = Upkeep(counter, self._works, self._forgetter, self._backfill)
         counter.house.listeners[MEMORY] = self._written
         counter.heirlooms.append(self._forget_of)
@@ -337,32 +344,48 @@ class MemoryClerk:
 
         def find(asked: Question, reader: ReadSide) -> Mapping[str, Any]:
             if works.provider.near and asked.mode != "lexical":
-                vectors, good = embed_checked(apart(works.provider), [asked.query], query=True)
-                asked = asked._replace(vector=vectors[0] if good[0] else None)
+                asked = asked._replace(vector=self._near_vector(asked))
             scopes = list(_owners(reader, principal).items())
             library = Library(works.shelves, works.provider.model, works.weights)
             hits = search(reader, library, scopes, asked)
-            return {"hits": hits, "took_ms": (clock.monotonic() - began) * 1000}
+            found = {"hits": hits, "took_ms": (clock.monotonic() - began) * 1000}
+            if asked.vector is None and asked.mode == "hybrid":
+                found["note"] = WITHOUT_MEANING
+            return found
 
-        if works.queries is None or body.mode == "lexical":
+        if self._queries is None or body.mode == "lexical":
             counter.look(request, partial(find, question))
             return
 
-        def come(result: Embedded | ProviderFault) -> None:
+        def come(result: NDArray[np.float32] | PalyraError) -> None:
             asked = question
             try:
-                if isinstance(result, Embedded):
-                    works.failure = None
-                    asked = question._replace(vector=result.vectors[0])
-                else:
-                    works.failed(result)
-                    if body.mode == "vector":
-                        raise _no_vector()
+                if not isinstance(result, PalyraError):
+                    asked = question._replace(vector=result)
+                elif body.mode == "vector":
+                    raise result
                 counter.look(request, partial(find, asked))
             except PalyraError as refusal:
                 request.fail(refusal)
 
-        works.queries.embed([body.query], come, query=True)
+        self._queries.ask(body.query, come)
+
+    def _near_vector(self, asked: Question) -> NDArray[np.float32] | None:
+        """In a reader's thread. None: the provider made none, and the search can do without.
+        Raises StorageUnavailable: it cannot."""
+        works, loop = self._works, self._counter.loop
+        try:
+            vectors, _ = embed_checked(apart(works.provider), [asked.query], query=True)
+        except ProviderFault as error:
+            now_s, fault = loop.clock.monotonic(), error
+            loop.call_soon(lambda: works.failed(fault, now_s))
+            if asked.mode == "vector":
+                raise no_vector(works, now_s) from None
+            return None
+        if works.failure is not None:
+            loop.call_soon(self._backfill.recovered)
+        vector: NDArray[np.float32] = vectors[0]
+        return vector
 
     def _stats(self, request: Request, body: NoBody) -> None:
         del body
@@ -518,14 +541,6 @@ def _share(value: float | None, field: str) -> float | None:
     if value is not None and math.isnan(value):
         raise Invalid("a number between 0 and 1 is needed", field=field)
     return value
-
-
-def _no_vector() -> StorageUnavailable:
-    return StorageUnavailable(
-        "the embedding provider does not answer",
-        hint="search by words (mode lexical), or try again later",
-        detail={"outcome": "none"},
-    )
 
 
 def _owners(reader: ReadSide, principal: str | None) -> dict[int, str]:

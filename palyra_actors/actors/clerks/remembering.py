@@ -17,12 +17,13 @@ from typing import Any, Final, NamedTuple
 import numpy as np
 
 from palyra_actors.actors.clerks.counter import Counter
-from palyra_actors.actors.embedder import Embedded, Embedder
+from palyra_actors.actors.embedder import LONG_S, Busy, Embedded, Embedder
 from palyra_actors.actors.memory import item_of
 from palyra_actors.actors.search import Weights
 from palyra_actors.actors.shelf import Shelves, Vectors
 from palyra_actors.embedding.provider import MemoryEmbeddingProvider, ProviderFault
 from palyra_actors.errors import PalyraError
+from palyra_actors.limits import MEMORY_UPKEEP_MAX
 from palyra_actors.storage.port import Parameters, ReadSide, WriteSide
 
 log = logging.getLogger(__name__)
@@ -41,6 +42,11 @@ QUEUE_MAX: Final = 8_192
 SCAN_ROWS: Final = 2_000
 FAILURE_CHARACTERS_MAX: Final = 200
 
+REST_S_FIRST: Final = 1.0
+REST_S_MAX: Final = 60.0
+"""For how long a provider that failed is left alone by searches and new items; the backfill asks it
+whenever it is due."""
+
 
 class Retention(NamedTuple):
     """How much is kept; 0: as much as there is. `scope_…`: of one principal's."""
@@ -57,7 +63,9 @@ class Retention(NamedTuple):
 class Remembering:
     """Made by the engine. `queries`: a thread for the vectors of queries, None where that takes
     no time. `failure`: what the provider did last, if that was no vector; `refused`: the items that
-    it would make none for since the last look at all of them."""
+    it would make none for since the last look at all of them. `patience_s`: for how long a search
+    waits for its vector. `rest_s`: for how long a provider that fails is left alone; 0: it does
+    not fail."""
 
     provider: MemoryEmbeddingProvider
     shelves: Shelves
@@ -67,6 +75,9 @@ class Remembering:
     queries: Embedder | None
     maintenance_ms: int
     backfill_ms: int
+    patience_s: float
+    rest_s: float = 0.0
+    rest_until_s: float = 0.0
     failure: str | None = None
     refused: set[int] = field(default_factory=set)
     counts: dict[str, int] = field(default_factory=lambda: {"embedded": 0, "faults": 0})
@@ -85,12 +96,30 @@ class Remembering:
             self.provider.close()
         return stopped
 
-    def failed(self, fault: ProviderFault) -> None:
+    def failed(self, fault: ProviderFault, now_s: float) -> None:
+        """It made no vector. Where that is not for the texts, it rests: twice as long each time."""
         self.counts["faults"] += 1
         self.failure = str(fault)[:FAILURE_CHARACTERS_MAX]
+        if not fault.lasting and not self.rests(now_s):
+            self.rest_s = min(max(2 * self.rest_s, REST_S_FIRST), REST_S_MAX)
+            self.rest_until_s = now_s + self.rest_s
+
+    def answered(self) -> None:
+        """It made one."""
+        self.failure, self.rest_s, self.rest_until_s = None, 0.0, 0.0
+
+    def rests(self, now_s: float) -> bool:
+        return now_s < self.rest_until_s
+
+    def retry_ms(self, now_s: float) -> int:
+        """When a search may have a vector again, at the earliest."""
+        return max(round(REST_S_FIRST * 1000), round((self.rest_until_s - now_s) * 1000))
 
     def trouble(self) -> str | None:
         """For `engine.health`."""
+        at_it_s = self.embedder.at_it_s
+        if at_it_s > LONG_S + self.patience_s:
+            return f"the embedding provider has been at one batch for {at_it_s:.0f} s"
         if self.failure is not None:
             return f"the embedding provider fails, what has no vector waits: {self.failure}"
         if self.refused:
@@ -125,9 +154,10 @@ class Backfill:
 
     def note(self, seq: int, stream: int, content: str) -> None:
         """A new item is durable."""
-        if len(self._new) < QUEUE_MAX and self._works.failure is None:
+        now_s = self._counter.loop.clock.monotonic()
+        if len(self._new) < QUEUE_MAX and not self._works.rests(now_s):
             self._new.append(Wanting(seq, stream, content))
-            self._came_at = self._counter.loop.clock.monotonic()
+            self._came_at = now_s
             if not self._gathering and not self._busy:
                 self._gathering = True
                 self._counter.call_later(GATHER_S, self._gathered)
@@ -138,6 +168,11 @@ class Backfill:
         if stream is None:
             self._works.refused.clear()
         self._look(stream, 0, limit, 0, done)
+
+    def recovered(self) -> None:
+        """The provider is back: what it left without a vector does not wait for the next turn."""
+        self._works.answered()
+        self.run(None, MEMORY_UPKEEP_MAX, _ignore)
 
     def _gathered(self) -> None:
         self._gathering = False
@@ -150,6 +185,7 @@ class Backfill:
             return
         self._busy = True
         batch = [self._new.popleft() for _ in range(min(BATCH_TEXTS, len(self._new)))]
+        failing = self._works.rest_s > 0
 
         def written(count: int | None) -> None:
             self._busy = False
@@ -157,6 +193,8 @@ class Backfill:
                 self._new.clear()
             elif self._new:
                 self._gathered()
+            if failing and not self._works.rest_s:
+                self.recovered()
 
         self._embed(batch, written)
 
@@ -206,7 +244,7 @@ class Backfill:
 
         def come(result: Embedded | ProviderFault) -> None:
             if isinstance(result, Embedded):
-                self._works.failure = None
+                self._works.answered()
                 for one, is_good in zip(batch, result.good, strict=True):
                     (self._works.refused.discard if is_good else self._works.refused.add)(one.seq)
                 self._write(batch, result, written)
@@ -219,7 +257,8 @@ class Backfill:
                 written(0)
             else:
                 log.warning("the embedding provider failed: %s", result)
-                self._works.failed(result)
+                if not isinstance(result, Busy):
+                    self._works.failed(result, self._counter.loop.clock.monotonic())
                 written(None)
 
         self._works.embedder.embed([one.content for one in batch], come, alone=alone)
@@ -268,6 +307,10 @@ class Backfill:
             own = streams == stream
             order = np.argsort(seqs[own])
             self._works.shelves.note(stream, Vectors(seqs[own][order], vectors[own][order]))
+
+
+def _ignore(_: int) -> None:
+    """Nobody waits for it."""
 
 
 def _wanting(reader: ReadSide, *, model: Any, stream: int | None, after: int, limit: int) -> Found:
