@@ -47,7 +47,7 @@ from palyra_actors.domain.cron import (
 )
 from palyra_actors.domain.fact import Decision, New
 from palyra_actors.domain.schedule import At, Cron
-from palyra_actors.errors import Conflict, NotFound
+from palyra_actors.errors import Conflict, Invalid, NotFound
 from palyra_actors.ids import format_ulid
 from palyra_actors.limits import CRON_BACKOFF_MS_MAX
 
@@ -126,6 +126,7 @@ def decide(job: Job | None, command: Command, who: Who) -> Decision:
     Raises:
         NotFound: there is no such job.
         Conflict: there is one already; the run is not that worker's, or not any more.
+        Invalid: a one-shot that can never be due.
     """
     if isinstance(command, Create):
         return _create(job, command, who)
@@ -177,7 +178,14 @@ def decide(job: Job | None, command: Command, who: Who) -> Decision:
 def _held(job: Job, run_id: bytes, fence: int, now_ms: int) -> Run:
     """The run, if it is that worker's now. Raises Conflict."""
     run = job.active
-    if run is None or run.run_id != run_id or run.status != RUNNING or not run.fence:
+    if run is not None and run.run_id == run_id and run.status == RUNNING and not run.fence:
+        raise Conflict(
+            "no worker has the run",
+            field="run_id",
+            hint="cron.work gives it out, with the fence that it has then",
+            detail={"actual": job.fence},
+        )
+    if run is None or run.run_id != run_id or run.status != RUNNING:
         raise Conflict(
             "the run is not under way any more",
             field="run_id",
@@ -231,6 +239,20 @@ def _first(
     return _instant(who, settings, anchor_ms, instant if enabled else None)
 
 
+def _check_ahead(said: Mapping[str, Any], last_ms: int) -> None:
+    """An instant has one tick, for ever, and no job goes back. Raises Invalid: a one-shot that for
+    this reason never comes, which nobody would hear of."""
+    schedule = times.known(said)
+    if isinstance(schedule, At) and schedule.at_ms <= last_ms:
+        last = next(times.explain(schedule._replace(at_ms=last_ms), 0, last_ms - 1, 1))
+        raise Invalid(
+            f"this schedule is never due: the job has had its tick of {last_ms} ({last.local})",
+            field="schedule.at_ms",
+            hint="take a later instant, or make a new job",
+            detail={"last_ms": last_ms},
+        )
+
+
 def _instant(who: Who, settings: Settings, anchor_ms: int, instant: int | None) -> dict[str, Any]:
     """An instant, and when its tick is due."""
     if instant is None:
@@ -261,6 +283,7 @@ def _update(plan: "_Plan", command: Update) -> Decision:
         )
         anchor_ms, instant = job.anchor_ms, job.next_ms
         if "schedule" in changes:
+            _check_ahead(changes["schedule"], job.last_ms)
             anchor_ms = who.now_ms
             then = _first(who, settings, anchor_ms, job.last_ms, enabled)
         else:

@@ -20,7 +20,7 @@ from palyra_actors.domain.cron_commands import (
     wake_step_by_step,
 )
 from palyra_actors.domain.fact import New
-from palyra_actors.errors import Conflict, NotFound
+from palyra_actors.errors import Conflict, Invalid, NotFound
 from tests.domain.cron_world import MINUTE, World, made
 
 
@@ -409,6 +409,24 @@ def test_a_one_shot_of_the_past_was_not_missed_by_an_engine_that_could_not_know_
     assert late.told()[0][1:] == went.told()[0][1:] == wanted
 
 
+def test_a_one_shot_that_a_job_has_gone_past_is_refused_and_changes_nothing() -> None:
+    """An instant has one tick, so it would never be due, and nobody would hear of it."""
+    world = World().turn_to(10).take()
+    world.now_ms = 2 * MINUTE  # the clock was set back
+    known, before = len(world.events), world.job
+    for at_ms in (3 * MINUTE, 10 * MINUTE):
+        with pytest.raises(Invalid) as refused:
+            world.do(Update({"schedule": {"at_ms": at_ms}}, False))
+        assert refused.value.field == "schedule.at_ms"
+        assert "never due: the job has had its tick of 600000 (1970-01-01T00:10" in str(
+            refused.value
+        )
+    assert (len(world.events), world.job) == (known, before)
+    world.do(Update({"schedule": {"at_ms": 10 * MINUTE + 1}}, False))
+    assert world.job is not None
+    assert world.job.due_ms == 10 * MINUTE + 1
+
+
 @pytest.mark.parametrize(
     ("command", "reason"),
     [
@@ -500,6 +518,15 @@ def test_quarantine_ends_what_waits_and_is_over_when_the_job_is_enabled() -> Non
     world.finish()
     world.do(Update({"enabled": True}, False))
     assert world.turn_to(3).told()[-1] == (3, "running", "tick", 0)
+
+
+def test_a_run_that_nobody_has_taken_cannot_be_finished_and_says_why() -> None:
+    world = World().turn_to(1)
+    run_id = world.runs[0].run_id
+    for command in (Finish(run_id, 0, "succeeded", None, None, False), Heartbeat(run_id, 1)):
+        with pytest.raises(Conflict, match="no worker has the run") as refused:
+            world.do(command)
+        assert refused.value.field == "run_id"
 
 
 def test_a_run_shows_what_its_worker_said_of_it() -> None:
