@@ -41,6 +41,10 @@ _MS: Final = timedelta(milliseconds=1)
 _MACHINES_OWN: Final = frozenset({"localtime", "posixrules", "Factory"})
 """Names of zone files that say nothing, or another thing on every machine."""
 
+_NO_NAMES: Final = ("right/", "posix/")
+"""Folders that some machines have beside the IANA names. The first counts leap seconds, of which
+the clock here knows nothing: its times are wrong."""
+
 WALK_DAYS_MAX: Final = 2
 """A span up to which ticks are counted one by one; a longer one is counted by days."""
 
@@ -121,6 +125,8 @@ def _check_cron(cron: Cron, field: str) -> None:
             hint="minute, hour, day of the month, month, day of the week",
         )
     try:
+        if cron.tz.startswith(_NO_NAMES):
+            raise ValueError(cron.tz)
         zone(cron.tz)
     except (ZoneInfoNotFoundError, ValueError, OSError) as error:
         raise Invalid(

@@ -247,6 +247,8 @@ def test_local_times_are_told_with_their_distance_from_utc() -> None:
         ({"cron": "* * * * *", "tz": "Europe/Atlantis"}, "schedule.tz"),
         ({"cron": "* * * * *", "tz": "../../etc/passwd"}, "schedule.tz"),
         ({"cron": "* * * * *", "tz": "localtime"}, "schedule.tz"),
+        ({"cron": "* * * * *", "tz": "right/Europe/Prague"}, "schedule.tz"),
+        ({"cron": "* * * * *", "tz": "posix/Europe/Prague"}, "schedule.tz"),
         ({"cron": "* * * * *", "tz": ""}, "schedule.tz"),
     ],
 )
