@@ -5,12 +5,13 @@ again, slowly, to say what is wrong with it.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union
 
 import msgpack
 import msgspec
+import msgspec.inspect
 from msgspec import Raw
 
 from palyra_actors.domain.redact import redact
@@ -384,7 +385,7 @@ def _invalid(envelope: Mapping[str, Raw], op: str) -> PalyraError:
         msgspec.msgpack.decode(body, type=body_type)
     except msgspec.ValidationError as error:
         wrong = _invalid_event(body) if body_type is AppendBody else None
-        return wrong or _from_validation(error, "body")
+        return wrong or _from_validation(error, "body", body_type)
     except RecursionError:
         return Invalid(f"nested deeper than {VALUE_DEPTH_MAX} levels", field="body")
     except (msgspec.MsgspecError, UnicodeDecodeError):
@@ -425,7 +426,7 @@ def _invalid_event(body: Raw) -> PalyraError | None:
         try:
             msgspec.msgpack.decode(event, type=EventIn)
         except msgspec.ValidationError as error:
-            return _from_validation(error, f"events[{index}]")
+            return _from_validation(error, f"events[{index}]", EventIn)
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return _not_utf8(event, f"events[{index}]")
     return None
@@ -443,7 +444,7 @@ def _events_said(body: bytes) -> int | None:
     return None
 
 
-def _from_validation(error: Exception, place: str) -> Invalid:
+def _from_validation(error: Exception, place: str, read_as: type | None = None) -> Invalid:
     match = _AT.match(str(error))
     message, path = (match.group(1), match.group(2) or "") if match else (str(error), "")
     named = re.search(r"(?:field|key) `([^`]*)`", message)
@@ -451,4 +452,27 @@ def _from_validation(error: Exception, place: str) -> Invalid:
     if named and "field" in message:
         parts.append(named.group(1)[:64])
     field = ".".join(part for part in parts if part) or "body"
-    return Invalid(message[:200], field=field)
+    choices = _choices(read_as, path) if read_as and message.startswith("Invalid enum") else ()
+    hint = f"one of {', '.join(choices)}" if choices else None
+    return Invalid(message[:200], field=field, hint=hint)
+
+
+def _choices(read_as: type, path: str) -> Sequence[str]:
+    """What may stand at a place that takes one of a few words; nothing: it takes others."""
+    info = msgspec.inspect
+    found: list[info.Type] = [info.type_info(read_as)]
+    for step in re.findall(r"[^.\[\]]+", path):
+        among, found = found, []
+        for one in among:
+            if isinstance(one, info.StructType):
+                found += [each.type for each in one.fields if each.encode_name == step]
+            elif isinstance(one, info.ListType):
+                found.append(one.item_type)
+        found = [
+            each
+            for one in found
+            for each in (one.types if isinstance(one, info.UnionType) else (one,))
+        ]
+    return [
+        str(value) for one in found if isinstance(one, info.LiteralType) for value in one.values
+    ]

@@ -269,6 +269,43 @@ def test_text_of_a_body_that_is_no_utf_8_is_invalid_by_its_place(
     assert (refused.request_id, refused.error.code, refused.error.field) == (7, "invalid", field)
 
 
+@pytest.mark.parametrize(
+    ("op", "body", "field", "hint"),
+    [
+        (
+            "cron.create",
+            {"name": "n", "schedule": {"every_ms": 1_000}, "concurrency_policy": "Forbid"},
+            "concurrency_policy",
+            "one of forbid, queue_one, replace",
+        ),
+        (
+            "cron.finish",
+            {"run_id": ULID, "fence": 1, "status": "done"},
+            "status",
+            "one of failed, succeeded",
+        ),
+        (
+            "memory.list",
+            {"sources": ["manual", "dream"]},
+            "sources[1]",
+            "one of import, manual, summary, tape_tool_result, tape_user_message",
+        ),
+        (
+            "journal.append",
+            {"events": [EVENT, {**EVENT, "actor": "nobody"}]},
+            "events[1].actor",
+            "one of agent, plugin, system, user",
+        ),
+        ("cron.create", {"name": 5}, "name", None),
+    ],
+)
+def test_a_word_that_there_is_not_is_refused_with_those_that_there_are(
+    op: str, body: dict[str, Any], field: str, hint: str | None
+) -> None:
+    error = _refused(_frame(op=op, body=body)).error
+    assert (error.code, error.field, error.hint) == ("invalid", field, hint)
+
+
 # -- what comes back ------------------------------------------------------------------------------
 
 
