@@ -426,7 +426,7 @@ def _invalid_event(body: Raw) -> PalyraError | None:
         try:
             msgspec.msgpack.decode(event, type=EventIn)
         except msgspec.ValidationError as error:
-            return _from_validation(error, f"events[{index}]", EventIn)
+            return _from_validation(error, f"events[{index}]")
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return _not_utf8(event, f"events[{index}]")
     return None

@@ -367,8 +367,9 @@ def test_a_new_schedule_begins_now_and_has_no_tick_of_before() -> None:
 def test_no_instant_has_two_ticks_whatever_becomes_of_the_schedule_or_the_clock() -> None:
     world = World(schedule={"at_ms": MINUTE}).turn_to(1).take().finish()
     world.do(Update({"schedule": {"at_ms": 2 * MINUTE}}, False))
-    world.do(Update({"schedule": {"at_ms": MINUTE}}, False))
-    assert world.turn_to(5).told() == [(1, "succeeded", "tick", 0)]
+    with pytest.raises(Invalid):
+        world.do(Update({"schedule": {"at_ms": MINUTE}}, False))
+    assert world.turn_to(2).told() == [(1, "succeeded", "tick", 0), (2, "running", "tick", 0)]
 
     again = World(schedule={"cron": "* * * * *", "tz": "UTC"}).turn_to(60).take()
     again.now_ms = MINUTE  # the clock is set back by almost an hour

@@ -290,12 +290,6 @@ def test_text_of_a_body_that_is_no_utf_8_is_invalid_by_its_place(
             "sources[1]",
             "one of import, manual, summary, tape_tool_result, tape_user_message",
         ),
-        (
-            "journal.append",
-            {"events": [EVENT, {**EVENT, "actor": "nobody"}]},
-            "events[1].actor",
-            "one of agent, plugin, system, user",
-        ),
         ("cron.create", {"name": 5}, "name", None),
     ],
 )
