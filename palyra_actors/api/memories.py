@@ -5,7 +5,7 @@ for hit in engine.memories.search("which units does Alice like?"): ...
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self
 
 from palyra_actors.api.results import read
@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Memory(_FromWire):
-    """One item. `superseded_by`: the item that took its place."""
+    """One item. `superseded_by`: the item that took its place. `duplicate`: of what `add` gives,
+    whether it was there already, with the tags and all else that it was first given; else None."""
 
     memory_id: str
     principal: str
@@ -34,6 +35,7 @@ class Memory(_FromWire):
     content_sha256: bytes
     superseded_by: str | None
     from_event_id: str | None
+    duplicate: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -244,5 +246,6 @@ def _given(**values: Any) -> dict[str, Any]:
 
 
 def _item(ok: Mapping[str, Any]) -> Memory:
-    memory: Memory = read("memory", Memory.of, ok["item"])
+    raw = {**ok["item"], "duplicate": ok.get("duplicate")}
+    memory: Memory = read("memory", Memory.of, raw)
     return memory

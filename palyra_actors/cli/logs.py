@@ -54,6 +54,8 @@ def log_to_stderr(kind: str, level: str) -> None:
     root = logging.getLogger()
     root.handlers = [handler]
     root.setLevel(level.upper())
+    if level != "debug":  # a line for each call of an embedding endpoint
+        logging.getLogger("httpx").setLevel(logging.WARNING)
 
 
 def _drop_nothings(

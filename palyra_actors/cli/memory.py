@@ -35,17 +35,25 @@ def add(
     channel: Channel = None,
     source: Annotated[str, typer.Option("--source")] = "manual",
     confidence: Annotated[float | None, typer.Option("--confidence", min=0, max=1)] = None,
+    expires_ms: Annotated[
+        int | None, typer.Option("--expires-ms", min=0, help="When it is forgotten.")
+    ] = None,
+    from_event: Annotated[
+        str | None, typer.Option("--from-event", help="The event that it comes from.")
+    ] = None,
     as_json: bool = False,
 ) -> None:
     """Keep a text; the same text again is the same memory."""
     memory = engine.memories.add(
         content, source=source, tags=tag, session_id=session, channel=channel,
-        confidence=confidence,
+        confidence=confidence, expires_ms=expires_ms, from_event_id=from_event,
     )  # fmt: skip
     if as_json:
         print_json(memory)
     else:
-        console().print(f"remembered {memory.memory_id}")
+        said = "already remembered as" if memory.duplicate else "remembered"
+        redacted = "" if memory.content == content else "  redacted"
+        console().print(f"{said} {memory.memory_id}{redacted}")
 
 
 @app.command(epilog=exits.HELP)
@@ -58,15 +66,25 @@ def search(
     count: Annotated[int, typer.Option("--count", "-n", min=1, max=64)] = 8,
     min_score: Annotated[float | None, typer.Option("--min-score", min=0, max=1)] = None,
     tag: Tags = None,
+    source: Annotated[
+        list[str] | None, typer.Option("--source", help="Repeatable: any of them.")
+    ] = None,
     session: Session = None,
     channel: Channel = None,
+    as_of_ms: Annotated[
+        int | None, typer.Option("--as-of-ms", min=0, help="What was known then.")
+    ] = None,
     as_json: bool = False,
 ) -> None:
     """What is remembered about something, best first, and why each of it came."""
+    if not query.strip():
+        raise typer.BadParameter("say what to look for", param_hint="QUERY")
     hits = engine.memories.search(
-        query, mode=mode, top_k=count, min_score=min_score, tags=tag, session_id=session,
-        channel=channel,
+        query, mode=mode, top_k=count, min_score=min_score, tags=tag, sources=source,
+        session_id=session, channel=channel, as_of_ms=as_of_ms,
     )  # fmt: skip
+    if hits.note is not None:
+        console(stderr=True).print(plain(hits.note), soft_wrap=True)
     for hit in hits:
         if as_json:
             print_json(hit)
@@ -98,11 +116,13 @@ def purge(
     as_json: bool = False,
 ) -> None:
     """Destroy all of a session, of a channel, or everything: there is no way back."""
+    if [session is not None, channel is not None, everything].count(True) != 1:
+        raise typer.BadParameter("exactly one is needed", param_hint="--session, --channel, --all")
     deleted = engine.memories.purge(session_id=session, channel=channel, everything=everything)
     if as_json:
         print_json({"deleted": deleted})
     else:
-        console().print(f"{deleted:,} memories destroyed")
+        console().print(f"{deleted:,} {'memory' if deleted == 1 else 'memories'} destroyed")
 
 
 @app.command(epilog=exits.HELP)
@@ -115,7 +135,8 @@ def stats(engine: Operations, as_json: bool = False) -> None:
         return
     for name, value in found.items():
         shown = moment(value) if name.endswith("_ms") and value is not None else value
-        console().print(plain(f"{name.replace('_', ' ')}: {'-' if shown is None else shown}"))
+        label = name.removesuffix("_ms").replace("_", " ")
+        console().print(plain(f"{label}: {'-' if shown is None else shown}"))
 
 
 def _show_hit(hit: Hit) -> None:
