@@ -171,8 +171,8 @@ def _trajectory(run: Mapping[str, Any], ids: "_Ids") -> Iterator[Event]:
         observed = {"tool": tool, "observation": step.get("observation"), **told}
         yield event("tool_executed", observed, "plugin")
 
-    taken = 0
-    for message in run.get("history") or []:
+    taken, history = 0, run.get("history")
+    for message in history if isinstance(history, list) else []:
         if not isinstance(message, dict):
             continue
         actor = _ACTORS.get(str(message.get("role")), "plugin")

@@ -12,6 +12,7 @@ import pytest
 
 from palyra_actors.actors.clerks import memory_upkeep
 from palyra_actors.actors.clerks.queries import WITHOUT_MEANING
+from palyra_actors.cli.reach import engine_at
 from palyra_actors.config import Config
 from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
 from palyra_actors.embedding.provider import Matrix, Model, ProviderFault
@@ -262,3 +263,31 @@ def test_a_near_provider_that_fails_is_no_fault_of_the_database(
         while memories.stats()["pending_embeddings"]:
             pass
         assert engine.health().status == "ready"
+
+
+def test_a_command_on_a_file_leaves_the_vectors_that_its_engine_paid_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database = tmp_path / "m.db"
+    with Engine.open(database, NO_BUDGET, embedding_provider=Moody(well)) as engine:
+        for text in TEXTS:
+            engine.memories.add(text)
+        assert engine.memories.backfill()["pending"] == 0
+    looked = threading.Event()
+    first_look = memory_upkeep.Upkeep._first_look
+
+    def look(upkeep: memory_upkeep.Upkeep) -> None:
+        first_look(upkeep)
+        looked.set()
+
+    monkeypatch.setattr(memory_upkeep, "FIRST_S", 0.0)
+    monkeypatch.setattr(memory_upkeep.Upkeep, "_first_look", look)
+    with engine_at("", database, 1.0) as operations:
+        assert looked.wait(30)
+        # behind whatever the look has begun: its batch, and the writing of its vectors
+        assert operations.memories.search("green tea")[0].item.content == TEXTS[1]
+        operations.memories.add("another")
+        assert operations.memories.stats()["model"] == "words-and-runs"
+        assert operations.memories.stats()["pending_embeddings"] >= 3
+    with Engine.open(database, NO_BUDGET, embedding_provider=Moody(well)) as engine:
+        assert engine.memories.stats()["pending_embeddings"] <= 1

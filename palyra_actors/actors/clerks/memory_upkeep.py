@@ -64,7 +64,13 @@ class Upkeep:
         self._compacted_ms = counter.now_ms()
         self._turns: deque[Callable[[], None]] = deque()
         counter.loop.call_soon(self._begin)
-        counter.call_later(FIRST_S, lambda: self._backfill.run(None, MEMORY_UPKEEP_MAX, _ignore))
+        counter.call_later(FIRST_S, self._first_look)
+
+    def _first_look(self) -> None:
+        """Not for a command on a file: it knows nothing of the provider that its engine has, and
+        would make vectors of its own in the place of those that were paid for."""
+        if self._counter.scheduling:
+            self._backfill.run(None, MEMORY_UPKEEP_MAX, _ignore)
 
     def _begin(self) -> None:
         """The engine runs: from when the upkeep was done last, it is due at its intervals.
