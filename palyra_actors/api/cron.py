@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Final
 from palyra_actors.api.results import read
 from palyra_actors.api.sessions import _FromWire, _given, _pages
 from palyra_actors.api.worker import RunContext, Worker
-from palyra_actors.limits import LIST_LIMIT_MAX
+from palyra_actors.errors import Invalid
+from palyra_actors.limits import CRON_NAME_BYTES_MAX, LIST_LIMIT_MAX, SUBSCRIBE_CREDIT_MAX
 
 if TYPE_CHECKING:
     from palyra_actors.api.operations import Operations
@@ -111,7 +112,7 @@ class Cron:
         """
         body = {
             "name": name,
-            "schedule": dict(schedule),
+            "schedule": _plain(schedule),
             "payload": payload,
             **_given(
                 job_id=job_id, enabled=enabled, concurrency_policy=concurrency_policy,
@@ -120,7 +121,7 @@ class Cron:
             ),
         }  # fmt: skip
         if retry is not None:
-            body["retry"] = dict(retry)
+            body["retry"] = _plain(retry)
         return _job(self._operations.call("cron.create", body, **options))
 
     def get(self, job_id: object, **options: Any) -> JobInfo:
@@ -192,7 +193,7 @@ class Cron:
         """When a job or a schedule is due next, at most 100 times."""
         body = _given(job_id=job_id, after_ms=after_ms, count=count)
         if schedule is not None:
-            body["schedule"] = dict(schedule)
+            body["schedule"] = _plain(schedule)
         ok = self._operations.call("cron.explain", body, **options)
         return [read("time", FireTime.of, raw) for raw in ok["times"]]
 
@@ -210,7 +211,20 @@ class Cron:
         (`concurrency_policy="replace"`), or its function keep a time of its own. It sees in
         `run.cancelled` that it should not go on, and nobody asks what it says after that. Ends with
         the worker's `stop`, or with the engine or client.
+
+        Raises:
+            Invalid: a name that no job can have, a function that is none, or none at once.
         """
+        if not 0 < len(name.encode()) <= CRON_NAME_BYTES_MAX:
+            raise Invalid(f"a job's name has 1..{CRON_NAME_BYTES_MAX} bytes", field="name")
+        if not callable(function):
+            raise Invalid(
+                f"{type(function).__name__!r} cannot be called",
+                field="function",
+                hint="engine.cron.handle(name, function)",
+            )
+        if not 1 <= at_once <= SUBSCRIBE_CREDIT_MAX:
+            raise Invalid(f"at_once lies in 1..{SUBSCRIBE_CREDIT_MAX}", field="at_once")
         worker = Worker(self._operations, {name: function}, at_once=at_once, options=options)
         self._workers = [one for one in self._workers if one.alive]
         self._workers.append(worker)
@@ -224,6 +238,12 @@ class Cron:
             worker.tell_to_stop()
         for worker in workers:
             worker.join(wait_s_max)
+
+
+def _plain(said: object) -> object:
+    """A map as one that can be sent. What is none goes as it is, and the engine says what it is to
+    be, and where."""
+    return dict(said) if isinstance(said, Mapping) else said
 
 
 def _job(ok: Mapping[str, Any]) -> JobInfo:

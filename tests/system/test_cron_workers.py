@@ -16,7 +16,7 @@ from palyra_actors.api.operations import Operations
 from palyra_actors.api.worker import RunContext
 from palyra_actors.client import Client
 from palyra_actors.engine import Engine
-from palyra_actors.errors import NotFound, Unavailable
+from palyra_actors.errors import Invalid, NotFound, Unavailable
 from tests.system.harness import DEADLINE_S, NO_BUDGET
 
 FAR: dict[str, Any] = {"at_ms": 4_000_000_000_000}
@@ -240,6 +240,40 @@ def test_jobs_are_listed_changed_and_explained(engine: Operations) -> None:
         "2026-03-28T07:00:00+01:00", "2026-03-29T07:00:00+02:00",
     ]  # fmt: skip
     assert engine.cron.explain(schedule={"every_ms": 50}, after_ms=0, count=1)[0].at_ms == 50
+
+
+def test_what_is_no_map_is_refused_by_its_field(engine: Operations) -> None:
+    said: Any
+    for said in ("* * * * *", None, 60_000):
+        with pytest.raises(Invalid) as refused:
+            engine.cron.create("n", said)
+        assert refused.value.field == "schedule"
+    said = "* * * * *"
+    with pytest.raises(Invalid) as refused:
+        engine.cron.explain(schedule=said)
+    assert refused.value.field == "schedule"
+    said = 3
+    with pytest.raises(Invalid) as refused:
+        engine.cron.create("n", FAR, retry=said)
+    assert refused.value.field == "retry"
+
+
+@pytest.mark.parametrize(
+    ("name", "function", "at_once", "field"),
+    [
+        ("", print, 4, "name"),
+        ("n" * 129, print, 4, "name"),
+        ("n", None, 4, "function"),
+        ("n", print, 0, "at_once"),
+        ("n", print, 10_001, "at_once"),
+    ],
+)
+def test_a_worker_that_would_never_do_anything_is_refused(
+    engine: Operations, name: str, function: Any, at_once: int, field: str
+) -> None:
+    with pytest.raises(Invalid) as refused:
+        engine.cron.handle(name, function, at_once=at_once)
+    assert refused.value.field == field
 
 
 def test_a_worker_finds_its_way_back_to_an_engine_that_comes_back(tmp_path: Path) -> None:
