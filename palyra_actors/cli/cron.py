@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 from datetime import datetime
 from itertools import islice
-from typing import Annotated, Any, Final
+from typing import Annotated, Any, Final, NamedTuple
 
 import typer
 
@@ -13,7 +13,7 @@ from palyra_actors.api.cron import CronRunInfo, FireTime, JobInfo
 from palyra_actors.api.operations import Operations
 from palyra_actors.cli import exits
 from palyra_actors.cli.reach import connected
-from palyra_actors.cli.shape import console, plain, print_json, span
+from palyra_actors.cli.shape import console, print_json, span
 from palyra_actors.cli.tables import show_all, show_one
 from palyra_actors.errors import Invalid
 
@@ -26,7 +26,12 @@ _RUN = {
     "attempt": "attempt", "started": "started_ms", "finished": "finished_ms", "error": "error",
     "run": "run_id",
 }  # fmt: skip
+_LINE = {
+    "job": "job_id", "name": "name", "next": "next", "last": "last", "result": "result",
+    "due": "due",
+}  # fmt: skip
 _SHOWN: Final = 5
+_LISTED: Final = 100
 
 
 @app.command("list", epilog=exits.HELP)
@@ -39,6 +44,12 @@ def list_jobs(
     system: Annotated[
         bool, typer.Option("--system", help="The engine's own: the upkeep that it does by itself.")
     ] = False,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            "--limit", "-n", min=1, help="At most so many. [default: 100, with --json: all]"
+        ),
+    ] = None,
     as_json: bool = False,
 ) -> None:
     """Jobs, when each is due next, and how it went the last time."""
@@ -47,25 +58,35 @@ def list_jobs(
         return
     found = engine.cron.list(enabled=enabled)
     if as_json:
-        show_all(found, {}, as_json=True)
+        show_all(found, {}, as_json=True, limit=limit)
         return
-    from rich.table import Table
-    from rich.text import Text
+    now_ms, most = _now_ms(), _LISTED if limit is None else limit
+    show_all((_line(engine, job, now_ms) for job in islice(found, most)), _LINE, as_json=False)
+    if next(found, None) is not None:
+        console().print(f"the first {most}: there are more (--limit, or --json)", style="dim")
 
-    table = Table("job", "name", "due", "next", "last", "result", box=None, pad_edge=False)
-    now_ms = _now_ms()
-    for job in found:
-        last = next(engine.cron.runs(job.job_id, page=1), None)
-        cells = (
-            job.job_id,
-            job.name,
-            _schedule(job),
-            _away(job.next_run_ms, now_ms) if job.enabled else "paused",
-            _away(None if last is None else last.scheduled_ms, now_ms),
-            "-" if last is None else _result(last),
-        )
-        table.add_row(*(Text(plain(cell)) for cell in cells))
-    console().print(table)
+
+class _Line(NamedTuple):
+    """A job, as it is listed."""
+
+    job_id: str
+    name: str
+    due: str
+    next: str
+    last: str
+    result: str
+
+
+def _line(engine: Operations, job: JobInfo, now_ms: int) -> _Line:
+    last = next(engine.cron.runs(job.job_id, page=1), None)
+    return _Line(
+        job.job_id,
+        job.name,
+        _schedule(job),
+        _away(job.next_run_ms, now_ms) if job.enabled else "paused",
+        _away(None if last is None else last.scheduled_ms, now_ms),
+        "-" if last is None else _result(last),
+    )
 
 
 def _list_own(engine: Operations, *, as_json: bool) -> None:

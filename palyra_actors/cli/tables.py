@@ -10,7 +10,7 @@ from palyra_actors.cli.shape import console, moment, plain, print_json, span, to
 ID_CELLS: Final = 26
 WRAPPED_CELLS: Final = 24  # a longer text goes on in the next line
 FILE_CELLS: Final = 1000  # of what is no terminal: a line each, for grep
-IDS: Final = frozenset({"session_id", "run_id", "approval_id", "canvas_id"})
+IDS: Final = frozenset({"session_id", "run_id", "approval_id", "canvas_id", "job_id"})
 """Columns that are never cut: what a person copies into the next command."""
 
 SPANS: Final = frozenset({"misfire_grace_ms", "jitter_ms", "lease_ms"})

@@ -48,10 +48,40 @@ def test_a_list_shows_when_jobs_are_due_and_how_it_went(
     code, out = run(capfd, "cron", "list")
     lines = {line.split()[1]: line for line in out.splitlines()[1:]}
     assert code == 0
-    assert re.search(r"30 7 \* \* MON-FRI \(Europe/Prague\) +in \d+ (d|h|min|s)", lines["digest"])
-    assert re.search(r"every 1 h 30 min +paused +- +-", lines["off"])
-    assert lines["once"].rstrip().endswith("skipped (overlap)")
+    assert re.search(
+        r" in \d+ (d|h|min|s).* - +- +30 7 \* \* MON-FRI \(Europe/Prague\)", lines["digest"]
+    )
+    assert re.search(r"paused +- +- +every 1 h 30 min", lines["off"])
+    assert re.search(r" ago +skipped \(overlap\) +once", lines["once"])
     assert job.job_id in lines["digest"]
+
+
+def test_in_a_narrow_terminal_the_list_keeps_ids_whole_and_says_what_it_leaves_out(
+    engine: Engine, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    long = engine.cron.create("n" * 128, {"cron": "0 0 1 1 *", "tz": "America/Argentina/Tucuman"})
+    monkeypatch.setenv("COLUMNS", "80")
+    _, out = run(capfd, "cron", "list")
+    assert long.job_id in out
+    assert re.search(r"^not shown here: .*due \(a wider terminal", out, re.MULTILINE)
+
+
+def test_a_list_of_very_many_ends_early_and_says_so(
+    engine: Engine, capfd: pytest.CaptureFixture[str]
+) -> None:
+    jobs = [engine.cron.create(f"job {n}", {"at_ms": 4_000_000_000_000}) for n in range(102)]
+    _, out = run(capfd, "cron", "list")
+    lines = out.splitlines()
+    assert len(lines) == 1 + 100 + 1
+    assert lines[-1] == "the first 100: there are more (--limit, or --json)"
+    _, out = run(capfd, "cron", "list", "--limit", "102")
+    assert out.splitlines()[-1].startswith(jobs[-1].job_id)
+    _, out = run(capfd, "cron", "list", "--json")
+    assert len(out.splitlines()) == 102
+    _, out = run(capfd, "cron", "list", "--json", "-n", "3")
+    assert [json.loads(line)["job_id"] for line in out.splitlines()] == [
+        job.job_id for job in jobs[:3]
+    ]
 
 
 def test_a_job_is_shown_with_how_long_things_take_and_its_schedule_as_json(
