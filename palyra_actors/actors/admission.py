@@ -44,9 +44,10 @@ others once it is served: they would be refused for work that is done."""
 DEBT_S_MIN: Final = 0.002
 """What a connection may owe before its next write waits."""
 
-PROMISED: Final = 0.55
+PROMISED: Final = 0.6
 """Of the room, what is promised unseen. What is promised and then overtaken by a stall is late, or
-refused late; and there is work enough for the next groups without (`bench/bench_overload.py`)."""
+refused late; and there is work enough for the next groups without (`bench/bench_overload.py`). Of
+the room, and not of the budget: a commit of a quarter of that would leave nothing."""
 
 OVER: Final = 1.2
 """How far whoever holds less than its share may go over the room."""
@@ -535,7 +536,7 @@ class Admission:
         in of whoever has less than an equal share of it. However bad it looks, an idle engine lets
         one in: otherwise it would never learn that it is not."""
         plan = self.plan
-        room = plan.room(now, now, PROMISED * plan.budget_s)
+        room = PROMISED * plan.room(now, now, plan.budget_s)
         if self.load <= 0:
             room = max(room, 1.0)
         return room, OVER * plan.room(now, now, plan.budget_s)

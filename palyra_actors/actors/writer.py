@@ -536,7 +536,7 @@ class Writer(PooledActor):
         group.forget_units()
         self._show(group)
         try:
-            busy_s = self._busy_s(ended)
+            busy_s = min(self._busy_s(ended), ended - min(arrived, default=ended))
             times = Times(
                 group.began, self._staged_at, ended, events, load, busy_s, len(arrived), pressed,
                 slowest_ms / 1000,
@@ -546,7 +546,8 @@ class Writer(PooledActor):
             log.exception("a group could not be measured")
 
     def _busy_s(self, ended: float) -> float:
-        """How long the loop has worked since the group before, as far as it did not sleep."""
+        """How long the loop has worked since the group before, as far as it did not sleep. Before
+        the first of a group's requests came, none of it was for them."""
         slept_s = self._loop.slept_s
         busy_s = ended - self._ended_at - (slept_s - self._slept_s)
         self._ended_at, self._slept_s = ended, slept_s

@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from palyra_actors.actors.admission import HEAVY_S, LOBBY_LOAD_MIN, Admission
+from palyra_actors.actors.admission import HEAVY_S, LOBBY_LOAD_MIN, PROMISED, Admission
 from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.work import Request, Tally
 from tests.actors.rig import Peer
@@ -478,6 +478,16 @@ def test_less_is_promised_than_is_let_in(door: Door) -> None:
     now = door.now
     room, most = door.admission.room(now)
     assert 0 < room < door.plan.room(now, now, 1.0) < most
+
+
+@pytest.mark.parametrize("commit_s", [0.01, 0.3, 0.6])
+def test_the_same_part_of_the_room_is_promised_however_long_a_commit_takes(
+    door: Door, commit_s: float
+) -> None:
+    door.arrive(Peer())
+    door.plan.commit_s = commit_s
+    promised, _ = door.admission.room(door.now)
+    assert promised == pytest.approx(PROMISED * door.plan.room(door.now, door.now, 1.0))
 
 
 def test_nobody_waits_for_those_who_pay_off_a_debt(door: Door) -> None:

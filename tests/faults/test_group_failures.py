@@ -5,6 +5,7 @@ The rig holds one COMMIT, so that all requests of a test stand in the next group
 
 from collections.abc import Iterator
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 import apsw
@@ -70,6 +71,27 @@ def test_a_group_that_is_through_before_the_loop_goes_on_took_its_time_all_the_s
     works.on_loop(lambda: None)
     assert len(seen) == 1
     assert seen[0].began <= seen[0].staged <= seen[0].ended
+
+
+def test_what_the_loop_did_before_a_request_came_is_not_counted_as_work_for_it(works: Rig) -> None:
+    """Else a write after reads, or the first of an engine, would make all others look dear."""
+    measured, seen = works.writer._measured, list[Times]()
+
+    def note(one: Measured) -> None:
+        seen.append(one.times)
+        measured(one)
+
+    def work() -> float:
+        until = monotonic() + 0.02
+        while monotonic() < until:
+            pass
+        return until
+
+    works.writer._measured = note
+    came = works.on_loop(work)
+    works.append(event(new_id())).ok()
+    works.on_loop(lambda: None)
+    assert [one.busy_s <= one.ended - came for one in seen] == [True]
 
 
 def changed(original: dict[str, object]) -> dict[str, object]:
