@@ -26,6 +26,7 @@ import statistics
 import threading
 import time
 from collections.abc import Callable
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -42,7 +43,7 @@ from palyra_actors.cli.serve import spare_the_collector
 from palyra_actors.client import Client
 from palyra_actors.clock import SystemClock
 from palyra_actors.config import Config, StorageConfig
-from palyra_actors.domain.canonical import state_hash
+from palyra_actors.domain.canonical import Text, canonical, state_hash
 from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.document import apply_patch_document, smaller_patch
 from palyra_actors.engine import Engine, Works
@@ -166,15 +167,24 @@ def growth(folder: Path, options: argparse.Namespace) -> None:
             means_of_the_rounds_us=[us(each) for each in rounds],
             patch_p99_us=round(percentile_ms(times, 0.99) * 1e3),
         )  # fmt: skip
-    own, document = [], state
+    own, spliced, document, kept = [], [], state, Text()
     for n in range(PATCHES):
+        patch = a_patch(n)
         began = time.perf_counter()
-        document = apply_patch_document(document, a_patch(n))
-        state_hash(document, plain=True)
+        after = apply_patch_document(document, patch)
+        state_hash(after, plain=True)
         own.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        after = apply_patch_document(document, patch)
+        text = kept.after(document, patch) or canonical(after, plain=True)
+        sha256(text).digest()
+        kept.keep(after, text)
+        spliced.append(time.perf_counter() - began)
+        document = after
     copied = [timed(lambda n=n: jsonpatch.apply_patch(state, a_patch(n))) for n in range(200)]
     emit(
         "canvas", what="apply", apply_and_hash_mean_us=us(own),
+        with_the_text_of_before_mean_us=us(spliced),
         jsonpatch_with_a_copy_mean_us=us(copied),
         ratio=round(statistics.fmean(own) / statistics.fmean(copied), 3),
     )  # fmt: skip

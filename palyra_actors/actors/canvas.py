@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 import msgspec
 
-from palyra_actors.actors.entity import CommandEntity, ask
+from palyra_actors.actors.entity import CommandEntity, House, ask
 from palyra_actors.domain import canvas as domain
-from palyra_actors.domain.canonical import looks_plain
+from palyra_actors.domain.canonical import Text, looks_plain
 from palyra_actors.domain.canvas import Canvas, Keep, Who
 from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.document import encoded_size, replay_patch
@@ -25,6 +25,10 @@ class CanvasActor(CommandEntity):
     id_field = "canvas_id"
     keep: ClassVar[Keep] = Keep()
 
+    def __init__(self, house: House, stream_id: bytes, messages_max: int) -> None:
+        super().__init__(house, stream_id, messages_max)
+        self._text = Text()
+
     @classmethod
     def keeping(cls, keep: Keep) -> type["CanvasActor"]:
         """The same with another rule for what history is kept."""
@@ -39,7 +43,8 @@ class CanvasActor(CommandEntity):
         assert tail is not None
         if isinstance(command, domain.Look) and state is not None and not state.erased:
             state = self._as_of(state, command.version)
-        return domain.decide(state, command, Who(self.stream_id, tail.principal, now_ms, self.keep))
+        who = Who(self.stream_id, tail.principal, now_ms, self.keep, self._text)
+        return domain.decide(state, command, who)
 
     def _as_of(self, now: Canvas, version: int | None) -> Canvas:
         """The canvas at a version, be it written or not. Raises NotFound, Gone."""

@@ -16,7 +16,7 @@ from collections.abc import Mapping, Sequence
 from hashlib import sha256
 from typing import Any, Final, NamedTuple, TypeAlias
 
-from palyra_actors.domain.canonical import canonical, is_plain, state_hash
+from palyra_actors.domain.canonical import Text, canonical, is_plain, state_hash
 from palyra_actors.domain.document import (
     apply_patch_document,
     check_size,
@@ -141,10 +141,13 @@ class Said(dict[str, Any]):
 
 
 class Who(NamedTuple):
+    """`text`: of the state that was decided last; where there is none, each is written anew."""
+
     canvas_id: bytes
     owner: str
     now_ms: int
     keep: Keep = Keep()
+    text: Text | None = None
 
 
 def decide(canvas: Canvas | None, command: Command, who: Who) -> Decision:
@@ -236,21 +239,27 @@ def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
             detail={"actual": canvas.version},
         )
     assert canvas.document is not None
-    redacted = command.redacted
+    redacted, text = command.redacted, None
     if isinstance(command, Patch):
         operations: Sequence[Mapping[str, Any]] = command.operations
         made = apply_patch_document(canvas.document, operations)
-        plain = canvas.plain and _still_plain(operations)
+        unchanged = _still_plain(operations)
+        plain = canvas.plain and unchanged
         if command.moved:
             clean, found = redact_value(made)
             if found:  # the patch as it came would move it there again
                 assert isinstance(clean, dict)
                 made, redacted, plain = clean, True, is_plain(clean)
                 operations = smaller_patch(canvas.document, made)
+        elif unchanged and who.text is not None:
+            text = who.text.after(canvas.document, operations)
     else:
         made, plain = command.document, command.plain
         operations = smaller_patch(canvas.document, made)
-    text = canonical(made, plain=plain)
+    if text is None:
+        text = canonical(made, plain=plain)
+    if who.text is not None:
+        who.text.keep(made, text)
     check_size(made, "patch" if isinstance(command, Patch) else "state", len(text))
     digest = sha256(text).digest()
     version = canvas.version + 1

@@ -8,7 +8,8 @@ asks where it says None. Nothing else depends on which of the two it is; `tests/
 holds them equal.
 
 `_swift_json.c` is the same for large values: its twins are `domain.survey.survey_plainly` and
-`domain.canonical.by_value`, and the test `tests/domain/test_swift_json.py`.
+`domain.canonical.by_value`, and the test `tests/domain/test_swift_json.py`. What it splices into a
+text is what `domain.canonical.canonical` writes anew.
 
 `_swift_redact.c` takes secrets out of a payload without decoding it: its twins are
 `domain.redact.redact` and `redact_text_plainly`, and the test `tests/domain/test_swift_redact.py`.
@@ -41,7 +42,7 @@ try:
 except ImportError:
     compiled_json: Any = None
 else:
-    compiled_json = _swift_json if _swift_json.VERSION == 1 else None
+    compiled_json = _swift_json if _swift_json.VERSION == 2 else None
 try:
     from palyra_actors.domain import _swift_redact
 except ImportError:

@@ -8,7 +8,8 @@ import rfc8785
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from palyra_actors.domain.canonical import by_value, canonical
+from palyra_actors.domain.canonical import Text, by_value, canonical, is_plain
+from palyra_actors.domain.document import apply_patch_document, escape
 from palyra_actors.domain.survey import (
     BINARY,
     LEVELS_MAX,
@@ -18,6 +19,7 @@ from palyra_actors.domain.survey import (
     survey_plainly,
 )
 from palyra_actors.domain.swift import compiled_json
+from palyra_actors.errors import Invalid
 from tests.campaign import examples
 
 pytestmark = pytest.mark.skipif(compiled_json is None, reason="no compiler when it was installed")
@@ -113,3 +115,143 @@ def test_a_state_with_fractions_is_mended_and_not_walked() -> None:
 def test_what_is_no_text_of_orjsons_ends_nothing(text: bytes) -> None:
     made = compiled_json.mend(text)
     assert made is None or isinstance(made, bytes)
+
+
+KEYS: Any = st.text(st.sampled_from('abz-_0 .é€😀"\\'), max_size=3)
+DOCUMENTS: Any = st.dictionaries(
+    KEYS,
+    st.recursive(
+        SCALARS | st.text(st.sampled_from('a"\\,[]{}'), max_size=70),
+        lambda inner: st.lists(inner, max_size=30) | st.dictionaries(KEYS, inner, max_size=8),
+        max_leaves=40,
+    ),
+    max_size=6,
+)
+PLAIN: Any = st.none() | st.booleans() | st.integers(-9, 99) | TEXTS.filter(str.isascii)
+NEW_KEYS = ["", "a", "ab", "zz", "0", "~", "b c"]
+PATHS = ["", "a", "/", "/a", "/0", "/1/a", "/a/0", "/-", "/99999999999", "//", "/\ud800"]
+
+
+def _place_in(draw: Any, document: Any) -> tuple[str, bool]:
+    """A pointer to somewhere in it, and whether something is there."""
+    path, here = "", document
+    while True:
+        if not isinstance(here, list | dict):
+            return path, True
+        names = [str(n) for n in range(len(here))] if isinstance(here, list) else list(here)
+        new = (
+            ["-", str(len(here))]
+            if isinstance(here, list)
+            else ["", "a", "ab", "zz", "0", "~", "b c"]
+        )
+        name = draw(st.sampled_from([*names, *new]))
+        path += "/" + escape(name)
+        if name not in names:
+            return path, False
+        here = here[int(name) if isinstance(here, list) else name]
+        if draw(st.integers(0, 3)) == 0:
+            return path, True
+
+
+@given(st.data())
+@settings(max_examples=examples(800, 20_000), deadline=None)
+def test_a_text_after_a_patch_is_the_canonical_one(data: Any) -> None:
+    document = data.draw(DOCUMENTS)
+    text = Text()
+    for _ in range(3):
+        text.keep(document, canonical(document))
+        path, there = _place_in(data.draw, document)
+        name = data.draw(st.sampled_from(["add", "replace", "remove", "test"])) if there else "add"
+        value = data.draw(PLAIN | st.lists(PLAIN, max_size=2) | st.dictionaries(KEYS, PLAIN))
+        operations = [{"op": name, "path": path, "value": value}]
+        if not path.isascii() or not is_plain(value):
+            continue
+        try:
+            after = apply_patch_document(document, operations)
+        except Invalid:
+            continue  # a test that fails, or the root was to be no map
+        found = text.after(document, operations)
+        assert found in (None, canonical(after))
+        document = after
+
+
+ROWS: dict[str, Any] = {
+    "rows": [{"id": n, "text": f'row "{n}", \\ [{n}] 😀', "tags": ["a", "b"]} for n in range(500)],
+    "empty": [], "none": {}, "é": {"x": 0.5}, "b": {"b": 1, "d": 2},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "operation",
+    [
+        {"op": "replace", "path": "/rows/499/text", "value": 'another "\\"'},
+        {"op": "replace", "path": "/rows/0", "value": {"b": 1, "a": [2]}},
+        {"op": "replace", "path": "/rows/250/tags/1", "value": None},
+        {"op": "add", "path": "/rows/-", "value": {"id": 500}},
+        {"op": "add", "path": "/rows/500", "value": 1},
+        {"op": "add", "path": "/rows/0", "value": 1},
+        {"op": "add", "path": "/rows/499", "value": 1},
+        {"op": "remove", "path": "/rows/0"},
+        {"op": "remove", "path": "/rows/499"},
+        {"op": "remove", "path": "/rows/63/tags"},
+        {"op": "add", "path": "/empty/-", "value": 1},
+        {"op": "add", "path": "/empty/0", "value": {}},
+        {"op": "add", "path": "/none/a", "value": 1},
+        {"op": "add", "path": "/b/a", "value": 1},
+        {"op": "add", "path": "/b/c", "value": 1},
+        {"op": "add", "path": "/b/e", "value": 1},
+        {"op": "add", "path": "/b/b", "value": 2},
+        {"op": "add", "path": "/b/", "value": 2},
+        {"op": "add", "path": "/z", "value": [[]]},
+        {"op": "remove", "path": "/b/d"},
+        {"op": "remove", "path": "/b/b"},
+        {"op": "remove", "path": "/b"},
+        {"op": "remove", "path": "/empty"},
+        {"op": "test", "path": "/b", "value": {"b": 1, "d": 2}},
+    ],
+)
+def test_one_operation_is_done_in_the_text(operation: dict[str, Any]) -> None:
+    text = Text()
+    text.keep(ROWS, canonical(ROWS))
+    after = apply_patch_document(ROWS, [operation])
+    assert text.after(ROWS, [operation]) == canonical(after)
+
+
+@pytest.mark.parametrize(
+    "operations",
+    [
+        [{"op": "move", "from": "/b/b", "path": "/c"}],
+        [{"op": "copy", "from": "/b/b", "path": "/c"}],
+        [{"op": "replace", "path": "", "value": {}}],
+        [{"op": "add", "path": "/a~1b", "value": 1}],
+        [{"op": "add", "path": '/"', "value": 1}],
+        [{"op": "add", "path": "/c", "value": 1}] * 5,
+    ],
+)
+def test_what_is_not_done_in_the_text_is_said_to_be_none(operations: list[dict[str, Any]]) -> None:
+    text = Text()
+    text.keep(ROWS, canonical(ROWS))
+    assert text.after(ROWS, operations) is None
+    assert Text().after(ROWS, [{"op": "remove", "path": "/b"}]) is None
+    assert text.after(dict(ROWS), [{"op": "remove", "path": "/b"}]) is None, "another state"
+
+
+def test_a_key_that_is_not_sorted_as_it_is_written_is_left_to_others() -> None:
+    document = {'"': 1, "\\": 2, "x": 3}
+    text = Text()
+    text.keep(document, canonical(document))
+    assert text.after(document, [{"op": "add", "path": "/b", "value": 1}]) is None
+
+
+@given(
+    st.text(st.sampled_from('{}[],:"\\a0'), max_size=150),
+    st.integers(0, 2),
+    st.sampled_from(
+        ["", "a", "/", "/a", "/0", "/1/a", "/a/0", "/-", "/99999999999", "//", "/\ud800"]
+    ),
+)
+@settings(max_examples=examples(1_000, 20_000), deadline=None)
+def test_a_text_that_is_none_ends_nothing(text: str, op: int, path: str) -> None:
+    for blob in (text.encode(), b'{"a":' + text.encode(), b"[1," + text.encode()):
+        made = compiled_json.splice(blob, op, path, b"1")
+        assert made is None or isinstance(made, bytes)
