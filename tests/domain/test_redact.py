@@ -7,7 +7,7 @@ import sys
 
 import ormsgpack
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from palyra_actors.domain.redact import (
@@ -295,6 +295,7 @@ PLACES = st.dictionaries(st.integers(0, LONG - 1), st.tuples(SOUP, SOUP), max_si
 
 
 @given(PLACES, st.sampled_from(["rows", "password", "pass", REDACTED]))
+@settings(deadline=None)
 def test_a_long_value_loses_the_same_whether_it_is_walked_or_looked_at_by_stretches(
     odd: dict[int, tuple[str, str]], name: str
 ) -> None:
