@@ -41,7 +41,7 @@ SAMPLE_EVENTS: Final = 100_000
 """Of the chain's end, where not all of it is wanted: a quarter of a second."""
 
 SAMPLE_BYTES_MAX: Final = 1024 * 1024 * 1024
-"""Of a database whose pages are all looked at even so: two seconds."""
+"""Of a database whose pages are all looked at even so: some eight seconds."""
 
 CLOCK_AHEAD_MS_MAX: Final = 60_000
 WAL_BYTES_NOTED: Final = 64 * 1024 * 1024

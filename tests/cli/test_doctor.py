@@ -84,6 +84,25 @@ def a_flipped_bit(file: Path) -> None:
     flip(file, len(file.read_bytes()) // 2 // 4096 * 4096)
 
 
+def an_index_in_another_order(file: Path) -> None:
+    """Its leaves hold each other's entries: each page is sound, and no event id is found."""
+    change(file, "PRAGMA wal_checkpoint(TRUNCATE)")
+    reader = apsw.Connection(str(file), flags=apsw.SQLITE_OPEN_READONLY)
+    leaves = reader.execute(
+        "SELECT pageno FROM dbstat WHERE name = 'events_by_id' AND pagetype = 'leaf'"
+    ).fetchall()
+    reader.close()
+    swap(file, *(int(str(page)) for (page,) in leaves[:2]))
+
+
+def swap(file: Path, one: int, other: int) -> None:
+    """Two pages, counted from 1 as SQLite does."""
+    data = bytearray(file.read_bytes())
+    a, b = (slice((page - 1) * 4096, page * 4096) for page in (one, other))
+    data[a], data[b] = data[b], data[a]
+    file.write_bytes(data)
+
+
 def no_anchor(file: Path) -> None:
     os.unlink(f"{file}-anchor")
 
@@ -161,6 +180,26 @@ def test_the_doctor_looks_beside_a_running_engine_and_names_it(run: Run, path: P
         code, _, err = run("doctor", "--db", path, "--accept-loss")
         assert code == exits.BROKEN
         assert "in use by this process" in err
+
+
+def test_an_index_in_another_order_is_refused_by_all_that_prove(
+    run: Run, path: Path, tmp_path: Path
+) -> None:
+    """An event that is sent again would be stored a second time."""
+    fill(path, 200)  # of one leaf, twenty are
+    copy = tmp_path / "copy"
+    assert run("backup", "--db", path, "--to", copy)[0] == 0
+    an_index_in_another_order(path)
+    said = run("doctor", "--db", path)[1]
+    assert "damaged pages" in said
+    assert "restore a backup" in said
+    for command in (("serve",), ("backup", "--to", tmp_path / "other"), ("append", "--text", "x")):
+        code, _, refusal = run(*command, "--db", path)
+        assert code == exits.BROKEN, command
+        assert "events_by_id" in refusal or "not sound" in refusal, refusal
+    an_index_in_another_order(copy)
+    assert run("restore", copy, "--db", tmp_path / "new.db")[0] == exits.BROKEN
+    assert run("drill", copy)[0] == exits.BROKEN
 
 
 def test_a_lost_tail_is_refused_explained_and_gone_on_from_when_that_is_accepted(
