@@ -131,6 +131,7 @@ def test_runs_that_went_before_there_was_a_table_for_it_are_gone(tmp_path: Path)
         for index in ("owner", "owner_subject", "owner_decision", "subject", "decision"):
             connection.execute(f"DROP INDEX approvals_of_{index}")
         connection.execute("ALTER TABLE approvals DROP COLUMN owner")
+        connection.execute("ALTER TABLE memory_work DROP COLUMN destroyed")
         connection.execute("DROP VIEW gone_runs; DROP TABLE gone; PRAGMA user_version = 13")
     with house(tmp_path) as opened:
         wire = opened.connect()

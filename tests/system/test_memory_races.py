@@ -112,8 +112,9 @@ def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
         engine.memories.add("stays")
         # as a crash would: the event is durable, one slice is done, nothing more comes
         monkeypatch.setattr(forgetting.Forgetter, "_go_on", one_slice_and_no_more)
+        purge = {"channel": "c", "event_id": "01M3250V000000000000000E01"}
         with pytest.raises(NoReply):
-            engine.memories.purge(channel="c", timeout_s=0.5)
+            engine.call("memory.purge", purge, timeout_s=0.5)
         assert [item.content for item in engine.memories.all()] == ["stays"]
         assert [hit.item.content for hit in engine.memories.search("Zanzibar")] == ["stays"]
         counts = engine.memories.stats()
@@ -130,6 +131,8 @@ def test_what_a_crash_leaves_half_destroyed_is_destroyed_at_the_next_start(
     rebuild.close()
     with Engine.open(database, NO_BUDGET) as engine:
         assert engine.memories.get(again.memory_id).content == "Zanzibar 3"
+        told = engine.call("memory.purge", purge)
+        assert (told["deleted"], told["duplicate"]) == (30, True), "before the crash and after it"
         engine.memories.delete(again.memory_id)  # it is answered when all is destroyed
         assert engine.verify().erased == 31
     assert b"Zanzibar" not in raw_bytes(tmp_path)

@@ -55,13 +55,14 @@ MERGES_MAX: Final = 100_000
 
 
 class Work(NamedTuple):
-    """A row of `memory_work`."""
+    """A row of `memory_work`. `destroyed`: items of it, before the engine's start too."""
 
     seq: int
     stream: int
     selects: int
     session_id: bytes | None
     channel: str | None
+    destroyed: int
 
 
 class Slice(NamedTuple):
@@ -148,6 +149,8 @@ class Forgetter:
             return
         if left:
             self._at_work = True
+            for work in left:
+                self._counts.setdefault(work.seq, work.destroyed)
             self._go_on(left, 0)
             return
         self._bulk = False
@@ -215,7 +218,8 @@ class Forgetter:
                 self._pace.took(seconds)
             self._go_on(works, place)
 
-        do_slice(self._counter, lambda storage: storage.apply(found.changes), then)
+        changes = [*found.changes, ("memory.work_did", [(found.items, seq)])]
+        do_slice(self._counter, lambda storage: storage.apply(changes), then)
 
     # -- what they leave: crossed-out entries, free pages, the WAL --------------------------------
 

@@ -68,7 +68,10 @@ SELECT memory_id FROM older LIMIT :rows
 SELECT stream, seq, session_id, channel FROM memory_work WHERE selects = 1
 
 -- name: memory.work_left
-SELECT seq, stream, selects, session_id, channel FROM memory_work ORDER BY seq
+SELECT seq, stream, selects, session_id, channel, destroyed FROM memory_work ORDER BY seq
+
+-- name: memory.work_did
+UPDATE memory_work SET destroyed = destroyed + ? WHERE seq = ?
 
 -- name: memory.work_done
 DELETE FROM memory_work WHERE seq = ?

@@ -1,4 +1,4 @@
-PRAGMA user_version = 17;
+PRAGMA user_version = 18;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -206,7 +206,7 @@ CREATE TABLE memory_work (
     selects    INTEGER NOT NULL,
     session_id BLOB,
     channel    TEXT
-) STRICT;
+, destroyed INTEGER NOT NULL DEFAULT 0) STRICT;
 
 CREATE TABLE meta (
     name  TEXT NOT NULL PRIMARY KEY,
