@@ -522,3 +522,21 @@ def test_the_index_is_merged_when_the_schedule_says_so(tmp_path: Path) -> None:
         wire.ok("memory.maintain")
         assert wire.ok("memory.stats")["last_vacuum_ms"] == clock.wall_ms() - 60_000
         assert len(found(wire, "entry", top_k=64)) == 20
+
+
+def test_a_merge_that_fell_due_while_no_engine_ran_is_made_up_for(tmp_path: Path) -> None:
+    clock = ManualClock(wall_ms=1_790_000_000_000)  # 14:13:20 UTC
+    config = NO_BUDGET.replaced("memory", retention={"vacuum_schedule": "15 14 * * *"})
+    with house(tmp_path, config, clock=clock) as home:
+        ingest(home.connect(), "entry")
+    for minutes in (5, 24 * 60):  # the first one ever, and a later one
+        clock.turn(minutes * 60_000)
+        with house(tmp_path, config, clock=clock) as home:
+            wire = home.connect()
+            wire.ok("memory.maintain")
+            assert wire.ok("memory.stats")["last_vacuum_ms"] == clock.wall_ms()
+    with house(tmp_path, config, clock=clock) as home:
+        wire = home.connect()
+        clock.turn(60_000)
+        wire.ok("memory.maintain")
+        assert wire.ok("memory.stats")["last_vacuum_ms"] == clock.wall_ms() - 60_000

@@ -83,6 +83,7 @@ class Upkeep:
         except PalyraError as error:
             log.warning("when memories were looked after last could not be read: %s", error)
         rota, works = self._counter.rota, self._works
+        self._go_on_with_schedule(found)
         intervals: tuple[tuple[str, str, int, Callable[[], None]], ...] = (
             ("maintain", "maintenance", works.maintenance_ms, lambda: self.maintain(None)),
             ("backfill", "backfill", works.backfill_ms, lambda: self.backfill(None)),
@@ -93,6 +94,15 @@ class Upkeep:
                 f"memory.{name}", every_ms, call,
                 last_ms=last_ms, catch_up=self._counter.scheduling,
             )  # fmt: skip
+
+    def _go_on_with_schedule(self, found: Mapping[str, int]) -> None:
+        """What fell due while no engine ran is made up for: the schedule counts from when it was
+        kept last, or else from when there first was one, not from this start."""
+        since_ms = found.get("merging", found.get("scheduled"))
+        if since_ms is not None:
+            self._compacted_ms = since_ms
+        elif self._works.retention.vacuum_schedule:
+            self._stamp("scheduled", _nothing_more)
 
     def maintain(
         self,
@@ -294,3 +304,7 @@ def vacuum_due(schedule: str, last_ms: int, now_ms: int) -> bool:
 
 def _ignore(_: int) -> None:
     """Nobody waits for it."""
+
+
+def _nothing_more() -> None:
+    """The same of what comes to nothing."""
