@@ -518,7 +518,7 @@ class Works:
             self.anchors.note(group.after)
 
     def _measured(self, measured: Measured) -> None:
-        self.latency.actor_ref.tell(measured)
+        self.latency.hand(measured)
 
     def _next_stream(self) -> int:
         self.next_stream += 1

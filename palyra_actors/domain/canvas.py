@@ -91,11 +91,13 @@ class Create(NamedTuple):
 
 
 class Patch(NamedTuple):
-    """`moved`: it moves or copies something to where texts are secrets."""
+    """`plain`: all that it brings is, as `is_plain` says. `moved`: it moves or copies something to
+    where texts are secrets."""
 
     expected_version: int
     operations: Sequence[Mapping[str, Any]]
     redacted: bool
+    plain: bool
     moved: bool = False
 
 
@@ -243,7 +245,7 @@ def _change(canvas: Canvas, command: Patch | Replace, who: Who) -> Decision:
     if isinstance(command, Patch):
         operations: Sequence[Mapping[str, Any]] = command.operations
         made = apply_patch_document(canvas.document, operations)
-        unchanged = _still_plain(operations)
+        unchanged = command.plain and all(one["path"].isascii() for one in operations)
         plain = canvas.plain and unchanged
         if command.moved:
             clean, found = redact_value(made)

@@ -10,10 +10,10 @@ stops other actors, and the mailbox survives: what the actor could not handle is
 
 import logging
 from types import TracebackType
-from typing import Any, ClassVar, Protocol, Self
+from typing import Any, ClassVar, Final, Protocol, Self
 
 import pykka
-from pykka.messages import _ActorStop
+from pykka.messages import ProxyCall, ProxyGetAttr, ProxySetAttr, _ActorStop
 
 from palyra_actors.runtime.mailbox import MESSAGES_MAX_DEFAULT, Mailbox
 
@@ -142,6 +142,11 @@ class PooledActor(pykka.Actor):
             if reply_to is None or not isinstance(error, Exception):
                 self._failed(envelope.message, error)
 
+    def _handle_receive(self, message: Any) -> Any:
+        if type(message) in _PYKKAS:
+            return super()._handle_receive(message)
+        return self.on_receive(message)
+
     def _failed(self, message: Any, error: BaseException) -> None:
         log.error("%s failed at %s", self, type(message).__name__, exc_info=error)
         try:
@@ -168,3 +173,5 @@ class PooledActor(pykka.Actor):
 
 
 StopMessage = _ActorStop
+_PYKKAS: Final = frozenset({_ActorStop, ProxyCall, ProxyGetAttr, ProxySetAttr})
+"""Messages that pykka has a meaning of its own for: it asks of each message four times."""

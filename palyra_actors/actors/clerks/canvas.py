@@ -95,7 +95,9 @@ class CanvasClerk:
     def _patch(self, request: Request, body: PatchCanvasBody) -> None:
         counter = self._counter
         canvas_id = counter.ulid(body.canvas_id, "canvas_id")
-        operations, redacted = counter.clean_value(body.patch, "patch", CANVAS_PATCH_BYTES_MAX)
+        operations, redacted, suspicious = counter.clean_and_look(
+            body.patch, "patch", CANVAS_PATCH_BYTES_MAX
+        )
         if not isinstance(operations, list):
             raise Invalid("a patch is a list of operations", field="patch", hint="RFC 6902")
         for index, one in enumerate(operations):
@@ -106,14 +108,14 @@ class CanvasClerk:
                     hint="RFC 6902",
                     detail={"index": index},
                 )
-        _check_json(operations, "patch")
+        plain = _check_json(operations, "patch")
         moved, clean = False, {"patch": operations}
-        if counter.suspicious(bytes(body.patch)):
+        if suspicious:
             hidden = [_hide(operation) for operation in operations]
             redacted = redacted or any(found for _, found in hidden)
             operations = [operation for operation, _ in hidden]
             moved = any(_moves_below_a_secret(operation) for operation in operations)
-        command = domain.Patch(body.expected_version, operations, redacted, moved)
+        command = domain.Patch(body.expected_version, operations, redacted, plain, moved)
         counter.command(
             request, CANVAS, canvas_id, command, op="canvas.patch", body=body, clean=clean
         )

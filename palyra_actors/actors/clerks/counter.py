@@ -142,11 +142,18 @@ class Counter:
             TooLarge: it is longer than `bytes_max` bytes.
             Invalid: it breaks a rule of the contract's values; `field` and the path in it.
         """
+        value, redacted, _ = self.clean_and_look(raw, field, bytes_max)
+        return value, redacted
+
+    def clean_and_look(
+        self, raw: msgspec.Raw, field: str, bytes_max: int
+    ) -> tuple[Any, bool, bool]:
+        """As `clean_value`, and whether what came was `suspicious`."""
         blob = bytes(raw)
         value = check_value(blob, field, bytes_max)
         if not self.suspicious(blob):
-            return value, False
-        return redact_value(value, blob, look=self.suspicious)
+            return value, False, False
+        return *redact_value(value, blob, look=self.suspicious), True
 
     def suspicious(self, packed: bytes) -> bool:
         """Whether a secret may be in these bytes of MessagePack: a hundredth of what `redact`
