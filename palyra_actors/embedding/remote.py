@@ -58,12 +58,16 @@ class HttpEmbeddingProvider:
         self._timeout_s = timeout_s
         self._httpx = httpx
         self._transport = transport
-        self._client = self._connect()
+        self._clients: dict[int, Any] = {}
 
-    def _connect(self) -> Any:
-        return self._httpx.Client(
-            timeout=self._timeout_s, follow_redirects=False, transport=self._transport
-        )
+    def _client(self, *, anew: bool = False) -> Any:
+        """The calling thread's own: closing one leaves the call of another thread alone."""
+        thread = threading.get_ident()
+        if anew or thread not in self._clients:
+            self._clients[thread] = self._httpx.Client(
+                timeout=self._timeout_s, follow_redirects=False, transport=self._transport
+            )
+        return self._clients[thread]
 
     def embed(self, texts: Sequence[str], *, query: bool = False) -> Matrix:
         """In as many calls as `texts_max` makes of them. Raises ProviderFault."""
@@ -80,11 +84,12 @@ class HttpEmbeddingProvider:
             raise ProviderFault("the endpoint's vectors are not of one length") from error
 
     def close(self) -> None:
-        self._client.close()
+        for client in list(self._clients.values()):
+            client.close()
 
     def _ask(self, texts: Sequence[str]) -> Matrix:
         body = {"model": self.model.name, "input": list(texts), "encoding_format": "float"}
-        ask = self._client.stream("POST", self._url, json=body, headers=self._headers())
+        ask = self._client().stream("POST", self._url, json=body, headers=self._headers())
         try:
             with self._in_time(), ask as reply:
                 if reply.status_code != 200:
@@ -111,7 +116,7 @@ class HttpEmbeddingProvider:
         """httpx's timeout is of one read: an endpoint that sends a byte now and then never reaches
         it. So when the time of a call is over its connections are closed under it; the next byte,
         or httpx's timeout, ends it then."""
-        client, over = self._client, threading.Event()
+        client, over = self._client(), threading.Event()
 
         def close() -> None:
             over.set()
@@ -128,7 +133,7 @@ class HttpEmbeddingProvider:
         finally:
             timer.cancel()
         if over.is_set():
-            self._client = self._connect()
+            self._client(anew=True)
             raise ProviderFault(f"the endpoint took more than {self._timeout_s:g} s")
 
     @staticmethod

@@ -5,6 +5,7 @@ import logging
 import socket
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
 
@@ -206,3 +207,32 @@ def test_an_endpoint_that_dribbles_is_left_when_its_time_is_over(
             with pytest.raises(ProviderFault, match="the endpoint took more than"):
                 slow.embed(["a"])
         slow.close()
+
+
+def test_a_call_that_is_cut_off_leaves_that_of_another_thread_alone() -> None:
+    cut, done = threading.Event(), threading.Event()
+
+    class Transport(httpx.BaseTransport):
+        def handle_request(self, request: httpx.Request) -> httpx.Response:
+            if json.loads(request.content)["input"] == ["slow"]:
+                assert cut.wait(30)
+                assert done.wait(30)
+            return httpx.Response(200, json={"data": vectors(request)})
+
+        def close(self) -> None:
+            cut.set()
+
+    shared = HttpEmbeddingProvider(
+        url="http://endpoint.test/v1", name="small", dimensions=3, key_env="A_KEY",
+        timeout_s=0.2, texts_max=2, transport=Transport(),
+    )  # fmt: skip
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(shared.embed, ["slow"])
+        assert cut.wait(30)
+        try:
+            assert len(shared.embed(["fast"])) == 1
+        finally:
+            done.set()
+        with pytest.raises(ProviderFault, match="took more than"):
+            slow.result()
+    shared.close()
