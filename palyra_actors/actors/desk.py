@@ -246,8 +246,9 @@ class Desk:
         self.admission.refused_early(count, served_at)
 
     def stop(self) -> None:
-        """Refuse what waits, and all that comes from now on."""
+        """Refuse what waits, and all that comes from now on; wake no job any more."""
         self.stopping = True
+        self.counter.rest()
         for request in self.admission.empty():
             request.fail(stopping())
 

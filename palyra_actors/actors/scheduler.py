@@ -126,7 +126,7 @@ class Scheduler(PooledActor):
         self._failures: dict[bytes, int] = {}
         self._timer: Timer | None = None
         self._timer_at = 0.0
-        self._told = False
+        self._told = self._rests = False
         self._offset_ms = self._offset()
         self._woken = self._steps = 0
         self.started_at = loop.clock.monotonic()
@@ -154,6 +154,11 @@ class Scheduler(PooledActor):
         kept = ahead() if len(self._moments) < AHEAD_MAX else None
         self._keep(job_id, Moment(wake_ms, owner, name, kept))
 
+    def rest(self) -> None:
+        """The engine stops: no job is woken any more, nor one of the engine's own. What is under
+        way ends; what is due, the next start finds in the file."""
+        self._rests = True
+
     def statistics(self) -> SchedulerStatistics:
         return SchedulerStatistics(
             len(self._moments), len(self._under_way), len(self._failures), self._woken, self._steps
@@ -178,6 +183,8 @@ class Scheduler(PooledActor):
         self._loop.call_later(LOOK_S_MAX, self.tell)
 
     def _look(self) -> None:
+        if self._rests:
+            return
         self._notice_steps()
         self._rota.turn()
         if not self.wakes_jobs:

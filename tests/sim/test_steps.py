@@ -171,6 +171,38 @@ def test_who_writes_little_comes_in_beside_anothers_large_writes(
     assert works.shut(0.0)
 
 
+def test_an_engine_that_stops_begins_no_run_of_a_job(tmp_path: Path, clock: ManualClock) -> None:
+    """No worker would hear of it, and the writer that is waited for would not come to rest."""
+    works, caller = Works(tmp_path / "jobs.db", Config(), clock, None), Caller()
+    works.begin()
+
+    def go_on() -> None:
+        works.loop.step()
+        works.writer.committer.step()
+        while works.pool.step():
+            pass
+
+    job = {"name": "n", "schedule": {"every_ms": 100}, "concurrency_policy": "replace"}
+    works.desk.serve(
+        ((caller, msgpack.packb({"v": 1, "id": 1, "op": "cron.create", "body": job})),)
+    )
+    while not caller.replies:
+        go_on()
+    clock.turn(100)
+    while not works.desk.counter.jobs()["woken"]:
+        go_on()
+    for _ in range(10):
+        go_on()
+    works.checkpoints.drop()
+    works.wind_down(lambda: None)
+    works.loop.step()
+    for _ in range(20):
+        clock.turn(100)
+        go_on()
+    assert works.desk.counter.jobs()["woken"] == 1
+    assert works.shut(0.0)
+
+
 def test_a_closed_engine_leaves_nothing_of_itself_in_memory(tmp_path: Path) -> None:
     engine = Engine.open(tmp_path / "left.db")
     works = weakref.ref(engine._works)

@@ -100,6 +100,8 @@ class Counter:
         """Whether jobs are woken when they are due."""
         self.rota = Rota(house.loop.clock)
         """The engine's own jobs, each at its interval; the scheduler wakes them."""
+        self.rest: Callable[[], None] = lambda: None
+        """The engine stops: begin nothing by itself any more. It may be called again."""
         self.jobs: Callable[[], Mapping[str, int]] = dict
         """Counts of scheduler and workers."""
 

@@ -64,6 +64,7 @@ class CronClerk:
         counter.house.listeners[CRON] = self._written
         counter.beside.append(self._feed)
         counter.jobs = self.statistics
+        counter.rest = self._scheduler.rest
         counter.loop.call_soon(self._begin)
 
     def operations(self) -> Mapping[str, Any]:
