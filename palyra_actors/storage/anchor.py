@@ -33,13 +33,14 @@ from palyra_actors.storage.port import Head
 SLOT_BYTES: Final = 4096
 """Of a line with its padding: what a file system writes at once, so never both of them."""
 
+_SUFFIX: Final = "-anchor"
 _LINE: Final = re.compile(rb"palyra-anchor 1 (\d{1,19}):([0-9a-f]{64})\n")
 _SLOT: Final = re.compile(rb"(palyra-anchor 2 (\d{1,19}):([0-9a-f]{64})) ([0-9a-f]{8}) *\n")
 
 
 def beside(file: str | os.PathLike[str]) -> str:
     """Where the anchor of a database lies, unless the configuration says otherwise."""
-    return os.path.realpath(file) + "-anchor"
+    return os.path.realpath(file) + _SUFFIX
 
 
 def read(path: str) -> Head | None:
@@ -55,16 +56,26 @@ def read(path: str) -> Head | None:
         return None
     except OSError as cause:
         raise OpenRefused(
-            f"the anchor {path} cannot be read: {cause.strerror}", detail={"path": path}
+            f"the anchor {path} cannot be read: {cause.strerror}",
+            hint=f"put the right file back; without one: {_going_on(path)}",
+            detail={"path": path},
         ) from cause
     head = _head_in(content)
     if head is None:
         raise OpenRefused(
             f"{path} is no anchor",
-            hint="put the right file back; without one: palyra-actors doctor --accept-loss",
+            hint=f"put the right file back; without one: {_going_on(path)}",
             detail={"path": path},
         )
     return head
+
+
+def _going_on(path: str, file: str | None = None) -> str:
+    """The command that makes an anchor anew. `file`: its database, if that is known."""
+    if file is None and path.endswith(_SUFFIX):
+        file = path.removesuffix(_SUFFIX)
+    elsewhere = "" if file is not None and path == beside(file) else f" --anchor {path}"
+    return f"palyra-actors doctor --db {file or 'FILE'}{elsewhere} --accept-loss"
 
 
 def _head_in(content: bytes) -> Head | None:
@@ -177,11 +188,10 @@ def refuse_loss(
         if head.seq < anchored.seq
         else f"event {seq} of {file} is not the one that its anchor has seen"
     )
-    elsewhere = "" if path == beside(file) else f" --anchor {path}"
     raise OpenRefused(
         what,
         hint="put the right file or a newer backup in its place; to go on with what is there: "
-        f"palyra-actors doctor --db {file}{elsewhere} --accept-loss",
+        f"{_going_on(path, file)}",
         detail={
             "path": file,
             "anchor": path,

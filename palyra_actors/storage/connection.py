@@ -18,7 +18,14 @@ from urllib.parse import quote
 import apsw
 
 from palyra_actors.errors import OpenRefused, StorageUnavailable
-from palyra_actors.storage.files import APPLICATION_ID, inspect, refuse_newer, secure, size_bytes
+from palyra_actors.storage.files import (
+    APPLICATION_ID,
+    inspect,
+    refuse_newer,
+    restoring,
+    secure,
+    size_bytes,
+)
 
 Synchronous: TypeAlias = Literal["off", "normal", "full", "extra"]
 
@@ -390,4 +397,9 @@ def _sorted_errors(file: str) -> Iterator[None]:
             f"{file} cannot be opened now: {cause}", detail={"path": file, "outcome": "none"}
         ) from cause
     except (apsw.Error, OSError) as cause:
-        raise OpenRefused(f"{file} cannot be opened: {cause}", detail={"path": file}) from cause
+        damaged = isinstance(cause, apsw.CorruptError | apsw.NotADBError)
+        raise OpenRefused(
+            f"{file} cannot be opened: {cause}",
+            hint=restoring(file) if damaged else "see who may read and write it and its folder",
+            detail={"path": file},
+        ) from cause

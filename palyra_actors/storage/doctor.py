@@ -26,11 +26,11 @@ from palyra_actors.storage.connection import (
     open_reader,
     pragma,
 )
-from palyra_actors.storage.files import inspect, size_bytes
+from palyra_actors.storage.files import inspect, restoring, size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.lock import DatabaseLock, holder_of
 from palyra_actors.storage.migrations import latest_version
-from palyra_actors.storage.opening import keep_anchor
+from palyra_actors.storage.opening import keep_anchor, refuse_missing
 from palyra_actors.storage.port import Head
 from palyra_actors.storage.queries import sql
 from palyra_actors.storage.upkeep import space
@@ -78,7 +78,7 @@ def examine(file: str, anchor_path: str, *, full: bool) -> Iterator[Finding]:
     yield from _file(file)
     yield _owner(file)
     yield from _modes(file, anchor_path)
-    header = _header(file)
+    header = _header(file, anchor_path)
     yield header
     yield _sqlite()
     if header.verdict in ("wrong", "damaged"):
@@ -93,7 +93,7 @@ def examine(file: str, anchor_path: str, *, full: bool) -> Iterator[Finding]:
     except PalyraError as refusal:
         yield Finding("database", "wrong", refusal.message, refusal.hint or "")
     except (apsw.CorruptError, apsw.NotADBError) as damage:
-        yield Finding("pages", "damaged", str(damage), _RESTORE)
+        yield Finding("pages", "damaged", str(damage), restoring(file))
     except apsw.Error as error:
         yield Finding("database", "wrong", f"it cannot be read: {error}", "look at the disk")
     yield _leftovers(file)
@@ -106,10 +106,14 @@ def accept_loss(file: str, anchor_path: str) -> Accepted:
         OpenRefused: an engine is at work on it, it is not sound, or it is not ours.
     """
     file = os.path.realpath(file)
+    seen: Head | None = None
+    with suppress(OpenRefused):
+        seen = anchor.read(anchor_path)
+    seen_seq = 0 if seen is None else seen.seq
     if not size_bytes(file):
         # there is nothing to lose but the memory of it
-        kept = keep_anchor(anchor_path, 0) if os.path.exists(anchor_path) else None
-        return Accepted(Head(0, bytes(32)), 0, kept)
+        kept = keep_anchor(anchor_path, seen_seq) if os.path.exists(anchor_path) else None
+        return Accepted(Head(0, bytes(32)), seen_seq, kept)
     with (
         DatabaseLock.acquire(file),
         closing(JournalReader(open_reader(file, cache_bytes=_CACHE_BYTES))) as reader,
@@ -117,20 +121,15 @@ def accept_loss(file: str, anchor_path: str) -> Accepted:
         found = audit(reader)
         if not found.sound:
             raise OpenRefused(
-                f"{file} is not sound: {found.trouble()}", hint=_RESTORE, detail={"path": file}
+                f"{file} is not sound: {found.trouble()}",
+                hint=restoring(file),
+                detail={"path": file},
             )
-        seen: Head | None = None
-        with suppress(OpenRefused):
-            seen = anchor.read(anchor_path)
         kept = None
         if os.path.exists(anchor_path) and seen != found.head:
-            kept = keep_anchor(anchor_path, 0 if seen is None else seen.seq)
+            kept = keep_anchor(anchor_path, seen_seq)
         anchor.write(anchor_path, found.head)
-    lost = 0 if seen is None else max(0, seen.seq - found.head.seq)
-    return Accepted(found.head, lost, kept)
-
-
-_RESTORE: Final = "restore a backup: palyra-actors restore BACKUP --db FILE"
+    return Accepted(found.head, max(0, seen_seq - found.head.seq), kept)
 
 
 def _file(file: str) -> Iterator[Finding]:
@@ -140,7 +139,7 @@ def _file(file: str) -> Iterator[Finding]:
         yield Finding("file", "wrong", f"{file}: {error.strerror}", "name the database with --db")
         return
     yield Finding("file", "fine", f"{file}, {found.st_size:,} bytes")
-    if found.st_nlink > 1:
+    if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
         yield Finding(
             "file",
             "note",
@@ -197,13 +196,15 @@ def _modes(file: str, anchor_path: str) -> Iterator[Finding]:
         yield Finding("modes", "fine", "database, WAL and anchor are their owner's alone")
 
 
-def _header(file: str) -> Finding:
+def _header(file: str, anchor_path: str) -> Finding:
     try:
         header = inspect(file, None)
+        if header is None:
+            refuse_missing(file, anchor_path)
     except PalyraError as refusal:
         return Finding("header", "wrong", refusal.message, refusal.hint or "")
     except (apsw.Error, OSError) as error:
-        return Finding("header", "wrong", f"it cannot be read: {error}")
+        return Finding("header", "wrong", f"it cannot be read: {error}", "look at the disk")
     if header is None:
         return Finding("header", "wrong", "it is empty or not there", "serve makes a new one")
     return Finding("header", "fine", "ours")
@@ -264,21 +265,22 @@ def _content(
     from_seq = 1 if full else max(1, head.seq - SAMPLE_EVENTS + 1)
     found = audit(reader, from_seq=from_seq, pages=pages)
     if found.faults:
-        yield Finding("pages", "damaged", "; ".join(found.faults[:3]), _RESTORE)
+        yield Finding("pages", "damaged", "; ".join(found.faults[:3]), restoring(file))
     elif pages:
         yield Finding("pages", "fine", "every page is sound")
     else:
         yield Finding("pages", "note", "too many to look at in passing", "--full looks at all")
-    yield _chain(found, from_seq)
+    yield _chain(file, found, from_seq)
     if refusal is not None:
         yield Finding("anchor", "wrong", refusal.message, refusal.hint or "")
     else:
         yield _anchor(file, anchor_path, anchored, head, reader.hash_at)
 
 
-def _chain(found: Audit, from_seq: int) -> Finding:
+def _chain(file: str, found: Audit, from_seq: int) -> Finding:
     if found.first_bad_seq is not None:
-        return Finding("chain", "damaged", f"it breaks at seq {found.first_bad_seq}", _RESTORE)
+        broken = f"it breaks at seq {found.first_bad_seq}"
+        return Finding("chain", "damaged", broken, restoring(file))
     which = "all" if from_seq == 1 else "the last"
     return Finding(
         "chain",

@@ -43,7 +43,9 @@ def inspect(file: str, vfs: str | None) -> Header | None:
     except FileNotFoundError:
         found = None
     if found is not None and not stat.S_ISREG(found.st_mode):
-        raise OpenRefused(f"{file} is no regular file", detail={"path": file})
+        raise OpenRefused(
+            f"{file} is no regular file", hint="name the database itself", detail={"path": file}
+        )
     if found is None or found.st_size == 0:
         if size_bytes(file + "-wal") > 0:
             raise OpenRefused(
@@ -57,15 +59,28 @@ def inspect(file: str, vfs: str | None) -> Header | None:
     if raw.strip(b"\x00") == b"" and size_bytes(file + "-journal") > 0:
         return None  # its creation was cut short; SQLite rolls that back from the journal
     if len(raw) < _HEADER_BYTES or not raw.startswith(_MAGIC):
-        raise OpenRefused(f"{file} is not a SQLite database", detail={"path": file})
+        raise OpenRefused(
+            f"{file} is not a SQLite database",
+            hint=f"name another file, or {restoring(file)}",
+            detail={"path": file},
+        )
     header = Header(int.from_bytes(raw[60:64], "big"), int.from_bytes(raw[68:72], "big"))
     if header.application_id != APPLICATION_ID:
         raise OpenRefused(
             f"{file} belongs to another application",
+            hint="it is left alone: name another file",
             detail={"path": file, "application_id": header.application_id},
         )
     refuse_newer(file, header.user_version)
     return header
+
+
+def restoring(file: str) -> str:
+    """What puts a backup in the place of a file that cannot be used; it wants that place free."""
+    return (
+        f"restore a backup: move {file} and its -wal away, "
+        f"then palyra-actors restore BACKUP --db {file}"
+    )
 
 
 def _read_header(file: str, vfs: str | None) -> bytes:

@@ -12,7 +12,7 @@ import apsw
 from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.storage import anchor
 from palyra_actors.storage.connection import open_untouched
-from palyra_actors.storage.files import size_bytes
+from palyra_actors.storage.files import restoring, size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.port import Head
 
@@ -68,7 +68,7 @@ def refuse_damage(file: str, faults: list[str], cause: Exception | None = None) 
     if faults:
         raise OpenRefused(
             f"{file} is damaged: {faults[0]}",
-            hint=f"restore a backup; palyra-actors doctor --db {file} says more",
+            hint=f"palyra-actors doctor --db {file} says more; {restoring(file)}",
             detail={"path": file, "faults": faults[:FAULTS_SHOWN_MAX]},
         ) from cause
 

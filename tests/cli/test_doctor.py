@@ -68,6 +68,29 @@ def no_database(file: Path) -> None:
     file.write_text("something else altogether " * 10)
 
 
+def cut_in_half(file: Path) -> None:
+    change(file, "PRAGMA wal_checkpoint(TRUNCATE)")
+    os.truncate(file, file.stat().st_size // 8192 * 4096)
+
+
+def another_page_size(file: Path) -> None:
+    flip(file, 16)
+
+
+def a_folder(file: Path) -> None:
+    file.unlink()
+    file.mkdir(mode=0o700)
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+def an_anchor_that_is_a_folder(file: Path) -> None:
+    os.unlink(f"{file}-anchor")
+    os.mkdir(f"{file}-anchor", 0o700)
+
+
 def gone(file: Path) -> None:
     file.unlink()
 
@@ -127,6 +150,10 @@ def leftovers(file: Path) -> None:
     file.with_name("agents.db.partial").write_text("")
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()}
+
+
 @pytest.mark.parametrize(
     ("make", "code", "finding"),
     [
@@ -137,12 +164,17 @@ def leftovers(file: Path) -> None:
         (foreign, exits.BROKEN, "header wrong"),
         (newer, exits.BROKEN, "header wrong"),
         (no_database, exits.BROKEN, "header wrong"),
+        (cut_in_half, exits.BROKEN, "database wrong"),
+        (another_page_size, exits.BROKEN, "database wrong"),
+        (a_folder, exits.BROKEN, "header wrong"),
+        (emptied, exits.BROKEN, "header wrong"),
         (gone, exits.BROKEN, "file wrong"),
         (no_tail, exits.DAMAGED, "anchor damaged"),
         (another_text, exits.DAMAGED, "chain damaged"),
         (a_flipped_bit, exits.DAMAGED, "pages damaged"),
         (no_anchor, 0, "anchor note"),
         (a_torn_anchor, exits.BROKEN, "anchor wrong"),
+        (an_anchor_that_is_a_folder, exits.BROKEN, "anchor wrong"),
         (a_second_name, 0, "file note"),
         (another_mode, exits.BROKEN, "settings wrong"),
         (a_clock_behind, exits.DAMAGED, "clock note"),
@@ -155,14 +187,15 @@ def test_the_doctor_finds_it_says_what_to_do_and_touches_nothing(
 ) -> None:
     about, verdict = finding.split()
     make(path)
-    before = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    before = contents(path.parent)
     found, out, _ = run("doctor", "--db", path, "--json", "--full")
     said = [json.loads(line) for line in out.splitlines()]
     assert found == code, out
     verdicts = [one["verdict"] for one in said if one["about"] == about]
     assert verdict in verdicts, out
-    assert all(one["hint"] for one in said if one["verdict"] == "damaged"), "what to do"
-    after = {file.name: file.read_bytes() for file in path.parent.iterdir()}
+    bad = [one for one in said if one["verdict"] in ("wrong", "damaged")]
+    assert all(one["hint"] for one in bad), "what to do"
+    after = contents(path.parent)
     assert {k: v for k, v in after.items() if not k.endswith(("-shm", "-wal"))} == {
         k: v for k, v in before.items() if not k.endswith(("-shm", "-wal"))
     }
@@ -225,14 +258,32 @@ def test_a_lost_tail_is_refused_explained_and_gone_on_from_when_that_is_accepted
     assert run("verify", "--db", path)[0] == 0
 
 
-def test_a_file_that_is_gone_can_be_given_up(run: Run, path: Path) -> None:
-    path.unlink()
+@pytest.mark.parametrize("lose", [gone, emptied])
+def test_a_file_that_is_gone_can_be_given_up(
+    run: Run, path: Path, lose: Callable[[Path], None]
+) -> None:
+    lose(path)
+    said = run("doctor", "--db", path)[1]
+    assert "20 acknowledged events are missing" in said
+    assert f"palyra-actors doctor --db {path} --accept-loss" in said
     assert run("append", "--db", path, "--text", "hello")[0] == exits.BROKEN
-    assert not path.exists()
-    assert run("doctor", "--db", path, "--accept-loss")[0] == 0
+    assert not path.exists() or not path.stat().st_size
+    code, out, _ = run("doctor", "--db", path, "--accept-loss")
+    assert code == 0
+    assert "20 events are lost" in out
+    assert path.with_name("agents.db-anchor.seen-20").exists()
     code, out, _ = run("append", "--db", path, "--text", "hello")
     assert code == 0
     assert out.startswith("stored seq=1 ")
+
+
+def test_what_it_says_about_a_torn_anchor_is_a_command_that_works(run: Run, path: Path) -> None:
+    a_torn_anchor(path)
+    err = run("append", "--db", path, "--text", "hello")[2]
+    advice = next(part for part in err.split(": ") if part.startswith("palyra-actors doctor"))
+    words = advice.removeprefix("palyra-actors ").split(")")[0].split()
+    assert run(*words)[0] == 0
+    assert run("append", "--db", path, "--text", "hello")[0] == 0
 
 
 def test_what_is_damaged_is_not_accepted(run: Run, path: Path) -> None:
