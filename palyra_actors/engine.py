@@ -74,6 +74,11 @@ log = logging.getLogger(__name__)
 STOP_S_MAX: Final = 5.0
 READER_CACHE_BYTES: Final = 16 * 1024 * 1024
 OWNER_LOOK_S: Final = 0.5
+FILE_REPLACED: Final = "the database file was replaced or unlinked"
+WAL_REPLACED: Final = (
+    "the database's WAL was replaced or unlinked: end the engine with SIGTERM, which puts what the "
+    "WAL holds into the database, and start it again"
+)
 BUSIEST_SESSIONS: Final = 10
 STATISTICS_WAIT_S_MAX: Final = 2.0
 
@@ -164,7 +169,7 @@ class Works:
 
     def _connect_writer(self) -> Any:
         if not self.lock.still_ours():  # a file of that name would be a stranger's, or a new one
-            raise OpenRefused("the database file was replaced or unlinked")
+            raise OpenRefused(FILE_REPLACED)
         storage = self.config.storage
         connection = open_writer(
             self.file,
@@ -272,7 +277,7 @@ class Works:
         self.metrics: Any = None
         self.keys: Any = None
         self.endpoint: str | None = None
-        self.replaced = False
+        self.replaced = ""
 
     def _anchor(self, anchored: Head | None) -> None:
         head = self.writer.head
@@ -294,6 +299,7 @@ class Works:
 
     def begin(self) -> None:
         """What is to be done first waits for the loop's first round."""
+        self.lock.wal_still_ours()  # which it is, is known from now on
         self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
         if self.crashed:
             for call in self.desk.counter.after_crash:
@@ -431,8 +437,8 @@ class Works:
         writer = self.writer.statistics()
         if writer.failing is not None:
             failing.append(writer.failing)
-        if self.replaced:
-            failing.append("the database file was replaced or unlinked")
+        if self.replaced and self.replaced != writer.failing:
+            failing.append(self.replaced)
         if self.door is not None and self.door.shut is not None:
             failing.append(f"the door is shut: {self.door.shut}")
         if self.door is not None and self.door.key_problems:
@@ -549,9 +555,14 @@ class Works:
     def _look_after_file(self) -> None:
         """A file that was replaced under us takes no more writes: they would be lost with it."""
         self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
-        if not self.replaced and not self.lock.still_ours():
-            self.replaced = True
-            self.writer.refuse("the database file was replaced or unlinked")
+        if self.replaced:
+            return
+        if not self.lock.still_ours():
+            self.replaced = FILE_REPLACED
+        elif not self.lock.wal_still_ours():
+            self.replaced = WAL_REPLACED
+        if self.replaced:
+            self.writer.refuse(self.replaced)
 
     @staticmethod
     def _size(file: str) -> int:

@@ -199,20 +199,28 @@ class KeyFolder:
         return _pair(self.path / "server.secret", field="door.keys")
 
     def look(self) -> object:
-        """Something that is equal as long as no principal's file has changed: a millisecond for a
-        thousand of them. Raises OSError."""
+        """Something that is equal as long as no principal's file has changed, nor who may change
+        one: a millisecond for a thousand of them. Raises OSError."""
+        folders = [(of.st_mode, of.st_uid) for of in map(os.stat, (self.path, self.principals))]
         with os.scandir(self.principals) as entries:
             found = []
             for entry in entries:
                 seen = entry.stat(follow_symlinks=False)
-                found.append((entry.name, seen.st_mtime_ns, seen.st_ino, seen.st_size))
+                rights = seen.st_mode, seen.st_uid
+                found.append((entry.name, seen.st_mtime_ns, seen.st_ino, seen.st_size, *rights))
                 if len(found) > 2 * KEYS_MAX:
                     break
-        return frozenset(found)
+        return (*folders, frozenset(found))
 
     def load(self) -> Allowed:
         """Who may come in. A file that cannot be used lets nobody in and is named among the
-        problems, and so are two that hold the same key. Raises OSError: no folder."""
+        problems, and so are two that hold the same key.
+
+        Raises:
+            ConfigInvalid: others may write one of the folders.
+            OSError: there is none.
+        """
+        self._refuse_open_folders()
         principals: dict[str, Principal] = {}
         twice: set[str] = set()
         problems: list[str] = []

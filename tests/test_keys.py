@@ -190,9 +190,15 @@ def test_a_look_notices_whatever_changes(folder: KeyFolder) -> None:
     looks.append(folder.look())
     folder.revoke("bob")
     looks.append(folder.look())
+    for path in (public, folder.principals, folder.path):
+        mode = path.stat().st_mode
+        path.chmod(mode | 0o002)
+        looks.append(folder.look())
+        path.chmod(mode)
+    looks.append(folder.look())
     assert looks[0] == looks[1]
-    assert looks[2] == looks[4]
-    assert len(set(looks)) == 3
+    assert looks[2] == looks[4] == looks[8]
+    assert len(set(looks)) == 6
 
 
 @given(content=st.binary(max_size=300))

@@ -35,6 +35,8 @@ class DatabaseLock:
 
     def __init__(self, path: str, descriptor: int, identity: _Identity) -> None:
         self._path = path
+        self._wal_path = os.path.realpath(path) + "-wal"
+        self._wal: _Identity | None = None
         self._descriptor: int | None = descriptor
         self._identity = identity
 
@@ -105,6 +107,27 @@ class DatabaseLock:
             return False
         links = os.fstat(self._descriptor).st_nlink
         return (named.st_dev, named.st_ino) == self._identity and links >= 1
+
+    def wal_still_ours(self) -> bool:
+        """Whether the WAL's name is still that of the one which this process has open. One system
+        call, and a look through the descriptors of this process where it is another one than
+        last time.
+
+        False: somebody unlinked, moved or replaced it. What is acknowledged from now on would be
+        lost with the process, and whoever opens the database besides makes a WAL of his own.
+        """
+        try:
+            named = os.stat(self._wal_path)
+            found: _Identity | None = (named.st_dev, named.st_ino)
+        except OSError:
+            found = None
+        if found is not None and found == self._wal:
+            return True
+        if self._wal is not None and _open_here(self._wal):
+            return False
+        # Not seen yet, or SQLite itself has closed and removed it with its last connection.
+        self._wal = found if found is not None and _open_here(found) else None
+        return True
 
     def release(self) -> None:
         """Give the file up. Does nothing the second time.

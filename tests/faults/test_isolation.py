@@ -367,7 +367,15 @@ def put_a_copy(path: Path) -> None:
     os.replace(other, path)
 
 
-@pytest.mark.parametrize("take_away", [unlink, replace, put_a_copy])
+def unlink_wal(path: Path) -> None:
+    path.with_name(path.name + "-wal").unlink()
+
+
+def put_another_wal(path: Path) -> None:
+    put_a_copy(path.with_name(path.name + "-wal"))
+
+
+@pytest.mark.parametrize("take_away", [unlink, replace, put_a_copy, unlink_wal, put_another_wal])
 def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
     works: Rig, take_away: Callable[[Path], None], figure: Tell
 ) -> None:
@@ -382,6 +390,30 @@ def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
     asked = [works.append(event(session)) for _ in range(3)]
     assert [one.code() for one in asked] == [("unavailable", "none")] * 3
     works.assert_at_rest()
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_without_its_wal_an_engine_that_ends_in_order_has_lost_nothing(
+    tmp_path: Path, linked: bool
+) -> None:
+    database = tmp_path / "journal.db"
+    if linked:
+        (tmp_path / "folder").mkdir(mode=0o700)
+        database.symlink_to(tmp_path / "folder" / "journal.db")
+    session = new_id()
+    with rig(database) as works:
+        works.append(event(session)).ok()
+        unlink_wal(database.resolve())
+        works.until("failing")
+        reason = works.works.health()["reasons"][0]
+        assert "WAL" in reason
+        assert "SIGTERM" in reason
+        assert works.append(event(session)).code() == ("unavailable", "none")
+    with rig(database) as works:
+        works.append(event(session)).ok()
+        works.let_pass(2 * engine_module.OWNER_LOOK_S)
+        assert works.status() == "ready"
+        assert works.works.writer.head.seq == 2
 
 
 @pytest.mark.parametrize("take_away", [unlink, replace, put_a_copy])

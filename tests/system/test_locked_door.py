@@ -303,6 +303,21 @@ def test_a_role_that_changes_cuts_the_connection_and_holds_for_the_next(own_lock
     assert wire.ok("engine.hello")["role"] == "reader"  # libzmq has connected again
 
 
+@pytest.mark.parametrize("which", ["principals/alice.pub", "principals", "."])
+def test_what_others_may_write_from_now_on_lets_nobody_in(own_locked: House, which: str) -> None:
+    assert own_locked.keys is not None
+    secret = curve(own_locked.keys.secrets / "alice.secret")
+    path = own_locked.keys.path / which
+    mode = path.stat().st_mode
+    path.chmod(mode | 0o002)
+    _until(own_locked, lambda: own_locked.engine.health().status == "degraded")
+    with visitor(own_locked.endpoint, **secret) as monitor:
+        assert await_event(monitor, LET_IN, *SENT_AWAY) == zmq.EVENT_HANDSHAKE_FAILED_AUTH
+    path.chmod(mode)
+    _until(own_locked, lambda: own_locked.engine.health().status == "ready")
+    assert own_locked.connect(**secret).ok("engine.hello")["principal"] == "alice"
+
+
 def test_a_folder_that_vanishes_lets_nobody_in(own_locked: House, tmp_path: Path) -> None:
     assert own_locked.keys is not None
     secret = curve(own_locked.keys.secrets / "alice.secret")
