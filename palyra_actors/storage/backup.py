@@ -30,7 +30,8 @@ from palyra_actors.storage.connection import PAGE_BYTES, open_reader, open_untou
 from palyra_actors.storage.files import FILE_MODE, inspect, size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.lock import sync_folder
-from palyra_actors.storage.opening import keep_anchor
+from palyra_actors.storage.migrations import schema_faults
+from palyra_actors.storage.opening import keep_anchor, refuse_damage
 from palyra_actors.storage.port import Head
 
 STEP_PAGES: Final = 128
@@ -286,7 +287,9 @@ def _prove(
 ) -> Audit:
     """Raise `OpenRefused` unless what was made is sound and has that head, or at least has it."""
     try:
-        with closing(JournalReader(connect())) as reader:
+        connection = connect()
+        with closing(JournalReader(connection)) as reader:
+            refuse_damage(file, schema_faults(connection))
             found = audit(reader, anchored=head, from_seq=from_seq, rest=rest)
         if not found.sound or (exact and found.head != head):
             raise OpenRefused(

@@ -29,7 +29,7 @@ from palyra_actors.storage.connection import (
 from palyra_actors.storage.files import inspect, restoring, size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.lock import DatabaseLock, holder_of
-from palyra_actors.storage.migrations import latest_version
+from palyra_actors.storage.migrations import latest_version, schema_faults
 from palyra_actors.storage.opening import keep_anchor, refuse_missing
 from palyra_actors.storage.port import Head
 from palyra_actors.storage.queries import sql
@@ -85,7 +85,7 @@ def examine(file: str, anchor_path: str, *, full: bool) -> Iterator[Finding]:
         return
     try:
         with closing(open_reader(file, cache_bytes=_CACHE_BYTES)) as connection:
-            yield _schema(connection)
+            yield _schema(connection, file)
             yield _settings(connection)
             yield from _content(connection, file, anchor_path, full=full)
             yield from _room(connection, file)
@@ -210,8 +210,11 @@ def _header(file: str, anchor_path: str) -> Finding:
     return Finding("header", "fine", "ours")
 
 
-def _schema(connection: apsw.Connection) -> Finding:
+def _schema(connection: apsw.Connection, file: str) -> Finding:
     """As a reader has it: the file's own header may be older than what the WAL holds."""
+    faults = schema_faults(connection)
+    if faults:
+        return Finding("schema", "damaged", "; ".join(faults[:3]), restoring(file))
     version, newest = int(str(pragma(connection, "user_version"))), latest_version()
     if version != newest:
         return Finding(

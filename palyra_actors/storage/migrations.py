@@ -121,14 +121,51 @@ def schema_text(connection: apsw.Connection) -> str:
 
     Tables that a virtual table makes for itself are not named.
     """
+    statements = [f"PRAGMA user_version = {schema_version(connection)};"]
+    statements += [f"{sql};" for sql in _statements(connection).values()]
+    return "\n\n".join(statements) + "\n"
+
+
+def schema_faults(connection: apsw.Connection) -> list[str]:
+    """What of the schema is not as the migrations up to its version made it, in words.
+
+    A trigger or a view that somebody else put there would take part in every write.
+    """
+    version = schema_version(connection)
+    if version > latest_version():
+        return []  # who may open it, knows
+    found, made = _statements(connection), _made_at(version)
+    return [
+        f"{what} is missing"
+        if what not in found
+        else f"{what} is not ours"
+        if what not in made
+        else f"{what} was changed"
+        for what in (*made, *(what for what in found if what not in made))
+        if found.get(what) != made.get(what)
+    ]
+
+
+def _statements(connection: apsw.Connection) -> dict[str, str]:
+    """Of each table, index, trigger and view, by what it is called."""
     rows = connection.execute(
-        "SELECT sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
+        "SELECT type || ' ' || name, sql FROM sqlite_schema"
+        " WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
         " AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')"
         " ORDER BY type = 'table' DESC, type, name"
     ).fetchall()
-    statements = [f"PRAGMA user_version = {schema_version(connection)};"]
-    statements += [f"{sql};" for (sql,) in rows]
-    return "\n\n".join(statements) + "\n"
+    return {str(what): str(sql) for what, sql in rows}
+
+
+@functools.cache
+def _made_at(version: int) -> dict[str, str]:
+    """The statements of a file of that version."""
+    connection = apsw.Connection(":memory:")
+    try:
+        migrate(connection, "", migrations()[:version])
+        return _statements(connection)
+    finally:
+        connection.close()
 
 
 def _apply(connection: apsw.Connection, step: Migration) -> None:

@@ -14,6 +14,7 @@ from palyra_actors.storage import anchor
 from palyra_actors.storage.connection import open_untouched
 from palyra_actors.storage.files import restoring, size_bytes
 from palyra_actors.storage.journal import JournalReader
+from palyra_actors.storage.migrations import schema_faults
 from palyra_actors.storage.port import Head
 
 FAULTS_SHOWN_MAX: Final = 5
@@ -40,16 +41,20 @@ def examine(
     quick_check_bytes_max: int,
     vfs: str | None = None,
 ) -> None:
-    """Look at a database that may be opened: its pages, if they are not too many, and its head.
+    """Look at a database that may be opened: its schema, its pages, if they are not too many, and
+    its head.
 
     Raises:
-        OpenRefused: a page is damaged, or the journal is not what was anchored.
+        OpenRefused: the schema is another, a page is damaged, or the journal is not what was
+            anchored.
         StorageUnavailable: the disk failed; it may pass.
     """
     if not size_bytes(file) or size_bytes(file + "-journal"):
         return  # new, or its creation was cut short: SQLite rolls that back
-    with closing(JournalReader(open_untouched(file, vfs=vfs))) as reader:
+    connection = open_untouched(file, vfs=vfs)
+    with closing(JournalReader(connection)) as reader:
         try:
+            refuse_damage(file, schema_faults(connection))
             if size_bytes(file) + size_bytes(file + "-wal") <= quick_check_bytes_max:
                 refuse_damage(file, reader.faults())
             if anchored is not None:

@@ -126,6 +126,18 @@ def swap(file: Path, one: int, other: int) -> None:
     file.write_bytes(data)
 
 
+def no_sessions(file: Path) -> None:
+    change(file, "DROP TABLE sessions")
+
+
+def another_index(file: Path) -> None:
+    change(file, "DROP INDEX runs_by_stream", "CREATE INDEX runs_by_stream ON runs (stream)")
+
+
+def a_trigger(file: Path) -> None:
+    change(file, "CREATE TRIGGER x AFTER INSERT ON events BEGIN DELETE FROM sessions; END")
+
+
 def no_anchor(file: Path) -> None:
     os.unlink(f"{file}-anchor")
 
@@ -172,6 +184,9 @@ def contents(folder: Path) -> dict[str, bytes]:
         (no_tail, exits.DAMAGED, "anchor damaged"),
         (another_text, exits.DAMAGED, "chain damaged"),
         (a_flipped_bit, exits.DAMAGED, "pages damaged"),
+        (no_sessions, exits.DAMAGED, "schema damaged"),
+        (another_index, exits.DAMAGED, "schema damaged"),
+        (a_trigger, exits.DAMAGED, "schema damaged"),
         (no_anchor, 0, "anchor note"),
         (a_torn_anchor, exits.BROKEN, "anchor wrong"),
         (an_anchor_that_is_a_folder, exits.BROKEN, "anchor wrong"),
@@ -275,6 +290,29 @@ def test_a_file_that_is_gone_can_be_given_up(
     code, out, _ = run("append", "--db", path, "--text", "hello")
     assert code == 0
     assert out.startswith("stored seq=1 ")
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (no_sessions, "table sessions is missing"),
+        (another_index, "index runs_by_stream was changed"),
+        (a_trigger, "trigger x is not ours"),
+    ],
+)
+def test_a_schema_that_is_not_the_migrations_is_refused(
+    run: Run, path: Path, make: Callable[[Path], None], why: str
+) -> None:
+    """A stranger's trigger would take part in every write."""
+    make(path)
+    before = path.read_bytes()
+    code, _, err = run("append", "--db", path, "--text", "x")
+    assert code == exits.BROKEN
+    assert why in err
+    assert path.read_bytes() == before
+    for command in (("backup", "--db", path, "--to", path.with_name("copy")), ("drill", path)):
+        code, _, err = run(*command)
+        assert (code, why in err) == (exits.BROKEN, True), err
 
 
 def test_what_it_says_about_a_torn_anchor_is_a_command_that_works(run: Run, path: Path) -> None:
