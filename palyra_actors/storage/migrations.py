@@ -12,7 +12,7 @@ import functools
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import Final
@@ -33,6 +33,8 @@ class Migration:
     version: int
     name: str
     sql: str
+    after: Callable[[apsw.Connection], None] | None = None
+    """What is done behind the statements, in the same transaction."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,8 @@ def migrations() -> tuple[Migration, ...]:
     found = []
     for file in resources.files("palyra_actors.storage").joinpath("sql").iterdir():
         if match := _FILE_NAME.fullmatch(file.name):
-            found.append(Migration(int(match[1]), match[2], file.read_text(encoding="utf-8")))
+            text = file.read_text(encoding="utf-8")
+            found.append(Migration(int(match[1]), match[2], text, _AFTER.get(match[2])))
     found.sort(key=lambda step: step.version)
     if [step.version for step in found] != list(range(1, len(found) + 1)):
         raise ValueError(f"migrations are not numbered 1, 2, 3: {[step.name for step in found]}")
@@ -172,6 +175,8 @@ def _apply(connection: apsw.Connection, step: Migration) -> None:
     connection.execute("BEGIN IMMEDIATE").fetchall()
     try:
         connection.execute(step.sql).fetchall()
+        if step.after is not None:
+            step.after(connection)
         if not connection.in_transaction:
             raise OpenRefused(f"migration {step.name} ends its own transaction")
         connection.execute(f"PRAGMA user_version = {step.version}").fetchall()
@@ -182,6 +187,26 @@ def _apply(connection: apsw.Connection, step: Migration) -> None:
             if connection.in_transaction:
                 connection.execute("ROLLBACK").fetchall()
         raise
+
+
+def _made_anew(connection: apsw.Connection) -> None:
+    """Rows that older steps gave columns with a default, as the events have them.
+
+    Only where there are such rows: it folds the whole journal.
+    """
+    ((wanted,),) = connection.execute(
+        "SELECT EXISTS (SELECT 1 FROM runs WHERE created_ms = 0) OR EXISTS ("
+        "SELECT 1 FROM canvas_snapshots s JOIN canvases c USING (stream)"
+        " WHERE s.bytes = 0 AND s.version > c.horizon)"
+    ).fetchall()
+    if wanted:
+        from palyra_actors.storage.rebuild import make_anew
+
+        make_anew(connection, ("runs", "sessions", "canvas_snapshots"))
+
+
+_AFTER: Final[Mapping[str, Callable[[apsw.Connection], None]]] = {"made_anew": _made_anew}
+"""By the name of the step."""
 
 
 def _back_up(connection: apsw.Connection, file: str, version: int) -> str:

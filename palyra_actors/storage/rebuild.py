@@ -119,16 +119,22 @@ class Rebuild:
 
     Args:
         path: the database; an engine may be at work on it. It is only read, within one
-            transaction, so that the file is seen as it was at one moment.
+            transaction, so that the file is seen as it was at one moment. Or a connection within
+            a transaction of its own.
         at: fold the events up to that seq only.
 
     Raises:
         OpenRefused: it is no database of ours.
     """
 
-    def __init__(self, path: str | os.PathLike[str], at: int | None = None) -> None:
-        self._live = open_reader(path, cache_bytes=16 * 1024 * 1024)
-        self._live.execute("BEGIN")
+    def __init__(
+        self, path: str | os.PathLike[str] | apsw.Connection, at: int | None = None
+    ) -> None:
+        if isinstance(path, apsw.Connection):
+            self._live = path
+        else:
+            self._live = open_reader(path, cache_bytes=16 * 1024 * 1024)
+            self._live.execute("BEGIN")
         self._made = apsw.Connection(":memory:")
         migrate(self._made, "")
         ((head,),) = self._live.execute("SELECT coalesce(max(seq), 0) FROM events").fetchall()
@@ -138,6 +144,10 @@ class Rebuild:
 
     def close(self) -> None:
         self._live.close()
+        self.close_made()
+
+    def close_made(self) -> None:
+        """Where the connection is its owner's."""
         self._made.close()
 
     def run(self) -> Iterator[int]:
@@ -173,6 +183,12 @@ class Rebuild:
             result.rows[table] = count
         return result
 
+    def differences(self, table: str, columns: Sequence[str]) -> Iterator[Difference]:
+        """Of those columns of a table."""
+        order = PROJECTIONS[table]
+        found = _differences(self._live, self._made, table, order, columns)
+        return (difference for difference in found if difference is not None)
+
     def columns(self, table: str) -> list[str]:
         """Their names, in the order of a difference's rows."""
         return _columns(self._made, table)
@@ -182,6 +198,29 @@ class Rebuild:
         names = self.columns(table)
         for row in self._made.execute(_select(table, names, PROJECTIONS[table])):
             yield dict(zip(names, row, strict=True))
+
+
+def make_anew(connection: apsw.Connection, tables: Sequence[str]) -> None:
+    """Give the rows of some tables what a fold of the events gives them; those that are equal
+    already are not touched, none is added or removed.
+
+    For a migration: within the writer's transaction, and the tables may lack columns that later
+    steps add. The projections of all events are in memory meanwhile.
+    """
+    rebuild = Rebuild(connection)
+    for _ in rebuild.run():
+        pass
+    for table in tables:
+        columns = _columns(connection, table)
+        to_change = [
+            (*one.rebuilt, *one.key)
+            for one in rebuild.differences(table, columns)
+            if one.live and one.rebuilt
+        ]
+        key = " AND ".join(f"{name.strip()} = ?" for name in PROJECTIONS[table].split(","))
+        values = ", ".join(f"{name} = ?" for name in columns)
+        connection.executemany(f"UPDATE {table} SET {values} WHERE {key}", to_change).fetchall()
+    rebuild.close_made()
 
 
 def _columns(connection: apsw.Connection, table: str) -> list[str]:
@@ -194,10 +233,14 @@ def _select(table: str, columns: Sequence[str], order: str) -> str:
 
 
 def _differences(
-    live: apsw.Connection, made: apsw.Connection, table: str, order: str
+    live: apsw.Connection,
+    made: apsw.Connection,
+    table: str,
+    order: str,
+    columns: Sequence[str] = (),
 ) -> Iterator[Difference | None]:
-    """For each row that either has: None if both have the same."""
-    columns = _columns(made, table)
+    """For each row that either has: None if both have the same. No `columns`: all of them."""
+    columns = columns or _columns(made, table)
     by = [name.strip() for name in order.split(",")]
     select = f"SELECT {order}, {', '.join(columns)} FROM {table} ORDER BY {order}"
     ours, theirs = live.execute(select), made.execute(select)

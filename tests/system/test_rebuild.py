@@ -21,6 +21,7 @@ from palyra_actors.domain.catalog import KIND_NUMBERS
 from palyra_actors.domain.folds import upcast
 from palyra_actors.engine import Engine
 from palyra_actors.errors import PalyraError
+from palyra_actors.storage.migrations import migrations
 from palyra_actors.storage.rebuild import PROJECTIONS, Rebuild, Rebuilt
 from tests.figures import Tell
 from tests.system.harness import NO_BUDGET, served
@@ -234,3 +235,49 @@ def test_a_journal_that_speaks_an_older_version_folds_to_the_same_state(
         assert (patch.version, patch.patch) == (2, [{"op": "add", "path": "/m", "value": 2}])
         handle.patch(2, [{"op": "remove", "path": "/m"}])
         assert handle.get().state == {"n": 1}
+
+
+# -- older files ----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "left",
+    [
+        "UPDATE canvas_snapshots SET bytes = 0",
+        "UPDATE sessions SET tokens_in = 0, tokens_out = 0;"
+        " UPDATE runs SET entries = 0, open = 0, tokens_in = 0, tokens_out = 0, created_ms = 0,"
+        " ended_ms = NULL",
+    ],
+    ids=["canvases of version 8", "runs of version 2"],
+)
+def test_what_older_migrations_left_at_its_default_is_made_anew(database: Path, left: str) -> None:
+    with Engine.open(database, NO_BUDGET) as engine:
+        session = engine.sessions.open()
+        for _ in range(3):
+            run = new_id()
+            for kind in ("model_token", "model_token", "x.a", "run_completed"):
+                said = {"token": "a", "usage": {"model_tokens_in": 3, "model_tokens_out": 4}}
+                session.append(kind, said, actor="agent", run_id=run)
+        canvas = engine.canvases.create(session, {"n": 0})
+        for n in range(1, 120):
+            canvas.patch(n, [{"op": "replace", "path": "/n", "value": n}])
+    connection = apsw.Connection(str(database))
+    before = state_of(connection)
+    connection.execute(left).fetchall()
+    assert state_of(connection) != before
+    assert rebuilt(database).different, "or the test shows nothing"
+    (step,) = (step for step in migrations() if step.name == "made_anew")
+    assert step.after is not None
+    with connection:
+        step.after(connection)
+    assert state_of(connection) == before
+    connection.close()
+    assert not rebuilt(database).different
+
+
+def state_of(connection: apsw.Connection) -> list[Any]:
+    return [
+        connection.execute(f"SELECT * FROM {table} ORDER BY {order}").fetchall()
+        for table, order in PROJECTIONS.items()
+        if table in ("runs", "sessions", "canvas_snapshots")
+    ]

@@ -1,4 +1,4 @@
-PRAGMA user_version = 18;
+PRAGMA user_version = 19;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
