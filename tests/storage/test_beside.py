@@ -110,7 +110,9 @@ def test_a_group_is_written_as_it_is_through_apsw(tmp_path: Path, sizes: list[in
     there.close()
 
 
-@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 @given(rows=st.lists(st.tuples(CELLS, CELLS, CELLS), max_size=70))
 def test_cells_are_bound_as_apsw_binds_them(rows: list[tuple[Any, ...]]) -> None:
     found = []
