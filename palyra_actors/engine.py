@@ -27,7 +27,7 @@ from palyra_actors import limits
 from palyra_actors.actors import clerks
 from palyra_actors.actors.anchors import Anchors
 from palyra_actors.actors.checkpointer import Checkpoints
-from palyra_actors.actors.clerks.remembering import Remembering, Retention
+from palyra_actors.actors.clerks.remembering import PATIENCE_S_MAX, Remembering, Retention
 from palyra_actors.actors.desk import Desk, Office
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.embedder import QUERIES_MAX, Embedder
@@ -617,7 +617,7 @@ def remembering_from(
         queries=None if provider.near else _queries(provider, call_soon),
         maintenance_ms=int(config.maintenance_seconds * 1000),
         backfill_ms=int(config.backfill_seconds * 1000),
-        patience_s=config.timeout_seconds,
+        patience_s=min(config.timeout_seconds, PATIENCE_S_MAX),
     )
 
 

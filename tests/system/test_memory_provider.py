@@ -12,11 +12,11 @@ import pytest
 
 from palyra_actors.actors.clerks import memory_upkeep
 from palyra_actors.actors.clerks.queries import WITHOUT_MEANING
-from palyra_actors.cli.reach import engine_at
+from palyra_actors.cli import reach
 from palyra_actors.config import Config
 from palyra_actors.embedding.hashing import HashMemoryEmbeddingProvider
 from palyra_actors.embedding.provider import Matrix, Model, ProviderFault
-from palyra_actors.engine import Engine
+from palyra_actors.engine import Engine, remembering_from
 from palyra_actors.errors import StorageUnavailable
 from tests.system.harness import NO_BUDGET
 
@@ -282,7 +282,7 @@ def test_a_command_on_a_file_leaves_the_vectors_that_its_engine_paid_for(
 
     monkeypatch.setattr(memory_upkeep, "FIRST_S", 0.0)
     monkeypatch.setattr(memory_upkeep.Upkeep, "_first_look", look)
-    with engine_at("", database, 1.0) as operations:
+    with reach.engine_at("", database, 1.0) as operations:
         assert looked.wait(30)
         # behind whatever the look has begun: its batch, and the writing of its vectors
         assert operations.memories.search("green tea")[0].item.content == TEXTS[1]
@@ -291,3 +291,11 @@ def test_a_command_on_a_file_leaves_the_vectors_that_its_engine_paid_for(
         assert operations.memories.stats()["pending_embeddings"] >= 3
     with Engine.open(database, NO_BUDGET, embedding_provider=Moody(well)) as engine:
         assert engine.memories.stats()["pending_embeddings"] <= 1
+
+
+@pytest.mark.parametrize(("timeout", "waited"), [(0.3, 0.3), (10.0, 5.0), (600.0, 5.0)])
+def test_a_search_waits_for_a_provider_less_long_than_a_command_for_its_answer(
+    timeout: float, waited: float
+) -> None:
+    works = remembering_from(patient(timeout).memory, lambda call: call(), Moody(well))
+    assert works.patience_s == waited < reach.TIMEOUT_S

@@ -42,6 +42,10 @@ QUEUE_MAX: Final = 8_192
 SCAN_ROWS: Final = 2_000
 FAILURE_CHARACTERS_MAX: Final = 200
 
+PATIENCE_S_MAX: Final = 5.0
+"""For how long a search waits for its vector at most: whoever asks does not wait much longer for
+its answer, our own commands 10 s, and hits without meaning are better than none."""
+
 REST_S_FIRST: Final = 1.0
 REST_S_MAX: Final = 60.0
 """For how long a provider that failed is left alone by searches and new items; the backfill asks it
