@@ -79,6 +79,8 @@ WAL_REPLACED: Final = (
     "the database's WAL was replaced or unlinked: end the engine with SIGTERM, which puts what the "
     "WAL holds into the database, and start it again"
 )
+UNREAD_S: Final = 1.25
+"""For how long a read that failed makes health red: due things are looked for each second."""
 BUSIEST_SESSIONS: Final = 10
 STATISTICS_WAIT_S_MAX: Final = 2.0
 
@@ -235,6 +237,7 @@ class Works:
                 self.loop.call_soon,
                 messages_max=actors.reader_queue_max,
                 anchored=lambda: self.anchors.anchored,
+                unread=self._read_failed,
             )
             for _ in range(storage.readers)
         ]
@@ -278,6 +281,7 @@ class Works:
         self.keys: Any = None
         self.endpoint: str | None = None
         self.replaced = ""
+        self.unread, self.unread_at = "", 0.0
 
     def _anchor(self, anchored: Head | None) -> None:
         head = self.writer.head
@@ -439,6 +443,8 @@ class Works:
             failing.append(writer.failing)
         if self.replaced and self.replaced != writer.failing:
             failing.append(self.replaced)
+        if self.unread and self.clock.monotonic() - self.unread_at < UNREAD_S:
+            failing.append(f"the database cannot be read: {self.unread}; see palyra-actors doctor")
         if self.door is not None and self.door.shut is not None:
             failing.append(f"the door is shut: {self.door.shut}")
         if self.door is not None and self.door.key_problems:
@@ -536,6 +542,9 @@ class Works:
             page_seconds_max=self.config.storage.read_seconds_max,
             monotonic=self.clock.monotonic,
         )
+
+    def _read_failed(self, why: str) -> None:
+        self.unread, self.unread_at = why, self.clock.monotonic()
 
     def _open_checkpointer(self) -> Checkpointer:
         storage = self.config.storage

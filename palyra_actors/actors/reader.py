@@ -109,8 +109,10 @@ class Reader(PooledActor):
         *,
         messages_max: int,
         anchored: Callable[[], Head | None] = lambda: None,
+        unread: Callable[[str], None] = lambda why: None,
     ) -> None:
         super().__init__(pool, messages_max=messages_max)
+        self._say_unread = unread
         self._anchored = anchored
         self._connect = connect
         self._call_soon = call_soon
@@ -166,8 +168,7 @@ class Reader(PooledActor):
         except PalyraError as refusal:
             found = refusal
         except Exception as error:  # noqa: BLE001 - whoever asked has to know
-            self._forget()
-            found = _as_unavailable(error)
+            found = self._fail(error)
         self._call_soon(partial(ask.done, found))
 
     def _trickle(self, trickle: Trickle) -> None:
@@ -251,7 +252,11 @@ class Reader(PooledActor):
 
     def _open(self) -> ReadSide:
         if self._connection is None:
-            self._connection = self._connect()
+            try:
+                self._connection = self._connect()
+            except PalyraError as refusal:
+                self._call_soon(partial(self._say_unread, refusal.message))
+                raise
         return self._connection
 
     def _forget(self) -> None:
@@ -290,15 +295,20 @@ class Reader(PooledActor):
     def _refuse(self, request: Request, error: PalyraError) -> None:
         self._call_soon(lambda: request.fail(error))
 
+    def _fail(self, error: Exception) -> PalyraError:
+        """What whoever asked is told. The engine is, too, on the loop's thread."""
+        self._forget()
+        self._call_soon(partial(self._say_unread, str(error)))
+        return _as_unavailable(error)
+
     def _serve(self, request: Request, work: Callable[[], None]) -> None:
         try:
             work()
         except PalyraError as refusal:
             self._refuse(request, refusal)
         except Exception as error:
-            self._forget()
             log.exception("a read failed")
-            self._refuse(request, _as_unavailable(error))
+            self._refuse(request, self._fail(error))
         except BaseException as error:
             self._forget()
             self._refuse(request, InternalFault(f"the reader failed: {type(error).__name__}"))

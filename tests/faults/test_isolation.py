@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from palyra_actors.actors.session import SessionActor
 from palyra_actors.api.events import new_id
 from palyra_actors.domain import approval
 from palyra_actors.ids import format_ulid
+from palyra_actors.storage.connection import open_checkpointer
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.testing.faults import Fault, FaultVFS
 from tests.faults.rig import NO_BUDGET, Rig, rig
@@ -348,6 +350,23 @@ def test_a_reader_that_fails_while_a_subscription_catches_up_ends_that_one_with_
 
 
 # -- the file -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("where", ["to its first pages", "in its pages"])
+def test_a_file_that_is_damaged_under_an_engine_turns_health_red(works: Rig, where: str) -> None:
+    session = new_id()
+    for _ in range(30):
+        works.append(event(session, payload={"text": "x" * 3000})).ok()
+    with closing(open_checkpointer(works.path, synchronous="full")) as other:
+        other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_RESTART)
+    if where == "in its pages":
+        pages = works.path.read_bytes()
+        works.path.write_bytes(pages[:4096] + b"\xff" * (len(pages) - 4096))
+    else:
+        os.truncate(works.path, 8192)
+    works.ask("journal.read", {"limit": 30}).err()
+    works.until("failing")
+    assert "palyra-actors doctor" in works.works.health()["reasons"][0]
 
 
 def unlink(path: Path) -> None:
