@@ -410,6 +410,20 @@ def test_a_one_shot_of_the_past_was_not_missed_by_an_engine_that_could_not_know_
     assert late.told()[0][1:] == went.told()[0][1:] == wanted
 
 
+def test_a_job_that_is_far_behind_goes_through_a_few_ticks_at_a_time() -> None:
+    """Many are woken together, and what they do takes the loop: nobody else has a turn then."""
+    world = World(concurrency_policy="replace", misfire_grace_ms=1_000 * MINUTE)
+    world.now_ms = 100 * MINUTE
+    wakes, due_ms = 0, 0
+    while due_ms <= world.now_ms:
+        before = len(world.events)
+        due_ms = world.do(Wake(0))["wake_ms"]
+        assert len(world.events) - before <= 8  # four runs, and the ends of those before
+        wakes += 1
+    assert wakes == 25
+    assert [row[0] for row in world.told()] == list(range(1, 101))
+
+
 def test_a_one_shot_that_a_job_has_gone_past_is_refused_and_changes_nothing() -> None:
     """An instant has one tick, so it would never be due, and nobody would hear of it."""
     world = World().turn_to(10).take()
