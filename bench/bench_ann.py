@@ -1,4 +1,4 @@
-"""From which size would an approximate index pay? Exact search beside usearch's HNSW.
+"""From which size does an approximate search pay? Exact, by codes, and usearch's HNSW.
 
     python bench/bench_ann.py [--queries N] [ITEMSxDIMENSIONS[:ann] …]
 
@@ -6,6 +6,9 @@ Vectors lie around topics, as those of texts do (one for every 200 items), queri
 One thread each. A JSON line for each:
 
     exact   p50, p99 of what a vector search does: the product, and who is among the first ten
+    signs   the same of codes, which are kept of what does not fit: counting bits, and weighing the
+            best anew from vectors in memory (an engine reads them from the file:
+            `bench_memory.py --resident`); its recall@10 against the exact
     ann     the same of the index, its recall@10 against the exact, and the time it took to build;
             with `:ann`, if usearch is installed (it is no dependency)
 """
@@ -21,6 +24,8 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 import numpy as np
 from bench_memory import percentiles
 from load import emit
+
+from palyra_actors.actors.signs import CANDIDATES, Signs
 
 ITEMS_AT_ONCE = 20_000
 NEIGHBOURS = 10
@@ -57,6 +62,23 @@ def measure(items: int, dimensions: int, queries: int, ann: bool) -> None:
         times.append(time.perf_counter() - began)
     size = {"items": items, "dimensions": dimensions}
     emit("exact", **size, mib=made.nbytes >> 20, **percentiles(times))
+    signs = Signs(dimensions)
+    began = time.perf_counter()
+    codes = signs.codes(made)
+    build_s = time.perf_counter() - began
+    for candidates in (CANDIDATES // 4, CANDIDATES):
+        times, recalled = [], 0
+        for query, wanted in zip(asked, found, strict=True):
+            began = time.perf_counter()
+            near = np.argpartition(signs.likeness(codes, query), -candidates)[-candidates:]
+            keys = near[np.argsort(made[near] @ query)[-NEIGHBOURS:]]
+            times.append(time.perf_counter() - began)
+            recalled += len(wanted & set(keys.tolist()))
+        emit(
+            "signs", **size, mib=codes.nbytes >> 20, candidates=candidates,
+            build_s=round(build_s, 1), recall_at_10=round(recalled / NEIGHBOURS / queries, 3),
+            **percentiles(times),
+        )  # fmt: skip
     if not ann:
         return
     usearch = importlib.import_module("usearch.index")

@@ -310,6 +310,8 @@ def measure_beside(endpoint: str, wire: Wire, bench: str, op: str, body: dict[st
 
 def main() -> None:
     parser = argparse.ArgumentParser()
+    parser.add_argument("--resident", type=int, default=2 * 2**30, help="resident_bytes_max")
+    parser.add_argument("--exact", action="store_true", help="approximate = false")
     parser.add_argument("--items", type=int, default=100_000)
     parser.add_argument("--queries", type=int, default=400)
     parser.add_argument("--evict", type=int, default=5_000)
@@ -337,7 +339,8 @@ def run(folder: Path, texts: Texts, options: argparse.Namespace) -> None:
     kept = Kept(folder / "bench.db")
     config = folder / "bench.toml"
     config.write_text(
-        f"[memory]\nresident_bytes_max = {2 * 2**30}\n[memory.retention]\n"
+        f"[memory]\nresident_bytes_max = {options.resident}\n"
+        f"approximate = {str(not options.exact).lower()}\n[memory.retention]\n"
         f"max_entries = {max(1, kept.count - options.evict)}\n"
     )
     with engine(folder, "--config", str(config)) as (endpoint, process):

@@ -182,6 +182,7 @@ class MemoryConfig(_Section, frozen=True, kw_only=True):
     recency_weight: Annotated[float, Meta(ge=0, le=1)] = 0.1
     half_life_days: Annotated[float, Meta(gt=0, le=36_500)] = 30.0
     resident_bytes_max: Annotated[int, Meta(ge=0, le=2**50)] = 512 * MIB
+    approximate: bool = True
     maintenance_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 300.0
     backfill_seconds: Annotated[float, Meta(gt=0, le=86_400)] = 600.0
     retention: RetentionConfig = field(default_factory=RetentionConfig)

@@ -614,7 +614,7 @@ def remembering_from(
     provider = provider or provider_from(config)
     return Remembering(
         provider=provider,
-        shelves=Shelves(provider, config.resident_bytes_max),
+        shelves=Shelves(provider, config.resident_bytes_max, approximate=config.approximate),
         weights=Weights(
             config.lexical_weight,
             config.vector_weight,

@@ -9,7 +9,8 @@
 
 All three lie in 0..1 and depend on nothing but query, item and scope, never on what else was found:
 a score means the same from query to query. `lexical` and `vector` alone are scores of their own.
-Filters come first; what passes them is ranked, all of it, exactly.
+Filters come first; what passes them is ranked, all of it, exactly. Only of a scope whose vectors
+do not fit into memory it is guessed from codes who may be among the best, and those are ranked.
 
 The index is SQLite's FTS5; the weights of words are the scope's own, and not those of FTS5's
 `bm25()`, which counts everybody's texts: one principal's scores would tell of another's words.
@@ -25,6 +26,7 @@ from numpy.typing import NDArray
 
 from palyra_actors.actors.memory import present, sizes
 from palyra_actors.actors.shelf import NEVER, Block, Names, Shelf, Shelves, from_file
+from palyra_actors.actors.signs import CANDIDATES
 from palyra_actors.domain.catalog import MEMORY_SOURCES
 from palyra_actors.domain.memory import view
 from palyra_actors.domain.words import COMMON, scoped, stem, term, words
@@ -154,6 +156,11 @@ class Hunt(NamedTuple):
     names: Names
     wanted: int
 
+    @property
+    def vector(self) -> NDArray[np.float32] | None:
+        """What it is ranked by, if by meaning."""
+        return None if self.question.mode == "lexical" else self.question.vector
+
 
 def search(
     reader: ReadSide,
@@ -206,6 +213,9 @@ def _rank_scope(
     if lexical.left_out:
         wanted = max(wanted, WEIGHED_ANEW)
     hunt = Hunt(owner, question, library.weights, lexical, tagged, names, wanted)
+    if shelf and shelf.signs and hunt.vector is not None and len(block.seqs):
+        likely = _likely(block, hunt, shelf.signs.likeness(block.vectors, hunt.vector))
+        blocks = iter((shelf.exact(reader, number, likely),))
     ranked = [one for block in blocks if len(block.seqs) for one in _rank(block, hunt)]
     ranked.sort(key=_best_first)
     if lexical.left_out:
@@ -236,37 +246,28 @@ def _weigh_anew(
     return found
 
 
+def _likely(block: Block, hunt: Hunt, by_meaning: NDArray[np.float32]) -> Block:
+    """The items that may be among the best, where it is known about how near they are."""
+    by_meaning[~block.known] = 0.0
+    total, mask = _totals(block, hunt, _lexical_scores(block, hunt.lexical), by_meaning)
+    at = np.sort(_best(total, mask, max(CANDIDATES, hunt.wanted), 0.0))
+    return Block._make(array[at] for array in block)
+
+
 def _rank(block: Block, hunt: Hunt) -> list[Ranked]:
     """The best of a block."""
-    question, weights = hunt.question, hunt.weights
-    mask = _filter(block, hunt)
+    question = hunt.question
     by_words = _lexical_scores(block, hunt.lexical)
     by_meaning: NDArray[np.float32] | None = None
-    if question.vector is not None and question.mode != "lexical":
+    if hunt.vector is not None:
         # not `@`: BLAS shares it among threads, ten times as slow where others work, too
-        by_meaning = np.einsum("ij,j->i", block.vectors, question.vector)
+        by_meaning = np.einsum("ij,j->i", block.vectors, hunt.vector)
         np.maximum(by_meaning, 0.0, out=by_meaning)
-    rate = log(2) / (weights.half_life_days * _DAY_MS)
-    if question.mode == "lexical":
-        total = by_words
-        mask &= by_words > 0
     elif question.mode == "vector":
-        if by_meaning is None:
-            return []
-        total = by_meaning
-        mask &= block.known
-    else:
-        whole = weights.lexical + weights.vector + weights.recency
-        ages = np.minimum(block.created - question.moment_ms, 0).astype(np.float32)
-        total = np.exp(ages * np.float32(rate)) * np.float32(weights.recency / whole)
-        total += by_words * np.float32(weights.lexical / whole)
-        found = by_words > 0
-        if by_meaning is not None:
-            total += by_meaning * np.float32(weights.vector / whole)
-            found |= block.known
-        mask &= found
+        return []
+    total, mask = _totals(block, hunt, by_words, by_meaning)
     best = _best(total, mask, hunt.wanted, question.min_score - hunt.lexical.spread)
-    fresh = np.exp(np.minimum(block.created[best] - question.moment_ms, 0) * rate)
+    fresh = np.exp(np.minimum(block.created[best] - question.moment_ms, 0) * _rate(hunt.weights))
     return [
         Ranked(
             float(total[at]), int(block.seqs[at]), hunt.owner, float(by_words[at]),
@@ -274,6 +275,38 @@ def _rank(block: Block, hunt: Hunt) -> list[Ranked]:
         )
         for at, recency in zip(best.tolist(), fresh.tolist(), strict=True)
     ]  # fmt: skip
+
+
+def _totals(
+    block: Block,
+    hunt: Hunt,
+    by_words: NDArray[np.float32],
+    by_meaning: NDArray[np.float32] | None,
+) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+    """What each item scores, maybe in one of the arrays given, and which of them count."""
+    question, weights = hunt.question, hunt.weights
+    mask = _filter(block, hunt)
+    if question.mode == "lexical":
+        mask &= by_words > 0
+        return by_words, mask
+    if question.mode == "vector":
+        assert by_meaning is not None
+        mask &= block.known
+        return by_meaning, mask
+    whole = weights.lexical + weights.vector + weights.recency
+    ages = np.minimum(block.created - question.moment_ms, 0).astype(np.float32)
+    total = np.exp(ages * np.float32(_rate(weights))) * np.float32(weights.recency / whole)
+    total += by_words * np.float32(weights.lexical / whole)
+    found = by_words > 0
+    if by_meaning is not None:
+        total += by_meaning * np.float32(weights.vector / whole)
+        found |= block.known
+    mask &= found
+    return total, mask
+
+
+def _rate(weights: Weights) -> float:
+    return log(2) / (weights.half_life_days * _DAY_MS)
 
 
 def _filter(block: Block, hunt: Hunt) -> NDArray[np.bool_]:

@@ -5,19 +5,22 @@
 
 A note of a change is left before the change is acknowledged, and taken in before the next search
 looks; so a search that begins after an ack sees it. Arrays grow by replacement, so a search goes on
-over those it was given. A scope that does not fit is read block by block from the file each time.
+over those it was given. Of a scope that does not fit there are codes instead of vectors, see
+`actors.signs`; one that does not fit so either is read block by block from the file each time.
 """
 
+import json
 import threading
 from collections import OrderedDict, deque
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Final, NamedTuple
+from typing import Any, Final, Literal, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from palyra_actors.actors.memory import item_of
+from palyra_actors.actors.signs import Signs
 from palyra_actors.domain.catalog import MEMORY_SOURCES
 from palyra_actors.domain.memory import REMOVALS, from_payload
 from palyra_actors.domain.words import words
@@ -44,12 +47,16 @@ NEVER: Final = 2**62
 ROW_BYTES: Final = 64
 """What an item takes besides its vector."""
 
+UNSAVED_MAX: Final = 16_384
+"""Vectors that searches made and that are not in the file yet, of a scope that is kept as codes."""
+
 COMMON_WORDS_MAX: Final = 4_096
 
 
 class Block(NamedTuple):
     """Items in the order of their `seq`. `ended`, `expires`: NEVER where they are not; `known`:
-    there is a vector; `alive`: it was not removed."""
+    there is a vector; `alive`: it was not removed. `vectors`: or their codes, see `actors.signs`.
+    """
 
     seqs: NDArray[np.int64]
     created: NDArray[np.int64]
@@ -62,7 +69,7 @@ class Block(NamedTuple):
     ids: NDArray[np.void]
     alive: NDArray[np.bool_]
     known: NDArray[np.bool_]
-    vectors: Matrix
+    vectors: Any
 
     def places(self, seqs: NDArray[np.int64]) -> NDArray[np.int64]:
         """Where those of the seqs are that are here; seqs that are not are left out."""
@@ -145,10 +152,14 @@ def _columns(rows: Sequence[Sequence[Any]], names: Names, dimensions: int) -> Bl
 
 
 class Shelf:
-    """One scope's items. Notes come from the loop's thread, all else from the readers'."""
+    """One scope's items. Notes come from the loop's thread, all else from the readers'.
 
-    def __init__(self, stream: int, dimensions: int) -> None:
+    `signs`: it is kept as codes; None: as vectors.
+    """
+
+    def __init__(self, stream: int, dimensions: int, signs: Signs | None = None) -> None:
         self.stream = stream
+        self.signs = signs
         self.lock = threading.Lock()
         self.notes: deque[Any] = deque()
         self.names = Names()
@@ -156,12 +167,24 @@ class Shelf:
         """Terms that match so much that they are looked at last, and how much that was."""
         self.count = 0
         self._dimensions = dimensions
-        self._arrays = _columns([], self.names, dimensions)
+        self._arrays = self._short(_columns([], self.names, dimensions))
         self._pending: dict[int, str | None] = {}
+        self._unsaved: dict[int, NDArray[np.float32]] = {}
+
+    @property
+    def needs_bytes(self) -> int:
+        """What would be kept of what is here now if it were read anew."""
+        return self.count * row_bytes(self._dimensions, self.signs)
 
     @property
     def size_bytes(self) -> int:
-        return len(self._arrays.seqs) * row_bytes(self._dimensions)
+        return len(self._arrays.seqs) * row_bytes(self._dimensions, self.signs)
+
+    def _short(self, block: Block) -> Block:
+        """With codes instead of vectors, where it is kept as codes."""
+        if self.signs is None:
+            return block
+        return block._replace(vectors=self.signs.codes(block.vectors))
 
     def block(self) -> Block:
         """What is here, as of the last `take_in`."""
@@ -170,8 +193,9 @@ class Shelf:
 
     def load(self, reader: ReadSide, model: int) -> None:
         """From the file, as it is now."""
-        parts = list(pages(reader, self.stream, model, self._dimensions, self.names))
-        for part in parts:
+        parts = []
+        for part in pages(reader, self.stream, model, self._dimensions, self.names):
+            parts.append(self._short(part))
             self._pending.update(dict.fromkeys(part.seqs[~part.known].tolist()))
         if parts:
             self._arrays = Block._make(np.concatenate(same) for same in zip(*parts, strict=True))
@@ -197,8 +221,10 @@ class Shelf:
                         self._select(note)
                     case Vectors():
                         self._put(note.seqs, note.vectors)
+                        for seq in note.seqs.tolist():
+                            self._unsaved.pop(seq, None)
             self._remove(removed)
-            if provider.near and self._pending:
+            if provider.near and self._pending and len(self._unsaved) < UNSAVED_MAX:
                 self._embed_pending(reader, provider)
 
     def _add(self, added: Sequence[Added]) -> None:
@@ -214,7 +240,7 @@ class Shelf:
                 ))  # fmt: skip
         if not rows:
             return
-        new = _columns(rows, self.names, self._dimensions)
+        new = self._short(_columns(rows, self.names, self._dimensions))
         end = self.count + len(rows)
         if end > len(self._arrays.seqs):
             room = max(1024, end + end // 2)
@@ -240,6 +266,7 @@ class Shelf:
             if self._arrays.seqs[at] < last[self._arrays.ids[at].tobytes()]:
                 self._arrays.alive[at] = False
                 self._pending.pop(int(self._arrays.seqs[at]), None)
+                self._unsaved.pop(int(self._arrays.seqs[at]), None)
 
     def _select(self, note: Selected) -> None:
         arrays, count = self._arrays, self.count
@@ -249,12 +276,14 @@ class Shelf:
         elif note.channel is not None:
             hit &= arrays.channels[:count] == self.names.number(note.channel)
         arrays.alive[:count][hit] = False
+        for seq in arrays.seqs[:count][hit].tolist() if self._unsaved else ():
+            self._unsaved.pop(seq, None)
 
     def _put(self, seqs: NDArray[np.int64], vectors: Matrix) -> None:
         block = self.block()
         here = np.isin(seqs, block.seqs)
         at = block.places(seqs)
-        block.vectors[at] = vectors[here]
+        block.vectors[at] = vectors[here] if self.signs is None else self.signs.codes(vectors[here])
         block.known[at] = True
         for seq in seqs.tolist():
             self._pending.pop(seq, None)
@@ -277,15 +306,37 @@ class Shelf:
             vectors, good = embed_checked(apart(provider), texts)
         except ProviderFault:
             return
-        self._put(np.array(seqs, np.int64)[good], vectors[good])
+        made = np.array(seqs, np.int64)[good]
+        self._put(made, vectors[good])
+        if self.signs is not None:
+            self._unsaved.update(zip(made.tolist(), vectors[good].copy(), strict=True))
+
+    def exact(self, reader: ReadSide, model: int, part: Block) -> Block:
+        """A part of what is here with its vectors, of a scope that is kept as codes."""
+        known = np.zeros(len(part.seqs), np.bool_)
+        vectors = np.zeros((len(part.seqs), self._dimensions), np.float32)
+        asked = (json.dumps(part.seqs[part.known].tolist()), self.stream, model)
+        found = {
+            seq: np.frombuffer(one, "<f4") for seq, one in reader.rows("memory.vectors", asked)
+        }
+        with self.lock:
+            unsaved = [(seq, self._unsaved.get(seq)) for seq in part.seqs.tolist()]
+        for at, (seq, kept) in enumerate(unsaved):
+            vector = found.get(seq, kept)
+            if vector is not None:
+                vectors[at], known[at] = vector, True
+        return part._replace(vectors=vectors, known=known)
 
 
 class Shelves:
     """The scopes that were searched lately, as far as they fit into `bytes_max`."""
 
-    def __init__(self, provider: MemoryEmbeddingProvider, bytes_max: int) -> None:
+    def __init__(
+        self, provider: MemoryEmbeddingProvider, bytes_max: int, *, approximate: bool = True
+    ) -> None:
         self._provider = provider
         self._bytes_max = bytes_max
+        self._approximate = approximate
         self._lock = threading.Lock()
         self._loading = threading.Lock()
         self._shelves: OrderedDict[int, Shelf] = OrderedDict()
@@ -316,14 +367,21 @@ class Shelves:
                 shelf = self._shelves.get(stream) or self._load(reader, stream, model)
         if shelf is not None:
             shelf.take_in(reader, self._provider)
+            if shelf.needs_bytes > self._bytes_max:
+                self._take_down(stream)  # it has grown; the next search takes it in otherwise
         return shelf
 
     def _load(self, reader: ReadSide, stream: int, model: int) -> Shelf | None:
         ((count,),) = reader.rows("memory.count", (stream,))
-        needed = count * row_bytes(self._provider.model.dimensions)
+        dimensions = self._provider.model.dimensions
+        signs = None
+        needed = count * row_bytes(dimensions)
+        if needed > self._bytes_max and self._approximate:
+            signs = Signs(dimensions)
+            needed = count * row_bytes(dimensions, signs)
         if needed > self._bytes_max:
             return None
-        shelf = Shelf(stream, self._provider.model.dimensions)
+        shelf = Shelf(stream, dimensions, signs)
         with self._lock:
             while self._shelves and self.size_bytes + needed > self._bytes_max:
                 self._shelves.popitem(last=False)
@@ -340,13 +398,14 @@ class Shelves:
             self._shelves.pop(stream, None)
 
 
-def row_bytes(dimensions: int) -> int:
-    """What an item takes."""
-    return 4 * dimensions + ROW_BYTES
+def row_bytes(dimensions: int, signs: Signs | None = None) -> int:
+    """What an item takes: as a vector, or as its code."""
+    return ROW_BYTES + (4 * dimensions if signs is None else signs.bits // 8)
 
 
 def _grown(array: NDArray[Any], count: int, room: int) -> NDArray[Any]:
-    made = np.zeros((room, *array.shape[1:]), array.dtype)
+    order: Literal["F", "C"] = "F" if array.flags.fnc else "C"  # codes lie by columns
+    made = np.zeros((room, *array.shape[1:]), array.dtype, order)
     made[:count] = array[:count]
     return made
 

@@ -6,7 +6,9 @@ from typing import Any
 
 import pytest
 
+from palyra_actors.actors import search
 from palyra_actors.actors.clerks import forgetting
+from palyra_actors.actors.shelf import ROW_BYTES, row_bytes
 from palyra_actors.client import Client
 from palyra_actors.engine import Engine
 from palyra_actors.errors import NoReply, NotFound, PalyraError
@@ -15,6 +17,8 @@ from palyra_actors.storage.journal import JournalWriter
 from palyra_actors.storage.rebuild import Rebuild
 from tests.system.harness import NO_BUDGET, served
 from tests.system.test_memory import assert_rebuilt_is_live, raw_bytes
+
+WORDS = ["anchor", "buoy", "cormorant", "drift", "eddy", "ferry", "gull", "harbour"]
 
 
 def test_retention_beside_reads_never_shows_half_an_item(tmp_path: Path) -> None:
@@ -53,9 +57,16 @@ def test_retention_beside_reads_never_shows_half_an_item(tmp_path: Path) -> None
     assert_rebuilt_is_live(tmp_path / "m.db")
 
 
-def test_a_search_that_begins_after_an_ack_sees_what_was_written(tmp_path: Path) -> None:
-    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+@pytest.mark.parametrize("known", [0, 150])
+def test_a_search_that_begins_after_an_ack_sees_what_was_written(
+    tmp_path: Path, known: int
+) -> None:
+    """Also of a scope that is kept as codes: with 150 before them, vectors do not fit."""
+    config = NO_BUDGET.replaced("memory", resident_bytes_max=150 * row_bytes(64) - 1)
+    with Engine.open(tmp_path / "m.db", config) as engine:
         memories = engine.memories
+        for n in range(known):
+            memories.add(f"the {n}th gull")
         memories.search("warm")
         for n in range(100):
             memory = memories.add(f"the {n}th entry about cormorants")
@@ -66,6 +77,56 @@ def test_a_search_that_begins_after_an_ack_sees_what_was_written(tmp_path: Path)
                 memories.delete(memory.memory_id)
                 found = memories.search(f"{n}th entry cormorants", top_k=64)
                 assert memory not in [hit.item for hit in found]
+        (shelf,) = engine._works.desk.counter.remembering.shelves._shelves.values()
+        assert (shelf.signs is not None) == bool(known)
+
+
+@pytest.mark.parametrize("bytes_max", [60, 200, 2_000])
+def test_a_scope_that_grows_out_of_memory_is_kept_as_codes_and_then_not_at_all(
+    tmp_path: Path, bytes_max: int
+) -> None:
+    config = NO_BUDGET.replaced("memory", resident_bytes_max=bytes_max * ROW_BYTES)
+    with Engine.open(tmp_path / "m.db", config) as engine:
+        memories, held = engine.memories, []
+        shelves = engine._works.desk.counter.remembering.shelves
+        for n in range(60):
+            memories.add(f"the {n}th entry about cormorants")
+            assert len(memories.search("entry", top_k=64)) == n + 1
+            held.append([shelf.signs is None for shelf in shelves._shelves.values()])
+            assert sum(shelf.needs_bytes for shelf in shelves._shelves.values()) <= (
+                bytes_max * ROW_BYTES
+            )
+    seen = [one for place, one in enumerate(held) if one not in held[:place]]
+    assert (
+        seen == {60: [[True], [], [False]], 200: [[True], [], [False]], 2_000: [[True]]}[bytes_max]
+    )
+
+
+def test_of_a_scope_that_is_kept_as_codes_all_scores_are_exact_and_nearly_all_hits_the_best(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "CANDIDATES", 60)
+    config = NO_BUDGET.replaced("memory", resident_bytes_max=0)
+    texts = [f"{a} {b} {c}" for a in WORDS for b in WORDS for c in WORDS]
+    with Engine.open(tmp_path / "m.db", config) as engine:
+        for text in texts:
+            engine.memories.add(text)
+        engine.memories.backfill()
+        exact = [engine.memories.search(text, mode="vector", top_k=10) for text in texts[::40]]
+        shelves = engine._works.desk.counter.remembering.shelves
+        shelves._bytes_max = len(texts) * row_bytes(64) - 1
+        found = [engine.memories.search(text, mode="vector", top_k=10) for text in texts[::40]]
+        (shelf,) = shelves._shelves.values()
+        assert shelf.signs is not None
+    same = 0
+    for one, other in zip(exact, found, strict=True):
+        scores = {hit.item.memory_id: hit.score for hit in one}
+        assert len(other) == 10
+        assert (other[0].item, other[0].score) == (one[0].item, one[0].score)
+        for hit in other:
+            assert hit.score <= one[0].score
+            same += scores.get(hit.item.memory_id) == pytest.approx(hit.score)
+    assert same >= 0.9 * 10 * len(exact)
 
 
 def test_a_scope_that_does_not_fit_into_memory_is_searched_in_the_file(tmp_path: Path) -> None:
@@ -89,6 +150,9 @@ def test_a_scope_that_does_not_fit_into_memory_is_searched_in_the_file(tmp_path:
     resident = filled(NO_BUDGET, "resident.db")
     read = filled(NO_BUDGET.replaced("memory", resident_bytes_max=0), "read.db")
     assert read == resident
+    small = NO_BUDGET.replaced("memory", resident_bytes_max=110 * row_bytes(64))
+    assert filled(small, "coded.db") == resident
+    assert filled(small.replaced("memory", approximate=False), "exact.db") == resident
     assert all(len(hits) == 20 for hits in read[:3])
 
 

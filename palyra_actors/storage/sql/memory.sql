@@ -194,6 +194,10 @@ WHERE stream = ? AND seq >= ? AND seq <= ? AND dead IS NULL AND (session_id IS N
 -- name: memory.shelf_vectors
 SELECT seq, vector FROM memory_vectors WHERE seq >= ? AND seq <= ? AND stream = ? AND model = ? ORDER BY seq
 
+-- name: memory.vectors
+SELECT seq, vector FROM memory_vectors
+WHERE seq IN (SELECT value FROM json_each(?)) AND stream = ? AND model = ?
+
 -- name: memory.tagged
 SELECT seq FROM memory_tags WHERE stream = ? AND tag = ?
 
