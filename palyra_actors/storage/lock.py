@@ -56,7 +56,9 @@ class DatabaseLock:
             return cls._acquire(name)
         except OSError as cause:
             raise OpenRefused(
-                f"{name} cannot be opened: {cause.strerror}", detail={"path": name}
+                f"{name} cannot be opened: {cause.strerror}",
+                hint="see who may read and write it and its folder",
+                detail={"path": name},
             ) from cause
 
     @classmethod

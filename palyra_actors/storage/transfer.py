@@ -42,7 +42,7 @@ from palyra_actors.storage.carried import PREFIX, AnswerLoader, Orphan, Sum, Tal
 from palyra_actors.storage.connection import open_reader, open_writer
 from palyra_actors.storage.files import size_bytes
 from palyra_actors.storage.journal import JournalReader
-from palyra_actors.storage.lock import DatabaseLock, sync_folder
+from palyra_actors.storage.lock import DatabaseLock, holder_of, sync_folder
 from palyra_actors.storage.migrations import migrate
 from palyra_actors.storage.ndjson import Digest, packed_again, said
 from palyra_actors.storage.port import Head, Selection
@@ -220,8 +220,13 @@ def load(lines: Iterable[bytes], target: str | os.PathLike[str]) -> Moved:
             detail={"path": file},
         )
     made = file + ".partial"
-    with contextlib.suppress(FileNotFoundError):
-        os.unlink(made)
+    if (holder := holder_of(made)) is not None:
+        raise OpenRefused(
+            f"{made} is being made by process {holder}",
+            hint="wait for it, or name another file",
+            detail={"path": made, "holder_pid": holder},
+        )
+    _remove(made)  # what an import that was killed has left
     try:
         with DatabaseLock.acquire(made):
             connection = open_writer(
@@ -235,15 +240,19 @@ def load(lines: Iterable[bytes], target: str | os.PathLike[str]) -> Moved:
         sync_folder(os.path.dirname(file))
         anchor.write(anchor.beside(file), moved.head)
     except BaseException as failure:
-        for name in (made, made + "-wal", made + "-shm"):
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(name)
+        _remove(made)
         if isinstance(failure, apsw.Error | OSError):
             raise StorageUnavailable(
                 f"{file} could not be made: {failure}", detail={"outcome": "none"}
             ) from failure
         raise
     return moved
+
+
+def _remove(file: str) -> None:
+    for name in (file, file + "-wal", file + "-shm", file + "-journal"):
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(name)
 
 
 class _Loader:

@@ -1,6 +1,7 @@
 """A journal as lines of JSON and back: the same chain, the same state; or nothing at all."""
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.errors import Invalid, OpenRefused, PalyraError
 from palyra_actors.storage import anchor
+from palyra_actors.storage.lock import DatabaseLock
 from palyra_actors.storage.ndjson import as_json, packed_again
 from palyra_actors.storage.transfer import VERSION, export, load
 from tests.faults.rig import NO_BUDGET
@@ -252,3 +254,27 @@ def test_a_journal_that_is_damaged_is_not_exported_as_if_it_were_whole(database:
     stranger.close()
     with pytest.raises(PalyraError, match="event 9"):
         exported(database)
+
+
+def test_an_import_after_one_that_was_killed_begins_anew(database: Path, tmp_path: Path) -> None:
+    lived_through(database)
+    lines = exported(database).splitlines(keepends=True)
+    again = tmp_path / "again.db"
+    left = {f"{again}.partial{end}": end for end in ("", "-wal", "-shm", "-journal")}
+    for name in left:
+        Path(name).write_bytes(b"left by it")
+    done = load(lines, again)
+    assert anchor.read(anchor.beside(again)) == done.head
+    assert not any(os.path.exists(name) for name in left)
+
+
+def test_an_import_beside_another_one_leaves_it_alone(database: Path, tmp_path: Path) -> None:
+    lived_through(database)
+    lines = exported(database).splitlines(keepends=True)
+    again = tmp_path / "again.db"
+    with (
+        DatabaseLock.acquire(f"{again}.partial"),
+        pytest.raises(OpenRefused, match="is being made by process"),
+    ):
+        load(lines, again)
+    assert load(lines, again).head.seq == json.loads(lines[0])["events"]
