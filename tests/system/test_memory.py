@@ -540,3 +540,22 @@ def test_a_merge_that_fell_due_while_no_engine_ran_is_made_up_for(tmp_path: Path
         clock.turn(60_000)
         wire.ok("memory.maintain")
         assert wire.ok("memory.stats")["last_vacuum_ms"] == clock.wall_ms() - 60_000
+
+
+def test_what_is_over_leaves_the_log_of_an_engine_that_nobody_writes_to(tmp_path: Path) -> None:
+    clock = ManualClock(wall_ms=1_790_000_000_000)
+    with house(tmp_path, clock=clock) as home:
+        wire = home.connect()
+        ingest(wire, "the wombat is ephemeral", expires_ms=clock.wall_ms() + 1000)
+        clock.turn(2000)
+        assert wire.ok("memory.maintain")["expired"] == 1
+        assert b"ephemeral" in raw_bytes(tmp_path)
+        wire.append(event(new_id()))
+        clock.turn(61_000)
+        assert wire.ok("engine.health")["status"] == "ready"
+        assert b"ephemeral" in raw_bytes(tmp_path), "somebody wrote within the minute"
+        clock.turn(61_000)
+        while b"ephemeral" in raw_bytes(tmp_path):
+            wire.ok("memory.stats")
+        ingest(wire, "and it goes on")
+        assert wire.ok("journal.verify")["valid"]

@@ -49,6 +49,10 @@ pages for each that it writes."""
 ROUND_ITEMS_MIN: Final = 1_024
 """So few may cancel out altogether: a few milliseconds."""
 
+IDLE_S: Final = 60.0
+"""What retention removed is overwritten in the log as others write. Where nobody writes for so long
+nobody will, and nobody is in the way when the log is emptied."""
+
 BESIDE_PAGES: Final = 16
 MERGE_PAGES_MAX: Final = 64
 MERGES_MAX: Final = 100_000
@@ -94,6 +98,7 @@ class Forgetter:
         self._pace = Pace(8, SLICE_ITEMS_MAX)
         self._merging = Pace(4, MERGE_PAGES_MAX)
         self._bulk = True  # what a crash left is merged, whatever it was
+        self._left_in_log = False
         self._round_left: int | None = None  # items that may be crossed out; None: not counted yet
         counter.loop.call_soon(self.look)
 
@@ -268,9 +273,25 @@ class Forgetter:
                 return
             self._at_work = False
             self._counter.destroyed()
+            if works and not _urgent(works) and not self._left_in_log:
+                self._left_in_log = True
+                self._empty_log_when_idle(None)
             self.look()
 
         do_slice(self._counter, lambda storage: storage.apply(changes), then)
+
+    def _empty_log_when_idle(self, head_seq: int | None) -> None:
+        """`head_seq`: where the journal ended at the last look."""
+        seq = None
+        try:
+            seq = self._counter.reader.head().seq
+        except Exception as error:  # noqa: BLE001 - a disk that fails now may not in a while
+            log.warning("whether the log can be emptied could not be read: %s", error)
+        if seq is None or seq != head_seq or self._at_work:
+            self._counter.call_later(IDLE_S, lambda: self._empty_log_when_idle(seq))
+            return
+        self._left_in_log, self._at_work = False, True
+        sweep(self._counter, lambda: self._finish(()))
 
 
 def _urgent(works: Sequence[Work]) -> bool:
