@@ -18,7 +18,7 @@ from palyra_actors.domain.catalog import kind_name
 from palyra_actors.domain.payload import Sealer, same_content
 from palyra_actors.domain.session import Append, Draft, append
 from palyra_actors.domain.swift import Written
-from palyra_actors.errors import IdReused, Invalid, Overloaded, TooLarge
+from palyra_actors.errors import IdReused, Invalid, Overloaded, PalyraError, TooLarge
 from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.wire.append import check_count, drafts_of
 from palyra_actors.wire.messages import AppendBody, EventIn
@@ -116,22 +116,29 @@ class Appends:
                 detail={"limit": directory.resident_max, "actual": len(shares)},
             )
         directory.begin_request()
-        for session_id, places in shares.items():
-            session = directory.session(session_id, f"events[{places[0]}].session_id")
-            own = append([drafts[place] for place in places], expected)
-            unit.portions.append(Portion(unit, session, session.stream_id, own, places, own.drafts))
-        unit.left = len(unit.portions)
         try:
-            for portion in unit.portions:
+            for session_id, places in shares.items():
+                session = directory.session(session_id, f"events[{places[0]}].session_id")
+                own = append([drafts[place] for place in places], expected)
+                unit.portions.append(
+                    Portion(unit, session, session.stream_id, own, places, own.drafts)
+                )
+        except PalyraError:
+            unit.settle()  # nobody has heard of it yet
+            raise
+        unit.left = len(unit.portions)
+        portions = unit.portions
+        try:
+            for portion in portions:
                 portion.entity.hand(portion)
         except MailboxFull as full:
             refusal = _behind(unit, full)
-            take_back(unit.portions)  # they hold back for the others
+            take_back(portions)  # they hold back for the others
             raise refusal from full
 
 
 def _behind(unit: Unit, full: MailboxFull) -> Overloaded:
-    unit.settled = True
+    unit.settle()
     return Overloaded(
         f"the session is behind: {full}", hint="come back later", retry_after_ms=RETRY_AFTER_MS
     )

@@ -133,6 +133,5 @@ class Directory:
                 self._let_go(name)
 
     def _let_go(self, name: Name) -> None:
-        actor = self._awake.pop(name)
-        actor.actor_stopped.set()
+        self._awake.pop(name).let_go()
         self.passivated += 1

@@ -1,11 +1,14 @@
 """Who is awake: at most so many, the longest unused first, and nobody forgets anything."""
 
+import gc
 import random
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from palyra_actors.actors.session import SessionActor
 from palyra_actors.api.events import new_id
 from palyra_actors.testing.clock import ManualClock
 from tests.system.harness import NO_BUDGET, event, eventually, house
@@ -28,6 +31,46 @@ def test_never_more_than_allowed_are_awake_and_all_keep_their_numbers(tmp_path: 
             assert wire.ok("engine.stats")["actors"]["resident"] <= 2
         actors = wire.ok("engine.stats")["actors"]
         assert actors["passivated"] == actors["activated"] - 2
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """An engine as a process looks for cycles so seldom that they are as good as never freed."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def sessions_in_memory() -> int:
+    return sum(type(one) is SessionActor for one in gc.get_objects())
+
+
+def test_a_session_that_was_let_go_is_gone_without_the_collector(
+    tmp_path: Path, no_collector: None
+) -> None:
+    before = sessions_in_memory()
+    with house(tmp_path, TWO) as opened:
+        wire = opened.connect()
+        for _ in range(40):
+            wire.append(event(new_id()))
+        assert wire.ok("engine.stats")["actors"]["passivated"] == 38
+        assert sessions_in_memory() - before <= 3  # the last one's answer may be on its way
+
+
+def test_what_finds_no_room_among_the_awake_is_gone_without_the_collector(
+    tmp_path: Path, no_collector: None
+) -> None:
+    before = sessions_in_memory()
+    three = NO_BUDGET.replaced("actors", resident_max=3)
+    with house(tmp_path, three) as opened:
+        wire = opened.connect()
+        bodies = [{"events": [event(new_id()), event(new_id())]} for _ in range(200)]
+        sent = {wire.send("journal.append", body) for body in bodies}
+        replies = [wire.receive() for _ in sent]
+        assert any(reply.get("err", {}).get("code") == "overloaded" for reply in replies)
+        wire.append(event(new_id()))
+        assert sessions_in_memory() - before <= 4
 
 
 def test_a_session_that_was_let_go_knows_its_runs_when_it_wakes(tmp_path: Path) -> None:
