@@ -14,11 +14,12 @@ time round. Where one of them does, the local clock is followed: the gap has non
 repeated hour has all of them twice.
 """
 
-from bisect import bisect_left
+from bisect import bisect_left, bisect_right
 from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from hashlib import sha256
+from itertools import takewhile
 from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
@@ -45,8 +46,7 @@ _NO_NAMES: Final = ("right/", "posix/")
 """Folders that some machines have beside the IANA names. The first counts leap seconds, of which
 the clock here knows nothing: its times are wrong."""
 
-WALK_DAYS_MAX: Final = 2
-"""A span up to which ticks are counted one by one; a longer one is counted by days."""
+DAY_MS: Final = 86_400_000
 
 
 class Cron(NamedTuple):
@@ -358,36 +358,45 @@ def _last(cron: Cron, first_ms: int, upto_ms: int) -> int:
 
 
 def _cron_span(cron: Cron, first_ms: int, upto_ms: int) -> Span:
+    """Jobs that were missed together ask for the same but for some seconds at the end, in which
+    there is one instant at most."""
+    minute = max(first_ms, upto_ms - upto_ms % 60_000)
+    found = _span_of_minutes(cron, first_ms, minute)
+    following = _next_tick(cron, minute)
+    if following is None or following > upto_ms:
+        return found
+    return Span(found.ticks + 1, following)
+
+
+@lru_cache(maxsize=1024)
+def _span_of_minutes(cron: Cron, first_ms: int, upto_ms: int) -> Span:
+    """Day by day: walked through are those alone on which the clock is set."""
     where = zone(cron.tz)
-    first, upto = ((_EPOCH + ms * _MS).astimezone(where).date() for ms in (first_ms, upto_ms))
-    if (upto - first).days <= WALK_DAYS_MAX:
-        count, last = _walk(cron, first_ms - 1, upto_ms)
-        return Span(count, last or first_ms)
-    count, _ = _walk(cron, first_ms - 1, _start_of(first + timedelta(1), where) - 1)
-    days = CronSim(cron.expression, datetime(1970, 1, 1, tzinfo=UTC))
-    a_day = len(days.hours) * len(days.minutes)
-    day = first + timedelta(1)
+    day, last_day = ((_EPOCH + ms * _MS).astimezone(where).date() for ms in (first_ms, upto_ms))
+    sim = CronSim(cron.expression, datetime(1970, 1, 1, tzinfo=UTC))
+    minutes = sorted(60 * hour + minute for hour in sim.hours for minute in sim.minutes)
     before = _start_of(day, where)
-    odd = True
-    while day < upto:
-        after = _start_of(day + timedelta(1), where)
-        was_odd, odd = odd, after - before != 86_400_000
+    odd = before - _start_of(day - timedelta(1), where) != DAY_MS
+    count = 0
+    while day <= last_day:
+        ends = day == date.max
+        after = before + DAY_MS if ends else _start_of(day + timedelta(1), where)
+        was_odd, odd = odd, after - before != DAY_MS
+        low, high = max(before, first_ms), min(after - 1, upto_ms)
         if was_odd or odd:  # the clock was set, and what that does may reach into the next day
-            count += _walk(cron, before - 1, after - 1)[0]
-        elif day.month in days.months and days.match_day(day):
-            count += a_day
+            count += _walk(cron, low - 1, high)
+        elif day.month in sim.months and sim.match_day(day):
+            count += bisect_right(minutes, (high - before) // 60_000)
+            count -= bisect_right(minutes, (low - 1 - before) // 60_000)
+        if ends:
+            break
         day, before = day + timedelta(1), after
-    count += _walk(cron, before - 1, upto_ms)[0]
     return Span(count, _last(cron, first_ms, upto_ms))
 
 
-def _walk(cron: Cron, after_ms: int, upto_ms: int) -> tuple[int, int | None]:
-    count, last = 0, None
-    for instant in _ticks(cron, after_ms):
-        if instant > upto_ms:
-            break
-        count, last = count + 1, instant
-    return count, last
+def _walk(cron: Cron, after_ms: int, upto_ms: int) -> int:
+    """How many instants there are after a time and up to another one."""
+    return sum(1 for _ in takewhile(upto_ms.__ge__, _ticks(cron, after_ms)))
 
 
 def _start_of(day: date, where: tzinfo) -> int:

@@ -1,5 +1,6 @@
 """When jobs are due: held against tables that were written from the rules, and against counting."""
 
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -365,3 +366,34 @@ def test_ten_years_of_minutes_are_counted_without_walking_through_them() -> None
     upto = ms("2036-01-01T00:00+01:00")
     found = times.span(Cron("* * * * *", "Europe/Prague"), 0, first, upto)
     assert found == ((upto - first) // 60_000 + 1, upto)
+
+
+@pytest.mark.parametrize("zone", ["UTC", "Europe/Prague"])
+def test_a_night_of_minutes_is_counted_without_walking_through_it(
+    monkeypatch: pytest.MonkeyPatch, zone: str
+) -> None:
+    """Thousands of jobs may have missed it, and nobody else has a turn while it is counted; those
+    that ask for the same are told at once."""
+    named = 0
+    ticks = times._ticks
+
+    def counted(cron: Cron, after_ms: int) -> Iterator[int]:
+        nonlocal named
+        for instant in ticks(cron, after_ms):
+            named += 1
+            yield instant
+
+    monkeypatch.setattr(times, "_ticks", counted)
+    first, upto = ms("2026-11-10T18:00:00Z"), ms("2026-11-11T09:00:00Z")
+    schedule = Cron("0-59 * * * *", zone)
+    assert times.span(schedule, 0, first, upto + 59_000) == (15 * 60 + 1, upto)
+    assert named < 10
+    named = 0
+    assert times.span(schedule, 0, first, upto + 1_000) == (15 * 60 + 1, upto)
+    assert named == 0
+    assert times.span(schedule, 0, first, first + 59_999) == (1, first)
+
+
+def test_a_stretch_is_counted_up_to_the_end_of_the_calendar() -> None:
+    first, upto = ms("9999-12-30T12:00:00Z"), ms("9999-12-31T23:59:59Z")
+    assert times.span(Cron("0 * * * *", "UTC"), 0, first, upto) == (36, ms("9999-12-31T23:00:00Z"))
