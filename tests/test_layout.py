@@ -243,6 +243,25 @@ def test_positions_times_and_chance_come_from_the_writer_and_columns_are_listed(
     assert found == []
 
 
+def test_the_architecture_page_names_every_room() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text("utf-8")
+    rooms = page[page.index("The rooms, each") : page.index("Imports go down")]
+    named: dict[str, set[str]] = {}
+    for line in rooms.splitlines():
+        if opened := re.match(r"    (\w+)/ ", line):
+            folder = named.setdefault(opened[1], set())
+        if line.startswith("    "):
+            folder |= set(re.findall(r"\w+", line[15:]))
+    assert set(named) == {"domain", "wire", "storage", "runtime", "embedding", "actors", "api"}
+    missing = [
+        f"{name}/{path.stem}"
+        for name, words in named.items()
+        for path in sorted((PACKAGE / name).glob("*.py"))
+        if path.stem not in {"__init__", *words}
+    ]
+    assert missing == []
+
+
 def test_no_test_sleeps() -> None:
     found = []
     for file in sources(TESTS):
