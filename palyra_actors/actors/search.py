@@ -55,6 +55,9 @@ COMMON_TERMS_MAX: Final = 2
 """Of a query's common words, the rarest so many are looked up; how often a text has them is not.
 The others count for the best `WEIGHED_ANEW`, whose texts are read."""
 
+TAGS_KEPT: Final = 4
+"""Tags with more items than `ROWS_MAX` whose items a scope in memory keeps: 8 bytes an item."""
+
 WEIGHED_ANEW: Final = 64
 """Hits that may win by common words: about 50 µs each. Without it a long text with all of eight
 words came behind short ones with three of them, 7 times in 500 among a million items."""
@@ -209,10 +212,7 @@ def _rank_scope(
     lexical = NOTHING_FOUND
     if question.mode != "vector":
         lexical = _find_words(reader, stream, question.query, count, shelf)
-    tagged = [
-        np.sort(np.fromiter((row[0] for row in rows), np.int64, len(rows)))
-        for rows in (reader.rows("memory.tagged", (stream, tag)) for tag in question.tags)
-    ]
+    tagged = [_tagged(reader, stream, tag, shelf) for tag in question.tags]
     if lexical.left_out:
         wanted = max(wanted, WEIGHED_ANEW)
     hunt = Hunt(owner, question, library.weights, lexical, tagged, names, wanted)
@@ -225,6 +225,21 @@ def _rank_scope(
         ranked = _weigh_anew(reader, stream, ranked[:wanted], hunt)
         ranked.sort(key=_best_first)
     return ranked[:wanted]
+
+
+def _tagged(reader: ReadSide, stream: int, tag: str, shelf: Shelf | None) -> NDArray[np.int64]:
+    """The items that have a tag, in their order. A scope that lies in memory keeps those of a tag
+    that many have: an item's tags never change, so there are only new ones to be looked for."""
+    kept = NONE if shelf is None else shelf.tagged.get(tag, NONE)
+    rows = reader.rows("memory.tagged", (stream, tag, int(kept[-1]) if len(kept) else 0))
+    new = np.fromiter((row[0] for row in rows), np.int64, len(rows))
+    seqs = np.concatenate((kept, new)) if len(kept) else new
+    if shelf is not None and len(new) and len(seqs) > ROWS_MAX:
+        shelf.tagged.pop(tag, None)
+        for longest_kept in list(shelf.tagged)[: max(0, len(shelf.tagged) + 1 - TAGS_KEPT)]:
+            shelf.tagged.pop(longest_kept, None)
+        shelf.tagged[tag] = seqs
+    return seqs
 
 
 def _weigh_anew(

@@ -165,6 +165,8 @@ class Shelf:
         self.names = Names()
         self.common: dict[str, int] = {}
         """Terms that match so much that they are looked at last, and how much that was."""
+        self.tagged: dict[str, NDArray[np.int64]] = {}
+        """Items of the tags that many have, as of the last look; such as are gone stay in it."""
         self.count = 0
         self._dimensions = dimensions
         self._arrays = self._short(_columns([], self.names, dimensions))
@@ -178,7 +180,8 @@ class Shelf:
 
     @property
     def size_bytes(self) -> int:
-        return len(self._arrays.seqs) * row_bytes(self._dimensions, self.signs)
+        tagged = sum(seqs.nbytes for seqs in list(self.tagged.values()))
+        return len(self._arrays.seqs) * row_bytes(self._dimensions, self.signs) + tagged
 
     def _short(self, block: Block) -> Block:
         """With codes instead of vectors, where it is kept as codes."""

@@ -559,3 +559,32 @@ def test_what_is_over_leaves_the_log_of_an_engine_that_nobody_writes_to(tmp_path
             wire.ok("memory.stats")
         ingest(wire, "and it goes on")
         assert wire.ok("journal.verify")["valid"]
+
+
+def test_the_items_of_a_tag_that_many_have_are_kept_and_new_ones_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "ROWS_MAX", 2)
+    monkeypatch.setattr(search, "TAGS_KEPT", 2)
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        memories, shelves = engine.memories, engine._works.remembering.shelves
+
+        def tagged(*tags: str) -> set[str]:
+            return {hit.item.content for hit in memories.search("harbour", tags=tags)}
+
+        kept = [memories.add(f"harbour {n}", tags=["sea", "at:home"]) for n in range(3)]
+        memories.add("harbour without", tags=["at:home"])
+        assert tagged("sea") == {"harbour 0", "harbour 1", "harbour 2"}
+        memories.add("harbour 3", tags=["sea"])
+        memories.delete(kept[0].memory_id)
+        memories.update(kept[1].memory_id, "harbour one")
+        assert tagged("sea") == {"harbour one", "harbour 2", "harbour 3"}
+        assert tagged("sea", "at:home") == {"harbour one", "harbour 2"}
+        assert tagged("nobody") == set()
+        for other in ("b", "c"):
+            for n in range(3):
+                memories.add(f"harbour {other} {n}", tags=[other])
+            assert len(tagged(other)) == 3
+        [shelf] = shelves._shelves.values()
+        assert list(shelf.tagged) == ["b", "c"]
+        assert tagged("sea") == {"harbour one", "harbour 2", "harbour 3"}

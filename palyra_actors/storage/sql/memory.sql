@@ -199,7 +199,7 @@ SELECT seq, vector FROM memory_vectors
 WHERE seq IN (SELECT value FROM json_each(?)) AND stream = ? AND model = ?
 
 -- name: memory.tagged
-SELECT seq FROM memory_tags WHERE stream = ? AND tag = ?
+SELECT seq FROM memory_tags WHERE stream = ? AND tag = ? AND seq > ? ORDER BY seq
 
 -- name: memory.frequency
 SELECT doc FROM memory_terms WHERE term = ?
