@@ -213,6 +213,7 @@ class Works:
             submit=self.writer.submit,
             next_stream=self._next_stream,
             new_id=Ulids(self.clock.wall_ms, self.entropy),
+            unread=self._read_failed,
             restarts=RestartPolicy(
                 actors.restart_backoff_ms,
                 actors.restart_backoff_ms_max,

@@ -66,6 +66,9 @@ class House:
     next_stream: Callable[[], int]
     new_id: Callable[[], bytes]
     restarts: RestartPolicy
+    unread: Callable[[str], None] = lambda why: None
+    """Told why the file could not be read."""
+
     listeners: dict[int, Callable[[Portion], None]] = field(default_factory=dict)
     activated: int = 0
     restarted: int = 0

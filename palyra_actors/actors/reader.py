@@ -14,7 +14,13 @@ from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.catalog import SESSION
 from palyra_actors.domain.chain import lost_from
-from palyra_actors.errors import InternalFault, NotFound, PalyraError, StorageUnavailable
+from palyra_actors.errors import (
+    InternalFault,
+    NotFound,
+    OpenRefused,
+    PalyraError,
+    StorageUnavailable,
+)
 from palyra_actors.limits import REPLY_PAYLOAD_BYTES_MAX
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Pool
@@ -166,6 +172,7 @@ class Reader(PooledActor):
         try:
             found = ask.find(self._open())
         except PalyraError as refusal:
+            self._note(refusal)
             found = refusal
         except Exception as error:  # noqa: BLE001 - whoever asked has to know
             found = self._fail(error)
@@ -254,7 +261,7 @@ class Reader(PooledActor):
         if self._connection is None:
             try:
                 self._connection = self._connect()
-            except PalyraError as refusal:
+            except OpenRefused as refusal:
                 self._call_soon(partial(self._say_unread, refusal.message))
                 raise
         return self._connection
@@ -295,6 +302,12 @@ class Reader(PooledActor):
     def _refuse(self, request: Request, error: PalyraError) -> None:
         self._call_soon(lambda: request.fail(error))
 
+    def _note(self, refusal: PalyraError) -> None:
+        """Tell the engine if what was asked could not be read; any other refusal is an answer."""
+        if isinstance(refusal, StorageUnavailable):
+            self._forget()
+            self._call_soon(partial(self._say_unread, refusal.message))
+
     def _fail(self, error: Exception) -> PalyraError:
         """What whoever asked is told. The engine is, too, on the loop's thread."""
         self._forget()
@@ -305,6 +318,7 @@ class Reader(PooledActor):
         try:
             work()
         except PalyraError as refusal:
+            self._note(refusal)
             self._refuse(request, refusal)
         except Exception as error:
             log.exception("a read failed")

@@ -23,7 +23,7 @@ from palyra_actors.domain.redact import (
     redact_text,
     redact_value,
 )
-from palyra_actors.errors import Overloaded, PalyraError
+from palyra_actors.errors import Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.ids import parse_ulid
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.runtime.mailbox import MailboxFull
@@ -54,13 +54,20 @@ Inform: TypeAlias = Callable[[Sequence[Mapping[str, Any]]], Any]
 
 
 class _Asking:
-    """A reader whose every call goes through `ask`."""
+    """A reader whose every call goes through `ask`; the house is told of one that fails."""
 
-    def __init__(self, reader: ReadSide) -> None:
-        self._reader = reader
+    def __init__(self, house: House) -> None:
+        self._house = house
 
     def __getattr__(self, name: str) -> Any:
-        return partial(ask, getattr(self._reader, name))
+        return partial(self._call, getattr(self._house.reader, name))
+
+    def _call(self, question: Callable[..., Any], *about: object) -> Any:
+        try:
+            return ask(question, *about)
+        except StorageUnavailable as failure:
+            self._house.unread(failure.message)
+            raise
 
 
 class Counter:
@@ -76,7 +83,7 @@ class Counter:
     ) -> None:
         self.house = house
         self.directory = directory
-        self._reader: Any = _Asking(house.reader)
+        self._reader: Any = _Asking(house)
         self.to_reader = to_reader
         self.chore = chore
         self._first_look = FirstLook()
