@@ -6,9 +6,11 @@ for version, state in canvas.watch(): ...
 """
 
 import copy
+import json
 import queue
+import random
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Final
 
@@ -22,8 +24,11 @@ from palyra_actors.wire import frames
 if TYPE_CHECKING:
     from palyra_actors.api.operations import Operations
 
-EDITS_MAX: Final = 16
-"""How often `edit` tries again before it gives up: each time somebody else was quicker."""
+EDITS_MAX: Final = 32
+"""How often `edit` tries before it gives up: each time somebody else was quicker."""
+
+EDIT_AGAIN_MS_MAX: Final = 64
+"""The longest that `edit` waits before it tries again: about what a few dozen editors take."""
 
 CREDIT: Final = 256
 AGAIN_S: Final = 0.1
@@ -117,7 +122,7 @@ class Canvas:
         """
         body = {
             "canvas_id": self.canvas_id, "expected_version": expected_version,
-            "patch": list(patch),
+            "patch": _operations(patch),
         }  # fmt: skip
         return int(self._operations.call("canvas.patch", body, **options)["version"])
 
@@ -131,13 +136,18 @@ class Canvas:
     def edit(self, change: Callable[[Any], Mapping[str, Any]], **options: Any) -> CanvasInfo:
         """Makes a new state of the present one; again, if somebody else was quicker.
 
-        `change` gets a state that is its own and returns what it shall be. Raises Conflict: after
-        16 times.
+        `change` gets a state that is its own and returns what it shall be: what it was, to the
+        type, is not sent. Whoever was too late waits before the next time, up to 64 ms, and
+        longer each time, by chance: so of many editors each gets its turn. Raises Conflict: after
+        32 times.
         """
         for attempt in range(EDITS_MAX):
+            if attempt:
+                wait_ms = random.uniform(0, min(2 << attempt, EDIT_AGAIN_MS_MAX))
+                time.sleep(wait_ms / 1000)
             now = self.get(**options)
             made = change(copy.deepcopy(now.state))
-            if made == now.state:
+            if _same(made, now.state):
                 return now
             try:
                 self.replace(now.version, made, **options)
@@ -257,6 +267,23 @@ class _Source:
 
     def lost(self) -> None:
         self.heard.put(NoReply("the connection was lost"))
+
+
+def _same(made: object, state: object) -> bool:
+    """Whether both are the same JSON; for `==` alone `True` is 1, and 1 is 1.0."""
+    try:
+        texts = [json.dumps(one, sort_keys=True) for one in (made, state)]
+    except (TypeError, ValueError, RecursionError):
+        return False  # no JSON: the engine says what is wrong with it
+    return made == state and texts[0] == texts[1]
+
+
+def _operations(patch: object) -> object:
+    """The list of a patch. What is no sequence of operations stays what it is, a JSON text too:
+    the engine says so."""
+    if isinstance(patch, str | bytes | Mapping) or not isinstance(patch, Iterable):
+        return patch
+    return list(patch)
 
 
 def _info(ok: Mapping[str, Any]) -> CanvasInfo:
