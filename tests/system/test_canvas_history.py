@@ -18,6 +18,7 @@ from palyra_actors.api.events import new_id
 from palyra_actors.client import Client
 from palyra_actors.errors import PalyraError
 from palyra_actors.storage.rebuild import Rebuild
+from palyra_actors.testing.clock import ManualClock
 from tests.system.harness import NO_BUDGET, Wire, event, house, served
 from tests.system.test_canvas import create, get, patch, step
 
@@ -248,6 +249,31 @@ def test_a_canvas_is_made_in_nobody_elses_session(wire: Wire) -> None:
     body = {"canvas_id": new_id(), "session_id": session, "state": {}}
     hers = wire.err("canvas.create", body, principal="third")
     assert (hers["code"], hers["field"]) == ("not_found", "session_id")
+
+
+def test_nobody_erases_what_another_made_before_the_session_was_there(tmp_path: Path) -> None:
+    alice, ben = {"principal": "alice"}, {"principal": "ben"}
+    session, hers, his, theirs = (new_id() for _ in range(4))
+    clock = ManualClock(wall_ms=1_700_000_000_000)
+    with house(tmp_path, NO_BUDGET, clock=clock) as opened:
+        wire = opened.connect()
+        for canvas, envelope in ((hers, alice), (his, ben)):
+            body = {"canvas_id": canvas, "session_id": session, "state": {"of": canvas}}
+            wire.ok("canvas.create", body, **envelope)
+        clock.turn(1)
+        wire.ok("journal.append", {"events": [event(session)]}, **ben)
+        body = {"canvas_id": theirs, "session_id": session, "state": {"by": "an admin"}}
+        wire.ok("canvas.create", body)
+        wire.ok("session.erase", {"session_id": session}, **ben)
+        assert wire.ok("canvas.get", {"canvas_id": hers}, **alice)["canvas"]["state"]["of"] == hers
+        assert wire.err("canvas.get", {"canvas_id": his}, **ben)["code"] == "gone"
+        assert wire.err("canvas.get", {"canvas_id": theirs})["code"] == "gone"
+    with house(tmp_path, NO_BUDGET) as opened:  # which looks for what was left behind
+        wire = opened.connect()
+        late = {"canvas_id": new_id(), "session_id": new_id(), "state": {}}
+        wire.ok("canvas.create", late, **alice)
+        assert wire.ok("canvas.get", {"canvas_id": hers}, **alice)["canvas"]["version"] == 1
+    assert differences(tmp_path / "journal.db") == []
 
 
 # -- kill -9 --------------------------------------------------------------------------------------

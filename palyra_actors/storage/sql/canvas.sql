@@ -23,19 +23,23 @@ UPDATE canvases SET sha256 = x'', schema_version = 1, updated_ms = ?, expires_ms
 WHERE stream = ?
 
 -- name: canvas.of_session
+-- What somebody else made before the session was there is not of it.
 SELECT s.stream_id, c.owner FROM canvases c JOIN streams s USING (stream)
-WHERE c.session_id = ? AND c.horizon <= c.version
+JOIN streams t ON t.stream_id = c.session_id AND t.kind = 1 JOIN sessions e ON e.stream = t.stream
+WHERE c.session_id = ? AND c.horizon <= c.version AND (c.owner = e.owner OR c.created_ms >= e.created_ms)
 ORDER BY c.stream LIMIT ?
 
 -- name: canvas.left_behind
 SELECT s.stream_id, c.owner FROM sessions e JOIN canvases c ON c.session_id = e.session_id JOIN streams s ON s.stream = c.stream
-WHERE e.status = 3 AND c.horizon <= c.version LIMIT ?
+WHERE e.status = 3 AND c.horizon <= c.version AND (c.owner = e.owner OR c.created_ms >= e.created_ms) LIMIT ?
 
 -- name: canvas.left_behind_in
 SELECT s.stream_id, c.owner
 FROM streams t JOIN sessions e ON e.stream = t.stream JOIN canvases c ON c.session_id = t.stream_id
      JOIN streams s ON s.stream = c.stream
-WHERE t.stream_id = ? AND t.kind = 1 AND e.status = 3 AND c.horizon <= c.version LIMIT ?
+WHERE t.stream_id = ? AND t.kind = 1 AND e.status = 3 AND c.horizon <= c.version
+      AND (c.owner = e.owner OR c.created_ms >= e.created_ms)
+LIMIT ?
 
 -- name: canvas.insert_snapshot
 INSERT INTO canvas_snapshots (stream, version, stream_seq, seq, bytes) VALUES (?, ?, ?, ?, ?)

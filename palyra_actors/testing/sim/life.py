@@ -404,8 +404,10 @@ class _Run:
             over = canvas.expires_ms is not None and canvas.expires_ms <= now_ms
             require(not over or canvas.closed, "a canvas expires", name)
             session = model.sessions.get(canvas.session)
-            left = session is not None and session.status == "erased" and not canvas.erased
-            require(not left, "a canvas is erased with its session", name)
+            if session is None or session.status != "erased":
+                continue
+            of_it = canvas.owner == session.owner or canvas.created_ms >= session.created_ms
+            require(canvas.erased or not of_it, "a canvas is erased with its session", name)
         for name, job in model.cron.jobs.items():
             due = job.enabled and job.next_ms is not None and job.next_ms <= now_ms
             require(not due, "every tick is accounted for", name, job, now_ms)

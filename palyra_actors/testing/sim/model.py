@@ -85,6 +85,7 @@ class Approval:
 class Canvas:
     owner: str
     session: str
+    created_ms: int
     states: dict[int, Any]
     expires_ms: int | None
     version: int = 1
@@ -358,7 +359,10 @@ class Model:
         else:
             source = self.canvases[fork["canvas_id"]]
             state, session = source.states[fork["version"]], source.session
-        made = Canvas(event.stored.principal, session, {1: state}, order.body.get("expires_ms"))
+        made = Canvas(
+            event.stored.principal, session, event.stored.ts_ms, {1: state},
+            order.body.get("expires_ms"),
+        )  # fmt: skip
         self.canvases[name] = made
         require(event.payload["sha256"] == state_sha256(state), "the state's hash", name, 1)
 
