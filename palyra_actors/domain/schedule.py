@@ -19,12 +19,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta, tzinfo
 from functools import lru_cache
 from hashlib import sha256
-from itertools import takewhile
+from itertools import islice, takewhile
 from typing import Any, Final, NamedTuple, TypeAlias, assert_never
 from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
-from cronsim import CronSim, CronSimError
+from cronsim import CronSimError
 
+from palyra_actors.domain.expression import expression
 from palyra_actors.errors import Invalid
 from palyra_actors.limits import (
     CRON_EVERY_MS_MAX,
@@ -236,16 +237,23 @@ def jitter_of(job_id: bytes, instant_ms: int, jitter_ms: int, gap_ms: int | None
 def explain(schedule: Schedule, anchor_ms: int, after_ms: int, count: int) -> Iterator[Occurrence]:
     """The next instants after a time, at most so many, as they are read in the schedule's zone."""
     where = zone(schedule.tz) if isinstance(schedule, Cron) else UTC
-    instant: int | None = after_ms
-    for _ in range(count):
-        assert instant is not None
-        instant = next_after(schedule, anchor_ms, instant)
-        if instant is None:
-            return
+    for instant in islice(_instants(schedule, anchor_ms, after_ms), count):
         local = (_EPOCH + instant * _MS).astimezone(where)
         offset = local.utcoffset() or timedelta()
         text = local.isoformat(timespec="milliseconds" if instant % 1000 else "seconds")
         yield Occurrence(instant, text, int(offset.total_seconds() // 60))
+
+
+def _instants(schedule: Schedule, anchor_ms: int, after_ms: int) -> Iterator[int]:
+    """All instants after a time, in order. Those of a cron schedule are found in one go, and put
+    none out of memory that jobs ask for."""
+    if isinstance(schedule, Cron):
+        yield from _ticks(schedule, after_ms)
+        return
+    instant = next_after(schedule, anchor_ms, after_ms)
+    while instant is not None:
+        yield instant
+        instant = next_after(schedule, anchor_ms, instant)
 
 
 # -- cron -----------------------------------------------------------------------------------------
@@ -271,15 +279,16 @@ def _next_tick(cron: Cron, after_ms: int) -> int | None:
 def _ticks(cron: Cron, after_ms: int) -> Iterator[int]:
     """Every instant after a time, in order.
 
-    cronsim names the times that a clock on the wall shows; what daylight saving makes of them is
-    said here (its own arithmetic in a zone goes by hours, and loses its way where clocks are set by
-    half of one, or at midnight).
+    The expression names the times that a clock on the wall shows; what daylight saving makes of
+    them is said here (cronsim's arithmetic in a zone goes by hours, and loses its way where clocks
+    are set by half of one, or at midnight).
     """
     where = zone(cron.tz)
     follows = any(field.startswith("*") for field in cron.expression.split()[:2])
     before = after_ms
     try:
-        for instant in _mapped(CronSim(cron.expression, _wall(where, after_ms)), where, follows):
+        walls = expression(cron.expression).after(_wall(where, after_ms))
+        for instant in _mapped(walls, where, follows):
             if instant > CRON_TIME_MS_MAX:
                 return
             if instant > before:
@@ -373,8 +382,8 @@ def _span_of_minutes(cron: Cron, first_ms: int, upto_ms: int) -> Span:
     """Day by day: walked through are those alone on which the clock is set."""
     where = zone(cron.tz)
     day, last_day = ((_EPOCH + ms * _MS).astimezone(where).date() for ms in (first_ms, upto_ms))
-    sim = CronSim(cron.expression, datetime(1970, 1, 1, tzinfo=UTC))
-    minutes = sorted(60 * hour + minute for hour in sim.hours for minute in sim.minutes)
+    named = expression(cron.expression)
+    minutes = [60 * hour + minute for hour in named.hours for minute in named.minutes]
     before = _start_of(day, where)
     odd = before - _start_of(day - timedelta(1), where) != DAY_MS
     count = 0
@@ -385,7 +394,7 @@ def _span_of_minutes(cron: Cron, first_ms: int, upto_ms: int) -> Span:
         low, high = max(before, first_ms), min(after - 1, upto_ms)
         if was_odd or odd:  # the clock was set, and what that does may reach into the next day
             count += _walk(cron, low - 1, high)
-        elif day.month in sim.months and sim.match_day(day):
+        elif day.day in named.days(day.year, day.month):
             count += bisect_right(minutes, (high - before) // 60_000)
             count -= bisect_right(minutes, (low - 1 - before) // 60_000)
         if ends:
