@@ -427,6 +427,27 @@ def test_what_an_admin_kept_of_anothers_session_goes_with_it(tmp_path: Path, era
     assert_rebuilt_is_live(tmp_path / "journal.db")
 
 
+def test_nobody_erases_what_another_kept_before_the_session_was_there(tmp_path: Path) -> None:
+    clock = ManualClock()
+    session, hers, his = new_id(), new_id(), new_id()
+    alice, ben = {"principal": "alice"}, {"principal": "ben"}
+    with house(tmp_path, clock=clock) as home:
+        wire = home.connect()
+        for memory, envelope in ((hers, alice), (his, ben)):
+            body = {"source": "manual", "content": "noon", "memory_id": memory}
+            wire.ok("memory.ingest", {**body, "session_id": session}, **envelope)
+        clock.turn(1)
+        wire.ok("journal.append", {"events": [event(session)]}, **ben)
+        wire.ok("session.erase", {"session_id": session}, **ben)
+        assert wire.err("memory.get", {"memory_id": his}, **ben)["code"] == "gone"
+        assert wire.ok("memory.get", {"memory_id": hers}, **alice)["item"]["content"] == "noon"
+    with house(tmp_path, clock=clock) as home:  # which looks for what was left behind
+        wire = home.connect()
+        wire.ok("memory.maintain", {}, **alice)
+        assert wire.ok("memory.get", {"memory_id": hers}, **alice)["item"]["content"] == "noon"
+    assert_rebuilt_is_live(tmp_path / "journal.db")
+
+
 def test_what_is_over_is_neither_found_nor_in_the_way_and_goes(tmp_path: Path) -> None:
     clock = ManualClock()
     with house(tmp_path, clock=clock) as home:

@@ -96,16 +96,20 @@ SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
 WHERE i.stream = ? AND i.channel = ? AND i.seq < ? LIMIT ?
 
 -- name: memory.scopes_of_session
--- Who kept something of it that is still to be removed: the scope and its owner.
+-- Who kept something of it that is still to be removed: the scope and its owner. What somebody else kept
+-- before the session was there is not of it.
 SELECT m.stream, m.owner FROM memory_items i JOIN memory_scopes m ON m.stream = i.stream
-WHERE i.session_id = ? AND i.dead IS NULL
+JOIN streams t ON t.stream_id = i.session_id AND t.kind = 1 JOIN sessions e ON e.stream = t.stream
+WHERE i.session_id = ? AND i.dead IS NULL AND (m.owner = e.owner OR i.created_ms >= e.created_ms)
       AND NOT EXISTS (SELECT 1 FROM memory_work w
                       WHERE w.selects = 1 AND w.stream = i.stream AND w.session_id = i.session_id AND w.seq > i.seq)
 LIMIT 1
 
 -- name: memory.left_behind
 SELECT e.session_id FROM sessions e
-WHERE e.status = 3 AND EXISTS (SELECT 1 FROM memory_items i WHERE i.session_id = e.session_id AND i.dead IS NULL)
+WHERE e.status = 3 AND EXISTS (SELECT 1 FROM memory_items i JOIN memory_scopes m ON m.stream = i.stream
+                               WHERE i.session_id = e.session_id AND i.dead IS NULL
+                                     AND (m.owner = e.owner OR i.created_ms >= e.created_ms))
 LIMIT ?
 
 -- name: memory.left_behind_in

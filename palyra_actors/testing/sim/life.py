@@ -406,7 +406,7 @@ class _Run:
             session = model.sessions.get(canvas.session)
             if session is None or session.status != "erased":
                 continue
-            of_it = canvas.owner == session.owner or canvas.created_ms >= session.created_ms
+            of_it = model.is_of(session, canvas.owner, canvas.created_ms)
             require(canvas.erased or not of_it, "a canvas is erased with its session", name)
         for name, job in model.cron.jobs.items():
             due = job.enabled and job.next_ms is not None and job.next_ms <= now_ms

@@ -248,12 +248,21 @@ class Model:
             self.gone_approvals[one] = session.owner
 
     def of_erased(self, kept: Memory) -> bool:
-        """Whether a memory came from a session that is erased, whoever kept it."""
+        """Whether a memory came from a session that is erased, whoever kept it. What somebody
+        else kept for it before it was there did not."""
         origin = self.by_id.get(kept.said["from_event_id"])
         of = None if origin is None else origin.stored.session_id
-        names = (kept.said["session_id"], None if of is None else format_ulid(of))
-        several = [self.sessions[name] for name in names if name in self.sessions]
+        from_ = None if of is None else self.sessions.get(format_ulid(of))
+        several = [] if from_ is None else [from_]
+        named = self.sessions.get(kept.said["session_id"] or "")
+        if named is not None and self.is_of(named, kept.owner, kept.created_ms):
+            several.append(named)
         return any(one.status == "erased" for one in several)
+
+    @staticmethod
+    def is_of(session: Session, owner: str, created_ms: int) -> bool:
+        """Whether what was made for a session then is of it, and goes with it."""
+        return owner == session.owner or created_ms >= session.created_ms
 
     # -- runs -------------------------------------------------------------------------------------
 
