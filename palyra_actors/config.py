@@ -139,7 +139,7 @@ class CanvasConfig(_Section, frozen=True, kw_only=True):
     """`[canvas]`: how much of a canvas's history is kept."""
 
     history_versions_max: Annotated[int, Meta(ge=0, le=2**53)] = 0
-    snapshots_max: Annotated[int, Meta(ge=2, le=1_000_000)] = 10_000
+    snapshots_max: Annotated[int, Meta(ge=2, le=10_000)] = 10_000
 
 
 class RetentionConfig(_Section, frozen=True, kw_only=True):

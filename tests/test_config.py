@@ -127,6 +127,7 @@ def test_a_value_where_a_section_belongs_is_refused() -> None:
         ("door", "peers_max", 1.0, "a whole number in 1..65536"),
         ("door", "peers_max", "many", "a whole number in 1..65536"),
         ("budget", "write_ms", -1, "a whole number in 0..600000, in ms"),
+        ("canvas", "snapshots_max", 10_001, "a whole number in 2..10000"),
         ("actors", "idle_seconds", 0, "a number above 0, at most 86400, in seconds"),
         ("actors", "idle_seconds", float("nan"), "a number above 0, at most 86400, in seconds"),
         ("actors", "idle_seconds", False, "a number above 0, at most 86400, in seconds"),
