@@ -133,10 +133,14 @@ class Operations:
         timeout_s: float | None = None,
         traceparent: str | None = None,
         principal: str | None = None,
+        event_id: object | None = None,
     ) -> dict[str, Any]:
         """Any operation by its name: the `ok` map as it came. A write without an `event_id` gets
-        one, so that sending it again is safe; `session.resolve` of a key or an id is without."""
+        one, so that sending it again is safe; `session.resolve` of a key or an id is without.
+        `event_id`: one's own, kept for a write that another process may have to send again."""
         body = dict(body or {})
+        if event_id is not None:
+            body["event_id"] = str(event_id)
         if not _is_repeatable(op, body) and body.get("event_id") is None:
             body["event_id"] = new_id()
         return self._ask(

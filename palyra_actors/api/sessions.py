@@ -7,7 +7,7 @@ engine.approvals.request(session, …)    a question to a person about it
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Final, Self
 
 from palyra_actors.api.events import new_id
 from palyra_actors.api.finite import items
@@ -382,12 +382,15 @@ class Approvals:
 
 
 def _given(**values: Any) -> dict[str, Any]:
-    """What was said; ids as text."""
+    """What was said; handles and ids as text. What else is of the wrong type the engine refuses."""
     return {
-        name: value if isinstance(value, int | bool) else str(value)
+        name: value if isinstance(value, _AS_IT_IS) else str(value)
         for name, value in values.items()
         if value is not None
     }
+
+
+_AS_IT_IS: Final = (int, float, str, bytes, list, tuple, dict)
 
 
 def _pages(  # noqa: PLR0917

@@ -50,9 +50,20 @@ def to_json(value: Any, key: str | None = None) -> Any:
 
 
 def parse_json(text: str, field: str) -> Any:
-    """What a person typed as JSON. Raises Invalid."""
+    """What a person typed as JSON. Raises Invalid: it is none, or says a name twice in a map."""
+
+    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made: dict[str, Any] = {}
+        for name, value in pairs:
+            if name in made:
+                raise Invalid(
+                    f"{name!r} is there twice in one map", field=field, hint="leave one of them out"
+                )
+            made[name] = value
+        return made
+
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=once)
     except (ValueError, RecursionError) as reason:
         raise Invalid(f"this is no JSON: {reason}", field=field) from reason
 

@@ -176,7 +176,13 @@ def decide(canvas: Canvas | None, command: Command, who: Who) -> Decision:
         case Close():
             if command.only_if_due and canvas.closed:
                 return Decision((), lambda after: {})
-            _open(canvas, None)
+            if canvas.closed:
+                raise InvalidTransition(
+                    "the canvas is closed already",
+                    field="canvas_id",
+                    hint="it needs no closing, and reads for ever",
+                    detail={"from": "closed", "to": "closed"},
+                )
             new = New(
                 "canvas.closed", {"v": 1, "reason": command.reason}, session_id=canvas.session_id,
                 redacted=command.redacted,
@@ -221,8 +227,8 @@ def as_of(canvas: Canvas, now_ms: int) -> Canvas:
     return canvas._replace(closed=True, close_reason=EXPIRED)
 
 
-def _open(canvas: Canvas, now_ms: int | None) -> None:
-    if (canvas if now_ms is None else as_of(canvas, now_ms)).closed:
+def _open(canvas: Canvas, now_ms: int) -> None:
+    if as_of(canvas, now_ms).closed:
         raise InvalidTransition(
             "the canvas is closed and takes no more patches",
             field="canvas_id",

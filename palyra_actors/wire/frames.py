@@ -5,13 +5,13 @@ before it is sent and no event is packed twice. A reply is first only looked at 
 is and of what kind; the thread that waits for it reads the rest.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, Final, Literal, TypeAlias
 
 import msgpack
 
 from palyra_actors.errors import Invalid, Malformed, PalyraError, TooLarge, from_wire
-from palyra_actors.limits import FRAME_BYTES_MAX, PROTOCOL_VERSION
+from palyra_actors.limits import FRAME_BYTES_MAX, PROTOCOL_VERSION, VALUE_DEPTH_MAX
 
 RequestId: TypeAlias = int | str
 Kind: TypeAlias = Literal["ok", "err", "item"]
@@ -19,6 +19,7 @@ Kind: TypeAlias = Literal["ok", "err", "item"]
 EMPTY_BODY: Final = b"\x80"
 # what the envelope and the keys of an append take beside its events, with room to spare
 APPEND_OVERHEAD_BYTES_MAX: Final = 1024
+NAME_SHOWN: Final = 40  # characters of a key, in the path of what cannot be packed
 EVENTS_BYTES_MAX: Final = FRAME_BYTES_MAX - APPEND_OVERHEAD_BYTES_MAX
 
 _VERSION: Final = b"\xa1v" + msgpack.packb(PROTOCOL_VERSION)
@@ -32,17 +33,49 @@ def pack(value: object, field: str) -> bytes:
     """The MessagePack of one value.
 
     Raises:
-        Invalid: a type, a number or a text MessagePack cannot hold; `field` names the value.
+        Invalid: a type, a number or a text MessagePack cannot hold; `field` names the value, or
+            what in it.
     """
     try:
-        packed = msgpack.packb(value, use_bin_type=True, datetime=False)
-    except (TypeError, ValueError, OverflowError, RecursionError) as reason:
+        packed = _packb(value)
+    except _UNPACKABLE as reason:
         raise Invalid(
             f"this value cannot be sent: {reason}",
-            field=field,
-            hint="maps with text keys, lists, text, bytes, numbers, booleans and None",
+            field=_place(value, field),
+            hint="maps with text keys, lists, text, bytes, numbers from -2^63 to 2^64-1,"
+            " booleans and None",
         ) from reason
-    return bytes(packed)
+    return packed
+
+
+_UNPACKABLE: Final = (TypeError, ValueError, OverflowError, RecursionError)
+
+
+def _packb(value: object) -> bytes:
+    return bytes(msgpack.packb(value, use_bin_type=True, datetime=False))
+
+
+def _place(value: object, field: str) -> str:
+    """The path of the first part that cannot be packed by itself, as the engine writes one; the
+    fields of a `body` are called by their own names."""
+    for _ in range(VALUE_DEPTH_MAX):
+        parts: Iterable[tuple[str, object]]
+        if isinstance(value, dict):
+            stem = "" if field == "body" else f"{field}."
+            parts = ((f"{stem}{str(key)[:NAME_SHOWN]}", part) for key, part in value.items())
+        elif isinstance(value, list | tuple):
+            parts = ((f"{field}[{index}]", part) for index, part in enumerate(value))
+        else:
+            return field
+        for path, part in parts:
+            try:
+                _packb(part)
+            except _UNPACKABLE:
+                field, value = path, part
+                break
+        else:
+            return field  # a key of it
+    return field  # deeper than any value may be
 
 
 def pack_append(events: Sequence[bytes], expected_session_seq: int | None) -> bytes:

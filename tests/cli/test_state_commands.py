@@ -147,6 +147,24 @@ def test_an_export_that_ends_at_its_limit_says_what_is_beyond(
     assert run(*export) == (0, "", ""), "as many as there are, and no more"
 
 
+def test_a_name_that_is_there_twice_is_refused_and_so_is_what_is_no_list(
+    run: Run, endpoint: str
+) -> None:
+    del endpoint
+    session = new_id()
+    code, _, said = run("canvas", "create", session, '{"a": {"b": 1, "b": 2}}')
+    assert code == exits.REFUSED
+    assert "'b' is there twice" in said
+    assert "[state]" in said
+    name = told(run("canvas", "create", session, '{"n": 1}', "--json"))["canvas_id"]
+    twice = '[{"op": "remove", "path": "/n", "op": "add", "value": 5}]'
+    assert "'op' is there twice" in run("canvas", "patch", name, 1, twice)[2]
+    for text in ('"[]"', '{"op": "remove", "path": "/n"}', "5", "null"):
+        assert "a patch is a list of operations [patch]" in run("canvas", "patch", name, 1, text)[2]
+    assert "[state.a[0]]" in run("canvas", "create", session, '{"a": [18446744073709551616]}')[2]
+    assert '"n": 1' in run("canvas", "show", name)[1]
+
+
 def test_a_canvas_is_made_patched_compared_forked_watched_compacted_and_closed(
     run: Run, endpoint: str
 ) -> None:

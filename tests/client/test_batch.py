@@ -156,7 +156,7 @@ def test_an_event_that_cannot_be_sent_is_named_by_its_place(client: Client) -> N
     bad = [*events(3), Event(SESSION, "x.a", {"bad": object()})]
     with pytest.raises(Invalid) as caught:
         client.append_many(bad)
-    assert caught.value.field == "events[3]"
+    assert caught.value.field == "events[3].payload.bad"
     with pytest.raises(TooLarge) as large:
         client.append_many(events(1, size=FRAME_BYTES_MAX))
     assert (large.value.detail["first_event"], large.value.detail["events"]) == (0, 1)

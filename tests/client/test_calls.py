@@ -261,7 +261,7 @@ def test_an_event_that_cannot_be_sent_is_invalid_and_named_and_nothing_is_sent(
     events = [Event(SESSION, "x.a", {}), Event(SESSION, "x.a", {"bad": object()})]
     with pytest.raises(Invalid) as caught:
         client.append(events)
-    assert caught.value.field == "events[1]"
+    assert caught.value.field == "events[1].payload.bad"
     with pytest.raises(TooLarge):
         client.append(Event(SESSION, "x.a", {"big": bytes(5 * 1024 * 1024)}))
     assert client.head().seq == 7

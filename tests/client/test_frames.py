@@ -59,18 +59,30 @@ def test_an_append_of_the_documented_size_does_fit() -> None:
     assert len(frame) <= 4 * 1024 * 1024
 
 
-@pytest.mark.parametrize("value", [object(), 2**64, -(2**63) - 1, "\ud800", {"a": {1, 2}}])
-def test_a_value_messagepack_cannot_hold_is_invalid_and_named(value: object) -> None:
+@pytest.mark.parametrize(
+    ("value", "place"),
+    [
+        (object(), ""), (2**64, ""), (-(2**63) - 1, ""), ("\ud800", ""), ({"a": {1, 2}}, ".a"),
+        ([0, {"a": [1, 2**64]}], "[1].a[1]"), ({"a": 1, "\ud800": 2}, ""),
+        ({"x" * 50: 2**64}, "." + "x" * 40), ({"a": [[[[2**64]]]]}, ".a[0][0][0][0]"),
+    ],
+)  # fmt: skip
+def test_a_value_messagepack_cannot_hold_is_invalid_and_named(value: object, place: str) -> None:
     with pytest.raises(Invalid) as caught:
-        frames.pack({"payload": value}, "events[3]")
-    assert caught.value.field == "events[3]"
+        frames.pack({"n": 1, "payload": value}, "events[3]")
+    assert caught.value.field == "events[3].payload" + place
+    with pytest.raises(Invalid) as caught:
+        frames.pack({"n": 1, "state": value}, "body")
+    assert caught.value.field == "state" + place
 
 
 def test_a_value_without_an_end_is_invalid() -> None:
     endless: list[object] = []
     endless.append(endless)
-    with pytest.raises(Invalid):
-        frames.pack(endless, "payload")
+    with pytest.raises(Invalid) as caught:
+        frames.pack({"payload": endless}, "body")
+    assert caught.value.field is not None
+    assert caught.value.field.startswith("payload[0][0]")
 
 
 @pytest.mark.parametrize("keys", [("v", "id", "ok"), ("ok", "id", "v"), ("new", "ok", "v", "id")])

@@ -211,7 +211,11 @@ def test_a_closed_canvas_reads_for_ever(wire: Wire) -> None:
     assert (told["closed"], told["close_reason"]) == (True, "done")
     body = {"canvas_id": canvas, "expected_version": 1, "patch": [step(1)]}
     assert wire.err("canvas.patch", body)["code"] == "invalid_transition"
-    assert wire.err("canvas.close", {"canvas_id": canvas})["code"] == "invalid_transition"
+    again = wire.err("canvas.close", {"canvas_id": canvas})
+    assert (again["code"], again["message"]) == (
+        "invalid_transition", "the canvas is closed already",
+    )  # fmt: skip
+    assert again["detail"] == {"from": "closed", "to": "closed"}
     assert get(wire, canvas)["state"] == {"title": "plan", "steps": []}
 
 

@@ -8,7 +8,7 @@ import pytest
 from palyra_actors.api.canvases import EDIT_AGAIN_MS_MAX, EDITS_MAX, Canvas
 from palyra_actors.api.events import new_id
 from palyra_actors.client import Client
-from palyra_actors.errors import Conflict, Invalid
+from palyra_actors.errors import Conflict, IdReused, Invalid
 from tests.system.harness import House
 
 STATE = {"n": 1, "list": [0], "float": 0.0}
@@ -86,3 +86,24 @@ def test_a_patch_may_be_any_sequence(canvas: Canvas) -> None:
     operation = {"op": "replace", "path": "/n", "value": 2}
     assert canvas.patch(1, (operation,)) == 2
     assert canvas.patch(2, iter([operation])) == 3  # type: ignore[arg-type]
+
+
+def test_what_is_of_the_wrong_type_is_not_made_text_of(canvas: Canvas) -> None:
+    wrong: Any = {"a": 1}
+    with pytest.raises(Invalid) as refused:
+        canvas.close(reason=wrong)
+    assert refused.value.field == "reason"
+    wrong = 1.5
+    with pytest.raises(Invalid, match="got `float`") as refused:
+        canvas.get(wrong)
+    assert refused.value.field == "version"
+    assert not canvas.get().closed
+
+
+def test_a_write_under_an_id_of_ones_own_counts_once(canvas: Canvas) -> None:
+    event_id, operation = new_id(), {"op": "add", "path": "/list/-", "value": 1}
+    assert canvas.patch(1, [operation], event_id=event_id) == 2
+    assert canvas.patch(1, [operation], event_id=event_id) == 2
+    assert canvas.get().state["list"] == [0, 1]
+    with pytest.raises(IdReused):
+        canvas.patch(2, [operation], event_id=event_id)
