@@ -168,6 +168,8 @@ class Shelf:
         self.tagged: dict[str, NDArray[np.int64]] = {}
         """Items of the tags that many have, as of the last look; such as are gone stay in it."""
         self.count = 0
+        self.loaded = False
+        """Whether what the file has is here; until then only its loader may look."""
         self._dimensions = dimensions
         self._arrays = self._short(_columns([], self.names, dimensions))
         self._pending: dict[int, str | None] = {}
@@ -205,6 +207,7 @@ class Shelf:
         self.count = len(self._arrays.seqs)
         for selected in selections(reader, self.stream):
             self._select(selected)
+        self.loaded = True
 
     def take_in(self, reader: ReadSide, provider: MemoryEmbeddingProvider) -> None:
         """All notes so far; then the vectors that are missing, if they take no time."""
@@ -279,7 +282,8 @@ class Shelf:
         elif note.channel is not None:
             hit &= arrays.channels[:count] == self.names.number(note.channel)
         arrays.alive[:count][hit] = False
-        for seq in arrays.seqs[:count][hit].tolist() if self._unsaved else ():
+        for seq in arrays.seqs[:count][hit].tolist() if self._unsaved or self._pending else ():
+            self._pending.pop(seq, None)  # no more events tell of these
             self._unsaved.pop(seq, None)
 
     def _put(self, seqs: NDArray[np.int64], vectors: Matrix) -> None:
@@ -318,12 +322,12 @@ class Shelf:
         """A part of what is here with its vectors, of a scope that is kept as codes."""
         known = np.zeros(len(part.seqs), np.bool_)
         vectors = np.zeros((len(part.seqs), self._dimensions), np.float32)
+        with self.lock:  # before the file: what is not unsaved any more by now is in it
+            unsaved = [(seq, self._unsaved.get(seq)) for seq in part.seqs.tolist()]
         asked = (json.dumps(part.seqs[part.known].tolist()), self.stream, model)
         found = {
             seq: np.frombuffer(one, "<f4") for seq, one in reader.rows("memory.vectors", asked)
         }
-        with self.lock:
-            unsaved = [(seq, self._unsaved.get(seq)) for seq in part.seqs.tolist()]
         for at, (seq, kept) in enumerate(unsaved):
             vector = found.get(seq, kept)
             if vector is not None:
@@ -365,8 +369,8 @@ class Shelves:
             shelf = self._shelves.get(stream)
             if shelf is not None:
                 self._shelves.move_to_end(stream)
-        if shelf is None:
-            with self._loading:
+        if shelf is None or not shelf.loaded:
+            with self._loading:  # nothing is half loaded here: whoever loads has this lock
                 shelf = self._shelves.get(stream) or self._load(reader, stream, model)
         if shelf is not None:
             shelf.take_in(reader, self._provider)
