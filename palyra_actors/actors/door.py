@@ -15,7 +15,6 @@ over would be the way to somebody else's.
 import fcntl
 import logging
 import os
-import resource
 import socket as sockets
 import sys
 import termios
@@ -28,7 +27,7 @@ from typing import Any, Final
 
 import zmq
 
-from palyra_actors.actors import probe, router
+from palyra_actors.actors import descriptors, probe, router
 from palyra_actors.actors.authenticator import (
     BEGIN,
     KNOCK,
@@ -37,6 +36,7 @@ from palyra_actors.actors.authenticator import (
     AuthenticatorStatistics,
     Lock,
 )
+from palyra_actors.actors.crowd import RESERVE, Crowd
 from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.endpoint import host_of, is_served, refuse_strangers
 from palyra_actors.actors.feed import Feed
@@ -167,6 +167,7 @@ class Door:
         self._listens = False
         self._gate: Authenticator | None = None
         self._guard: Guard | None = None
+        self._crowd: Crowd | None = None
         self._frame_bytes = PLAIN_FRAME_BYTES
         self._emptied = self._taken_bytes = 0
         self._waiting = False
@@ -336,6 +337,9 @@ class Door:
                 connections_max=self._room(),
             )
             self._guard.start()
+        elif self._ipc_path is not None:
+            self._crowd = Crowd(self._ipc_path, self._by_connection, descriptors_max=self._room())
+            self._crowd.start()
         if self._gate is None and router.compiled is not None:
             self._porter = router.Porter(
                 self._socket,
@@ -349,8 +353,9 @@ class Door:
     def _room(self) -> int:
         """Descriptors that connections may take: what the process may have, less what the engine
         needs for itself."""
-        most, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-        return max(OWN_DESCRIPTORS, min(2 * self._peers_max, most - OWN_DESCRIPTORS))
+        most = descriptors.most()
+        spare = min(most // 2, OWN_DESCRIPTORS if self._ipc_path is None else RESERVE)
+        return min(max(OWN_DESCRIPTORS, 2 * self._peers_max), most - spare)
 
     def _by_connection(self) -> Mapping[int, DoorPeer]:
         """The peers by the inode of their connection. The guard's thread."""
@@ -367,6 +372,8 @@ class Door:
         """After the loop let go of it. Frames that are queued get a second to leave."""
         if self._guard is not None:
             self._guard.stop(GUARD_STOP_S)
+        if self._crowd is not None:
+            self._crowd.stop(GUARD_STOP_S)
         if self._gate is not None:
             self._gate.close()
         if self._porter is not None:
@@ -379,7 +386,7 @@ class Door:
 
     def statistics(self) -> DoorStatistics:
         backlog_bytes = sum(peer.backlog_bytes for peer in self._behind)
-        cut = self._cut + (0 if self._guard is None else self._guard.cut)
+        cut = self._cut + sum(one.cut for one in (self._guard, self._crowd) if one is not None)
         return DoorStatistics(
             len(self._peers), self._received, self._sent, cut, self._gone, backlog_bytes
         )

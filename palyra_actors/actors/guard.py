@@ -27,6 +27,7 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
+from palyra_actors.actors import descriptors
 from palyra_actors.limits import FRAME_BYTES_MAX, IN_FLIGHT_BYTES_MAX, SOCKET_FRAME_BYTES_MAX
 
 log = logging.getLogger(__name__)
@@ -144,12 +145,13 @@ class Guard:
 
     def _run(self) -> None:
         looks = 0
-        while not self._leave.wait(LOOK_AGAIN_S if self._alert else LOOK_S):
-            looks += 1
-            try:
-                self.look(_resident_bytes(), count=looks % COUNT_LOOKS == 0)
-            except Exception:
-                log.exception("the guard of the door could not look")
+        with open("/proc/self/statm", "rb", buffering=0) as statm:
+            while not self._leave.wait(LOOK_AGAIN_S if self._alert else LOOK_S):
+                looks += 1
+                try:
+                    self.look(_resident_bytes(statm.fileno()), count=looks % COUNT_LOOKS == 0)
+                except Exception:
+                    log.exception("the guard of the door could not look")
 
     def look(self, resident_bytes: int, *, count: bool) -> None:
         """One look: `resident_bytes` is the process's size now; `count`: count the connections."""
@@ -158,7 +160,7 @@ class Guard:
         least, taken_then = min(self._window)
         grown = resident_bytes - least
         self._alert = grown > ALERT_BYTES
-        crowded = count and len(os.listdir("/proc/self/fd")) > self._connections_max
+        crowded = count and descriptors.lowest_free() > self._connections_max
         if grown <= GROWTH_BYTES_MAX and not crowded:
             self._before.clear()
             return
@@ -204,12 +206,12 @@ class Guard:
     def _all(self) -> Iterator[Held]:
         """Every connection of the door."""
         peers = self._peers()
-        for name in os.listdir("/proc/self/fd"):
+        for descriptor in descriptors.open_ones():
             with suppress(OSError):
-                found = os.fstat(int(name))
+                found = os.fstat(descriptor)
                 if not stat.S_ISSOCK(found.st_mode):
                     continue
-                with sockets.socket(fileno=os.dup(int(name))) as own:
+                with descriptors.borrowed(descriptor) as own:
                     if not self._is_ours(own):
                         continue
                     known = peers.get(found.st_ino)
@@ -220,7 +222,7 @@ class Guard:
                         age_s = time.monotonic() - known.met_at
                         taken = known.taken_bytes
                         held -= taken + int(age_s * PINGS_BYTES_A_SECOND)
-                    yield Held(int(name), found.st_ino, max(0, held), taken, known)
+                    yield Held(descriptor, found.st_ino, max(0, held), taken, known)
 
     def _is_ours(self, own: sockets.socket) -> bool:
         return (
@@ -231,8 +233,8 @@ class Guard:
         )
 
     def _shut(self, one: Held, why: str) -> None:
-        with suppress(OSError), sockets.socket(fileno=os.dup(one.descriptor)) as own:
-            if os.fstat(own.fileno()).st_ino == one.inode:
+        with suppress(OSError), descriptors.borrowed(one.descriptor) as own:
+            if os.fstat(one.descriptor).st_ino == one.inode:
                 self._say(own.getpeername()[0], why)
                 if one.known is not None:
                     one.known.refused = True  # what is whole of it is read and dropped
@@ -256,9 +258,9 @@ def received_bytes(own: sockets.socket) -> int:
     return int(_RECEIVED.unpack(info)[0]) if len(info) >= _TCP_INFO_BYTES else 0
 
 
-def _resident_bytes() -> int:
-    with open("/proc/self/statm", "rb") as statm:
-        return int(statm.read().split()[1]) * _PAGE_BYTES
+def _resident_bytes(statm: int) -> int:
+    return int(os.pread(statm, _STATM_BYTES_MAX, 0).split()[1]) * _PAGE_BYTES
 
 
+_STATM_BYTES_MAX: Final = 256
 _PAGE_BYTES: Final = os.sysconf("SC_PAGE_SIZE")

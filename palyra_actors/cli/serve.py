@@ -20,7 +20,9 @@ SWITCH_S = 0.0005
 """After how long a thread that works lets another one in that waits for the interpreter. A commit
 waits for it twice, so with Python's own 5 ms it takes 10 ms more while the loop is busy
 (`bench/bench_overload.py`)."""
-DESCRIPTORS_BESIDE = 512
+DESCRIPTORS_MAX = 65_536
+"""Asked for where the system grants more: what there is beyond the peers is room for a crowd, of
+whom the door shuts the last ones out."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +69,7 @@ def serve(wishes: Wishes) -> None:
     log_to_stderr(config.log.format, config.log.level)
     sys.setswitchinterval(SWITCH_S)
     log = logging.getLogger(__name__)
-    make_room_for(config.door.peers_max)
+    make_room()
     path = config.engine.db if wishes.db is None else wishes.db
     with Engine.open(path, config) as engine:
         if config.metrics.listen:
@@ -81,10 +83,10 @@ def serve(wishes: Wishes) -> None:
     log.info("stopped")
 
 
-def make_room_for(peers_max: int) -> None:
+def make_room() -> None:
     """Raise what the process may have open as far as it may by itself: a connection is a file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = 2 * peers_max + DESCRIPTORS_BESIDE
+    wanted = DESCRIPTORS_MAX
     if hard != resource.RLIM_INFINITY:
         wanted = min(wanted, hard)
     if soft != resource.RLIM_INFINITY and soft < wanted:

@@ -1,0 +1,119 @@
+"""The thread that keeps a door over a path from having more connections than the process may.
+
+libzmq ends the process (`Too many open files`) where it may not accept another connection over a
+path; over TCP it waits. So it never comes to that: beyond a bound, who came last is shut out.
+
+    descriptors ──near the limit──▶ look ──strangers first, then who came last──▶ shut
+
+The bound is as far below the limit as many can come between two looks, so `serve` raises the limit
+as far as it may.
+"""
+
+import logging
+import os
+import socket as sockets
+import stat
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from typing import Final
+
+from palyra_actors.actors import descriptors
+from palyra_actors.actors.guard import SAY_EVERY_S, Known
+
+log = logging.getLogger(__name__)
+
+LOOK_S: Final = 0.005
+LOOK_AGAIN_S: Final = 0.001
+"""Once a quarter of the room is taken. A look that finds nothing costs two microseconds."""
+
+RESERVE: Final = 512
+"""Descriptors that stay free for the engine itself and for what comes between two looks; of a
+small limit a half. libzmq accepts up to 50 connections in a millisecond."""
+
+
+class Crowd:
+    """Looks until stopped.
+
+    Args:
+        path: the door's, as it was bound; `@` before an abstract one.
+        peers: those the door has met, by the inode of their connection. Called in this thread.
+        descriptors_max: what the process may have open before somebody is shut out.
+    """
+
+    def __init__(
+        self, path: str, peers: Callable[[], Mapping[int, Known]], *, descriptors_max: int
+    ) -> None:
+        abstract = path.startswith("@")
+        self._name: str | bytes = b"\0" + os.fsencode(path[1:]) if abstract else path
+        self._peers = peers
+        self._descriptors_max = descriptors_max
+        self._said_at = -SAY_EVERY_S
+        self._unsaid = 0
+        self._leave = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="palyra-crowd", daemon=True)
+        self.cut = 0
+        """Connections that were shut."""
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self, wait_s_max: float) -> bool:
+        """False: a look did not end within `wait_s_max`."""
+        self._leave.set()
+        if self._thread.ident is not None:
+            self._thread.join(wait_s_max)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        taken = 0
+        while not self._leave.wait(LOOK_S if taken < self._descriptors_max // 4 else LOOK_AGAIN_S):
+            try:
+                taken = self.look()
+            except Exception:
+                log.exception("who has come to the door could not be looked at")
+
+    def look(self) -> int:
+        """One look; the descriptors that are taken."""
+        taken = descriptors.lowest_free()
+        if taken > self._descriptors_max:
+            for descriptor in self._last_ones()[: taken - self._descriptors_max]:
+                with suppress(OSError), descriptors.borrowed(descriptor) as own:
+                    own.shutdown(sockets.SHUT_RDWR)
+                    self.cut += 1
+                    self._say()
+        return taken
+
+    def _last_ones(self) -> list[int]:
+        """The door's connections: those that have not said anything yet, then the last ones met."""
+        peers = self._peers()
+        found: list[tuple[float, int]] = []
+        for descriptor in descriptors.open_ones():
+            with suppress(OSError):
+                about = os.fstat(descriptor)
+                if stat.S_ISSOCK(about.st_mode) and self._is_ours(descriptor):
+                    known = peers.get(about.st_ino)
+                    found.append((-known.met_at if known else -time.monotonic(), descriptor))
+        return [descriptor for _, descriptor in sorted(found)]
+
+    def _is_ours(self, descriptor: int) -> bool:
+        with descriptors.borrowed(descriptor) as own:
+            return (
+                own.family == sockets.AF_UNIX
+                and own.getsockname() == self._name
+                and not own.getsockopt(sockets.SOL_SOCKET, sockets.SO_ACCEPTCONN)
+            )
+
+    def _say(self) -> None:
+        """One line a second."""
+        now = time.monotonic()
+        if now - self._said_at < SAY_EVERY_S:
+            self._unsaid += 1
+            return
+        more = f", as {self._unsaid} before it were" if self._unsaid else ""
+        log.warning(
+            "a connection is shut out: the process may have %d files open, and there are too many"
+            " connections%s", descriptors.most(), more,
+        )  # fmt: skip
+        self._said_at, self._unsaid = now, 0
