@@ -85,7 +85,8 @@ class Batch:
         self._on_result = on_result
         self._chunk: list[bytes] = []
         self._chunk_bytes = 0
-        self._in_flight: deque[tuple[Call, int]] = deque()
+        self._in_flight: deque[Call] = deque()
+        self._firsts: deque[int] = deque()  # of each of them, the number of its first event
         self._first_of_chunk = 0
         self._added = 0
         self._requests = self._events = self._duplicates = self._redacted = self._last_seq = 0
@@ -136,7 +137,8 @@ class Batch:
         self._chunk_bytes = 0
         self._first_of_chunk = self._added
         while self._in_flight:
-            self._calls.forget(self._in_flight.popleft()[0])
+            self._calls.forget(self._in_flight.popleft())
+        self._firsts.clear()
 
     def _send(self) -> None:
         while len(self._in_flight) >= self._in_flight_max:
@@ -150,16 +152,19 @@ class Batch:
             self._name_events(error, self._first_of_chunk, len(self._chunk))
             self.abandon()
             raise
-        self._in_flight.append((call, self._first_of_chunk))
+        self._in_flight.append(call)
+        self._firsts.append(self._first_of_chunk)
         self._first_of_chunk = self._added
         self._chunk = []
         self._chunk_bytes = 0
 
     def _settle_oldest(self) -> None:
-        call, first = self._in_flight.popleft()
-        after = self._in_flight[0][1] if self._in_flight else self._first_of_chunk
+        call, first = self._in_flight.popleft(), self._firsts.popleft()
+        after = self._firsts[0] if self._firsts else self._first_of_chunk
         try:
-            result: AppendResult = read("append result", AppendResult.of, call.result())
+            result: AppendResult = read(
+                "append result", AppendResult.of, call.result(self._in_flight)
+            )
         except PalyraError as error:
             self._name_events(error, first, after - first)
             self.abandon()

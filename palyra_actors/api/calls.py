@@ -17,6 +17,7 @@ import os
 import random
 import threading
 import time
+from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
@@ -37,6 +38,9 @@ INTERNAL_ATTEMPTS_MAX: Final = 3  # a fault that comes back every time is for a 
 BACKOFF_S_FIRST: Final = 0.05
 BACKOFF_S_MAX: Final = 2.0
 TIMEOUT_S_MAX: Final = 1e8  # three years; what a lock can be waited for has an end
+TEND_S: Final = 0.002
+"""How often a thread that waits for one of its calls looks after its others."""
+
 JITTER_MAX: Final = 0.5  # of the pause; refused callers must not come back in step
 
 
@@ -97,8 +101,11 @@ class Call:
         "failure",
         "frame",
         "op",
+        "pause_s",
+        "refusal",
         "repeatable",
         "request_id",
+        "seen",
     )
 
     def __init__(
@@ -124,6 +131,9 @@ class Call:
         self.answers = 0  # how many of those were answered
         self.answer: bytes | None = None
         self.failure: PalyraError | None = None
+        self.pause_s = BACKOFF_S_FIRST
+        self.refusal: tuple[float, PalyraError] | None = None  # until when it is not sent again
+        self.seen = False  # its answer is for `result`
 
     def settle(self, answer: bytes | None, failure: PalyraError | None = None) -> None:
         """Wakes the waiting thread."""
@@ -133,36 +143,86 @@ class Call:
         with contextlib.suppress(RuntimeError):  # it was answered before
             self._answered.release()
 
-    def result(self) -> dict[str, Any]:
+    def result(self, beside: "Collection[Call]" = ()) -> dict[str, Any]:
         """The `ok` map.
+
+        Args:
+            beside: other calls that this thread will ask for theirs. What of them is refused
+                meanwhile is sent again in its time and not only when it is asked for.
 
         Raises:
             PalyraError: the engine's error; NoReply where the deadline passed without one.
         """
-        pause_s = BACKOFF_S_FIRST
         try:
             while True:
-                try:
-                    ok, error = frames.read_reply(self._wait())
-                except Malformed as reason:
-                    raise InternalFault(
-                        "the engine's reply cannot be read", detail={"outcome": "unknown"}
-                    ) from reason
-                if error is None:
-                    return ok
-                if error.retryable and self.attempts > self.answers:
-                    # this attempt is not stored, but another one that was sent may be
-                    error.detail["outcome"] = "unknown"
-                if not self._worth_another(error):
-                    raise error
-                asked_s = (error.retry_after_ms or 0) / 1000 or pause_s
-                pause_s = min(pause_s * 2, BACKOFF_S_MAX)
-                wait_s = self._calls.jittered(asked_s)
-                if self._calls.now() + wait_s >= self.deadline or self._calls.pause(wait_s):
+                if self.refusal is not None:
+                    (again_at, error), self.refusal = self.refusal, None
+                    wait_s = again_at - self._calls.now()
+                else:
+                    ok, refused = self._read(self._wait(beside))
+                    if refused is None:
+                        return ok
+                    error, pause_s = refused, self._pause_after(refused)
+                    if pause_s is None:
+                        raise error
+                    wait_s = pause_s
+                if self._rest(wait_s, beside):
                     raise error
                 self._calls.again(self)
         finally:
             self._calls.forget(self)
+
+    def tend(self) -> None:
+        """Send it again if it was refused and its time has come. Only the thread that will ask for
+        the result, and does not yet."""
+        if self.refusal is not None:
+            if self._calls.now() >= self.refusal[0]:
+                self.refusal = None
+                self._calls.again(self)
+            return
+        if self.seen or not self._answered.acquire(False):
+            return
+        if self.answer is not None and frames.peek(self.answer)[1] == "err":
+            with contextlib.suppress(InternalFault):
+                error = self._read(self.answer)[1]
+                pause_s = None if error is None else self._pause_after(error)
+                if error is not None and pause_s is not None:
+                    self.refusal = (self._calls.now() + pause_s, error)
+                    return
+        self.seen = True
+        self._answered.release()
+
+    def _read(self, answer: bytes) -> tuple[dict[str, Any], PalyraError | None]:
+        try:
+            return frames.read_reply(answer)
+        except Malformed as reason:
+            raise InternalFault(
+                "the engine's reply cannot be read", detail={"outcome": "unknown"}
+            ) from reason
+
+    def _pause_after(self, error: PalyraError) -> float | None:
+        """After how many seconds it is to be sent again; None: it is not."""
+        if error.retryable and self.attempts > self.answers:
+            # this attempt is not stored, but another one that was sent may be
+            error.detail["outcome"] = "unknown"
+        if not self._worth_another(error):
+            return None
+        asked_s = (error.retry_after_ms or 0) / 1000 or self.pause_s
+        self.pause_s = min(self.pause_s * 2, BACKOFF_S_MAX)
+        wait_s = self._calls.jittered(asked_s)
+        return None if self._calls.now() + wait_s >= self.deadline else wait_s
+
+    def _rest(self, seconds: float, beside: "Collection[Call]") -> bool:
+        """Waits; whether it was cut short by close."""
+        if not beside:
+            return self._calls.pause(seconds)
+        until = self._calls.now() + seconds
+        while (left_s := until - self._calls.now()) > 0:
+            if self._calls.pause(min(left_s, TEND_S)):
+                return True
+            for other in beside:
+                other.tend()
+        return False
 
     def _worth_another(self, error: PalyraError) -> bool:
         if not self._calls.retry or not error.retryable or error.elsewhere:
@@ -171,22 +231,29 @@ class Call:
             return False
         return not isinstance(error, InternalFault) or self.attempts < INTERNAL_ATTEMPTS_MAX
 
-    def _wait(self) -> bytes:
+    def _wait(self, beside: "Collection[Call]") -> bytes:
         silence_s = self._calls.silence_s
+        began = self._calls.now()
         while True:
-            left_s = self.deadline - self._calls.now()
+            now = self._calls.now()
+            left_s = self.deadline - now
             patience_s = left_s
             if silence_s is not None and self.repeatable:
-                patience_s = min(left_s, silence_s)
-            if self._answered.acquire(timeout=max(patience_s, 0)):
+                patience_s = min(left_s, began + silence_s - now)
+            wait_s = min(patience_s, TEND_S) if beside else patience_s
+            if self._answered.acquire(timeout=max(wait_s, 0)):
                 if self.failure is not None:
                     raise self.failure
                 assert self.answer is not None
                 return self.answer
+            if wait_s < patience_s:
+                for other in beside:
+                    other.tend()
+                continue
             if patience_s >= left_s:
                 raise self._calls.no_reply(self)
             assert silence_s is not None
-            silence_s *= 2
+            silence_s, began = silence_s * 2, self._calls.now()
             self._calls.again(self)
 
 
@@ -277,8 +344,8 @@ class Calls:
             TooLarge: it does not fit a frame; nothing was sent.
         """
         self.check_usable()
-        if timeout_s < 0:
-            raise Invalid("a timeout is not negative", field="timeout_s")
+        if not timeout_s >= 0:
+            raise Invalid("a timeout is a number, and not negative", field="timeout_s")
         deadline = self.now() + min(timeout_s, TIMEOUT_S_MAX)
         request_id = next(self._ids)
         frame = frames.encode_request(

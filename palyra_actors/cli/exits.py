@@ -4,6 +4,7 @@ A person gets one red line with code, field and hint; with `--json` a program ge
 JSON object. Both on standard error; never a traceback for what this package raises on purpose.
 """
 
+import errno
 import functools
 import json
 import os
@@ -56,11 +57,30 @@ def reporting(command: Callable[P, None]) -> Callable[P, None]:
         except KeyboardInterrupt:
             raise typer.Exit(INTERRUPTED) from None
         except BrokenPipeError:
-            # the reader has seen enough; what is still buffered must not fail at exit
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            _print_no_more()  # the reader has seen enough
             raise typer.Exit(OK) from None
+        except OSError as error:
+            if error.errno not in _CANNOT_BE_WRITTEN:
+                raise
+            _print_no_more()
+            say(
+                Broken(
+                    f"the output cannot be written: {os.strerror(error.errno)}",
+                    hint="what the command did before stands",
+                ),
+                as_json=bool(kwargs.get("as_json")),
+            )
+            raise typer.Exit(BROKEN) from None
 
     return run
+
+
+_CANNOT_BE_WRITTEN: Final = frozenset({errno.ENOSPC, errno.EIO, errno.EDQUOT, errno.EFBIG})
+
+
+def _print_no_more() -> None:
+    """What is still buffered must not fail at exit."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def say(error: PalyraError, *, as_json: bool) -> None:

@@ -15,7 +15,9 @@ from palyra_actors.cli.exits import reporting
 from palyra_actors.client import ENDPOINT_DEFAULT, Client
 from palyra_actors.errors import NoReply, NotFound
 
-FIRST_WORD_S_MAX: Final = 3.0
+FIRST_WORD_S_MAX: Final = 10.0
+"""For how long a command waits for an engine that was perhaps started together with it; a start
+takes some seconds where the machine is busy or the file large."""
 
 Endpoint = Annotated[
     str,

@@ -79,7 +79,12 @@ def console(*, stderr: bool = False) -> "Console":
     """Prints texts as they are: no markup, no emoji codes, nothing highlighted by itself."""
     from rich.console import Console
 
-    return Console(stderr=stderr, markup=False, emoji=False, highlight=False)
+    class Plain(Console):
+        def on_broken_pipe(self) -> None:
+            """Whoever runs the command says how it ends: see `exits`."""
+            raise BrokenPipeError
+
+    return Plain(stderr=stderr, markup=False, emoji=False, highlight=False)
 
 
 def moment(ts_ms: int) -> str:

@@ -563,3 +563,34 @@ def test_times_and_sizes_are_for_people() -> None:
         "1.5 KiB",
         "3.0 TiB",
     ]
+
+
+def _as_a_process(*arguments: object, **options: Any) -> "subprocess.CompletedProcess[str]":
+    command = [sys.executable, "-m", "palyra_actors.cli", *map(str, arguments)]
+    return subprocess.run(command, stderr=subprocess.PIPE, text=True, check=False, **options)
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_a_reader_who_has_seen_enough_is_no_error(
+    run: Run, tmp_path: Path, form: list[str]
+) -> None:
+    db = tmp_path / "a.db"
+    run("append", "--db", db, "--session", SESSION, "--text", "hello")
+    reading, writing = os.pipe()
+    os.close(reading)
+    with open(writing, "wb") as nobody:
+        ended = _as_a_process("show", SESSION, "--db", db, *form, stdout=nobody)
+    assert (ended.returncode, ended.stderr) == (0, "")
+
+
+@pytest.mark.parametrize("form", [[], ["--json"]])
+def test_output_that_finds_no_room_is_said_in_a_line(
+    run: Run, tmp_path: Path, form: list[str]
+) -> None:
+    db = tmp_path / "a.db"
+    run("append", "--db", db, "--session", SESSION, "--text", "hello")
+    with open("/dev/full", "wb") as full:
+        ended = _as_a_process("show", SESSION, "--db", db, *form, stdout=full)
+    assert ended.returncode == 4
+    assert "cannot be written: No space left on device" in ended.stderr
+    assert len(ended.stderr.splitlines()) == 1

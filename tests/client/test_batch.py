@@ -7,7 +7,7 @@ import pytest
 
 from palyra_actors.api.events import Event
 from palyra_actors.client import Client
-from palyra_actors.errors import IdReused, Invalid, TooLarge
+from palyra_actors.errors import Conflict, IdReused, Invalid, TooLarge
 from palyra_actors.limits import FRAME_BYTES_MAX
 from tests.client.fake_engine import DEADLINE_S, FakeEngine, Request
 
@@ -169,3 +169,66 @@ def test_limits_out_of_range_are_invalid(client: Client, options: dict[str, int]
     with pytest.raises(Invalid) as caught:
         client.batch(**options)  # type: ignore[arg-type]
     assert caught.value.field == next(iter(options))
+
+
+def refused(request: Request, retry_after_ms: int) -> bytes:
+    return request.err("overloaded", retryable=True, retry_after_ms=retry_after_ms)
+
+
+def test_what_is_refused_is_sent_again_while_an_older_one_is_not_answered() -> None:
+    """The older one is answered only once that has happened."""
+    came: list[Request] = []
+
+    def script(request: Request) -> list[bytes]:
+        came.append(request)
+        match [numbers(one)[0] for one in came]:
+            case [0]:
+                return []
+            case [0, 1]:
+                return [refused(request, 1)]
+            case _:
+                return [came[0].appended(), request.appended(first_seq=2)]
+
+    with FakeEngine(script) as fake, Client(fake.endpoint, timeout_s=DEADLINE_S) as client:
+        summary = client.append_many(events(2), events_max=1, in_flight=3)
+    assert [numbers(request) for request in came] == [[0], [1], [1]]
+    assert summary.events == 2
+
+
+def test_each_of_many_refused_ones_comes_again_in_its_own_time() -> None:
+    """And not when those before it are through."""
+    came: list[Request] = []
+
+    def script(request: Request) -> list[bytes]:
+        came.append(request)
+        if len(came) > 4:
+            return [request.appended(first_seq=len(came))]
+        return [refused(request, 400 if numbers(request) == [0] else 1)]
+
+    with FakeEngine(script) as fake, Client(fake.endpoint, timeout_s=DEADLINE_S) as client:
+        summary = client.append_many(events(4), events_max=1, in_flight=4)
+    first, again = came[:4], came[4:]
+    assert [numbers(request) for request in first] == [[0], [1], [2], [3]]
+    assert numbers(again[-1]) == [0]
+    assert sorted(numbers(request)[0] for request in again) == [0, 1, 2, 3]
+    assert {r.id for r in first} == {r.id for r in again}
+    assert summary.events == 4
+    assert (client.statistics().in_flight, client.statistics().sent_again) == (0, 4)
+
+
+def test_a_refusal_that_another_try_would_not_help_is_raised_in_its_turn() -> None:
+    came: list[Request] = []
+
+    def script(request: Request) -> list[bytes]:
+        came.append(request)
+        if len(came) < 3:
+            return []
+        return [came[0].appended(), came[1].err("conflict"), request.appended(first_seq=3)]
+
+    with FakeEngine(script) as fake, Client(fake.endpoint, timeout_s=DEADLINE_S) as client:
+        batch = client.batch(events_max=1, in_flight=3)
+        for one in events(3):
+            batch.add(one)
+        with pytest.raises(Conflict) as caught:
+            batch.flush()
+    assert (caught.value.detail["first_event"], batch.summary.events) == (1, 1)

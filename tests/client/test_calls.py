@@ -376,3 +376,10 @@ def test_an_endpoint_zeromq_cannot_read_is_invalid(endpoint: str) -> None:
     with pytest.raises(Invalid) as caught:
         Client(endpoint)
     assert caught.value.field == "endpoint"
+
+
+@pytest.mark.parametrize("timeout_s", [-1, float("nan")])
+def test_a_timeout_that_is_no_time_is_invalid(client: Client, timeout_s: float) -> None:
+    with pytest.raises(Invalid) as caught:
+        client.head(timeout_s=timeout_s)
+    assert caught.value.field == "timeout_s"
