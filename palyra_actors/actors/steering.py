@@ -58,8 +58,11 @@ EVENTS_MEASURED_MIN: Final = 32
 GROUP_EVENTS_MIN: Final = 64
 
 COMMITS_KEPT: Final = 16
+COMMITS_KEPT_S: Final = 2.0
 """A commit is never expected to take longer than the slowest of the last ones: this many fast ones
-after a slow time and it is over."""
+after a slow time and it is over. What is older than so many seconds says nothing about the disk of
+now: where writes are few, the first fast one ends the slow time, and where there are none it ends
+by itself."""
 
 QUICK_S: Final = 0.002
 QUICK_AFTER: Final = 4
@@ -128,6 +131,7 @@ class Plan:
         committing_load: what is in it.
         refused: writes sent away since the group before, by their work; admission counts.
         beyond_s: what writes took since then beyond what their load tells; admission counts.
+        measured_at: when the last commit ended.
     """
 
     budget_s: float
@@ -144,6 +148,7 @@ class Plan:
     committing_load: int = 0
     refused: float = 0
     beyond_s: float = 0.0
+    measured_at: float = 0.0
 
     def rest_s(self, now: float) -> float:
         """How long the commit under way is expected to go on.
@@ -186,7 +191,7 @@ class Plan:
                 f"the disk stalls: a commit is under way for {(now - since) * 1000:.0f} ms "
                 f"of a {budget_ms}"
             )
-        if self.slow:
+        if self.slow and now - self.measured_at <= COMMITS_KEPT_S:
             return (
                 f"the disk is slow: a commit takes {self.commit_s * 1000:.0f} ms of a {budget_ms}"
             )
@@ -224,7 +229,7 @@ class Controller:
         self._load = self._busy_s = 0.0  # of groups too small to be measured alone
         self._deviation_s = 0.0
         self._mean_s = 0.001
-        self._commits: deque[float] = deque(maxlen=COMMITS_KEPT)
+        self._commits: deque[tuple[float, float]] = deque(maxlen=COMMITS_KEPT)  # ended, took
         self._epoch_ends = 0.0
         self._epoch_requests = self._epoch_slow = 0
         self._epoch_slowest_s = 0.0
@@ -240,7 +245,7 @@ class Controller:
     def observe(self, times: Times) -> None:
         """Learn from a group that is durable."""
         plan = self.plan
-        self._expect_commits(times.ended - times.staged)
+        self._expect_commits(times.ended - times.staged, times.ended)
         self._load += times.load + REFUSAL_LOAD * plan.refused
         self._busy_s += max(0.0, times.busy_s - plan.beyond_s)
         plan.refused = plan.beyond_s = 0
@@ -257,17 +262,20 @@ class Controller:
         if times.ended >= self._epoch_ends:
             self._reconsider(times.ended)
 
-    def _expect_commits(self, commit_s: float) -> None:
+    def _expect_commits(self, commit_s: float, ended: float) -> None:
         plan = self.plan
+        plan.measured_at = ended
         budget_s = plan.budget_s or BUDGET_S_DEFAULT
-        before = self._commits[-1] if self._commits else commit_s
-        self._commits.append(commit_s)
+        before = self._commits[-1][1] if self._commits else commit_s
+        while self._commits and self._commits[0][0] < ended - COMMITS_KEPT_S:
+            self._commits.popleft()
+        self._commits.append((ended, commit_s))
         counted = commit_s
         if before < commit_s / 2:  # a single stall says little about the next commit
             counted = min(commit_s, max(4 * self._mean_s, 2 * budget_s))
         self._deviation_s += (abs(counted - self._mean_s) - self._deviation_s) / 8
         self._mean_s += (counted - self._mean_s) / 8
-        slowest = max(self._commits)
+        slowest = max(seconds for _, seconds in self._commits)
         self._mean_s = min(self._mean_s, slowest)
         plan.commit_s = min(self._mean_s + self._deviation_s, slowest)
         plan.quick = len(self._commits) >= QUICK_AFTER and plan.commit_s < QUICK_S

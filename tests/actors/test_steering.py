@@ -169,3 +169,33 @@ def test_without_a_budget_nothing_is_called_slow_for_its_sake() -> None:
 
 def test_sixty_four_events_weigh_about_as_much_as_the_work_they_are() -> None:
     assert 15 <= load_of(64 * 400) / load_of(600) <= 30
+
+
+@pytest.fixture
+def slowed() -> Controller:
+    """The last commit ended at 7 seconds, and the disk was slow."""
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.005, group_events_max=4096)
+    for number in range(20):
+        controller.observe(a_group(0.1, 5.1 + number / 10))
+    assert controller.plan.slow
+    assert "the disk is slow" in str(controller.plan.trouble(7.01))
+    return controller
+
+
+def test_a_slow_time_is_over_where_nothing_was_written_for_two_seconds(slowed: Controller) -> None:
+    assert slowed.plan.trouble(9.1) is None
+
+
+def test_a_slow_time_is_over_with_the_first_fast_commit_after_two_seconds(
+    slowed: Controller,
+) -> None:
+    slowed.observe(a_group(0.001, 8.0))
+    assert slowed.plan.slow
+    slowed.observe(a_group(0.001, 10.1))
+    assert not slowed.plan.slow
+    assert slowed.plan.trouble(10.2) is None
+
+
+def test_a_disk_that_is_slow_at_its_first_word_after_a_pause_is_slow(slowed: Controller) -> None:
+    slowed.observe(a_group(0.1, 60.0))
+    assert "the disk is slow" in str(slowed.plan.trouble(60.5))
