@@ -3,6 +3,9 @@
 
 def main() -> None:
     """The entry point; ends the process with one of `exits`' codes."""
-    from palyra_actors.cli.app import app
+    try:
+        from palyra_actors.cli.app import app
 
-    app(prog_name="palyra-actors")
+        app(prog_name="palyra-actors")
+    except KeyboardInterrupt:  # while it was being loaded: nothing was begun
+        raise SystemExit(130) from None

@@ -594,3 +594,24 @@ def test_output_that_finds_no_room_is_said_in_a_line(
     assert ended.returncode == 4
     assert "cannot be written: No space left on device" in ended.stderr
     assert len(ended.stderr.splitlines()) == 1
+
+
+INTERRUPTED_WHILE_LOADED = """
+import sys
+from importlib.abc import MetaPathFinder
+
+class Impatient(MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name == "palyra_actors.cli.app":
+            raise KeyboardInterrupt
+
+sys.meta_path.insert(0, Impatient())
+from palyra_actors.cli import main
+main()
+"""
+
+
+def test_an_interrupt_while_a_command_is_loaded_leaves_no_traceback() -> None:
+    command = [sys.executable, "-c", INTERRUPTED_WHILE_LOADED]
+    ended = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ended.returncode, ended.stderr) == (exits.INTERRUPTED, "")
