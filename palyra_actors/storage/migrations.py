@@ -19,7 +19,7 @@ from typing import Final
 
 import apsw
 
-from palyra_actors.errors import OpenRefused, StorageUnavailable
+from palyra_actors.errors import OpenRefused, PalyraError, StorageUnavailable
 from palyra_actors.storage.lock import sync_folder
 
 _FILE_NAME: Final = re.compile(r"(\d{4})_([a-z0-9_]+)\.sql")
@@ -150,11 +150,12 @@ def schema_faults(connection: apsw.Connection) -> list[str]:
 
 
 def _statements(connection: apsw.Connection) -> dict[str, str]:
-    """Of each table, index, trigger and view, by what it is called."""
+    """Of each table, index, trigger and view, by what it is called. Tables that SQLite or a virtual
+    table makes for itself are left out; nothing else that is called alike."""
     rows = connection.execute(
         "SELECT type || ' ' || name, sql FROM sqlite_schema"
-        " WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'"
-        " AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow')"
+        " WHERE sql IS NOT NULL AND (type != 'table' OR name NOT LIKE 'sqlite!_%' ESCAPE '!'"
+        " AND name NOT IN (SELECT name FROM pragma_table_list WHERE type = 'shadow'))"
         " ORDER BY type = 'table' DESC, type, name"
     ).fetchall()
     return {str(what): str(sql) for what, sql in rows}
@@ -202,7 +203,17 @@ def _made_anew(connection: apsw.Connection) -> None:
     if wanted:
         from palyra_actors.storage.rebuild import make_anew
 
-        make_anew(connection, ("runs", "sessions", "canvas_snapshots"))
+        try:
+            make_anew(connection, ("runs", "sessions", "canvas_snapshots"))
+        except (apsw.Error, OSError, PalyraError):
+            raise
+        except Exception as cause:
+            raise OpenRefused(
+                f"the schema stays at version {schema_version(connection)}: the events cannot be"
+                f" folded ({type(cause).__name__})",
+                hint="palyra-actors verify says which of them are damaged",
+                detail={"version": schema_version(connection)},
+            ) from cause
 
 
 _AFTER: Final[Mapping[str, Callable[[apsw.Connection], None]]] = {"made_anew": _made_anew}

@@ -208,19 +208,21 @@ def make_anew(connection: apsw.Connection, tables: Sequence[str]) -> None:
     steps add. The projections of all events are in memory meanwhile.
     """
     rebuild = Rebuild(connection)
-    for _ in rebuild.run():
-        pass
-    for table in tables:
-        columns = _columns(connection, table)
-        to_change = [
-            (*one.rebuilt, *one.key)
-            for one in rebuild.differences(table, columns)
-            if one.live and one.rebuilt
-        ]
-        key = " AND ".join(f"{name.strip()} = ?" for name in PROJECTIONS[table].split(","))
-        values = ", ".join(f"{name} = ?" for name in columns)
-        connection.executemany(f"UPDATE {table} SET {values} WHERE {key}", to_change).fetchall()
-    rebuild.close_made()
+    try:
+        for _ in rebuild.run():
+            pass
+        for table in tables:
+            columns = _columns(connection, table)
+            to_change = [
+                (*one.rebuilt, *one.key)
+                for one in rebuild.differences(table, columns)
+                if one.live and one.rebuilt
+            ]
+            key = " AND ".join(f"{name.strip()} = ?" for name in PROJECTIONS[table].split(","))
+            values = ", ".join(f"{name} = ?" for name in columns)
+            connection.executemany(f"UPDATE {table} SET {values} WHERE {key}", to_change).fetchall()
+    finally:
+        rebuild.close_made()
 
 
 def _columns(connection: apsw.Connection, table: str) -> list[str]:

@@ -134,8 +134,16 @@ def another_index(file: Path) -> None:
     change(file, "DROP INDEX runs_by_stream", "CREATE INDEX runs_by_stream ON runs (stream)")
 
 
-def a_trigger(file: Path) -> None:
-    change(file, "CREATE TRIGGER x AFTER INSERT ON events BEGIN DELETE FROM sessions; END")
+def a_trigger(file: Path, name: str = "x") -> None:
+    change(file, f"CREATE TRIGGER {name} AFTER INSERT ON events BEGIN DELETE FROM sessions; END")
+
+
+def a_trigger_with_a_name_of_sqlites_own(file: Path) -> None:
+    a_trigger(file, "sqlitestat")
+
+
+def a_trigger_with_the_name_of_a_search_tables_own(file: Path) -> None:
+    a_trigger(file, "memory_texts_data")
 
 
 def no_anchor(file: Path) -> None:
@@ -298,6 +306,8 @@ def test_a_file_that_is_gone_can_be_given_up(
         (no_sessions, "table sessions is missing"),
         (another_index, "index runs_by_stream was changed"),
         (a_trigger, "trigger x is not ours"),
+        (a_trigger_with_a_name_of_sqlites_own, "trigger sqlitestat is not ours"),
+        (a_trigger_with_the_name_of_a_search_tables_own, "trigger memory_texts_data is not ours"),
     ],
 )
 def test_a_schema_that_is_not_the_migrations_is_refused(

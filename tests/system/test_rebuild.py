@@ -20,7 +20,7 @@ from palyra_actors.domain import folds
 from palyra_actors.domain.catalog import KIND_NUMBERS
 from palyra_actors.domain.folds import upcast
 from palyra_actors.engine import Engine
-from palyra_actors.errors import PalyraError
+from palyra_actors.errors import OpenRefused, PalyraError
 from palyra_actors.storage.migrations import migrations
 from palyra_actors.storage.rebuild import PROJECTIONS, Rebuild, Rebuilt
 from tests.figures import Tell
@@ -273,6 +273,24 @@ def test_what_older_migrations_left_at_its_default_is_made_anew(database: Path, 
     assert state_of(connection) == before
     connection.close()
     assert not rebuilt(database).different
+
+
+def test_events_that_cannot_be_folded_are_told_of_and_the_file_stays_at_its_version(
+    database: Path,
+) -> None:
+    with Engine.open(database, NO_BUDGET) as engine:
+        engine.sessions.open().append("x.a", {"n": 1}, run_id=new_id())
+    connection = apsw.Connection(str(database))
+    connection.execute(
+        "UPDATE events SET payload = x'c1'; UPDATE runs SET created_ms = 0;PRAGMA user_version = 18"
+    ).fetchall()
+    connection.close()
+    with pytest.raises(OpenRefused, match="cannot be folded") as caught:
+        Engine.open(database, NO_BUDGET)
+    assert caught.value.detail["version"] == 18
+    connection = apsw.Connection(str(database))
+    assert connection.execute("PRAGMA user_version").fetchall() == [(18,)]
+    connection.close()
 
 
 def state_of(connection: apsw.Connection) -> list[Any]:
