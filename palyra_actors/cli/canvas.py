@@ -43,11 +43,17 @@ def create(
     engine: Operations,
     session: Annotated[str, typer.Argument(help="The session's id.", metavar="SESSION")],
     state: Annotated[str, typer.Argument(help="A JSON object.")],
+    *,
     canvas: Annotated[str | None, typer.Option("--canvas", help="Its id.  [default: new]")] = None,
+    expires_ms: Annotated[
+        int | None, typer.Option("--expires-ms", min=0, help="When it closes by itself.")
+    ] = None,
     as_json: bool = False,
 ) -> None:
     """Make a canvas of a state."""
-    made = engine.canvases.create(session, parse_json(state, "state"), canvas_id=canvas)
+    made = engine.canvases.create(
+        session, parse_json(state, "state"), canvas_id=canvas, expires_ms=expires_ms
+    )
     show_one(made.get(), _SHOWN, as_json=as_json)
 
 

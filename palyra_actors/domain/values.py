@@ -149,6 +149,13 @@ def refusal(raw: bytes, field: str, error: BaseException) -> Invalid:
     return Invalid(f"not a readable value: {error}", field=field, hint=_HINT)
 
 
+def step_to(key: str) -> str:
+    """To the value of a key, as a path says it."""
+    if _PLAIN_KEY.fullmatch(key) and len(key) <= PATH_KEY_CHARACTERS_MAX:
+        return f".{key}"
+    return f"[{key[:PATH_KEY_CHARACTERS_MAX]!r}]"
+
+
 class _Level:
     """An open container: how many values are still to come, and where in it the walk stands."""
 
@@ -265,10 +272,8 @@ class _Walk:
         for level in self._levels[:PATH_STEPS_MAX]:
             if not level.is_map:
                 steps.append(f"[{level.position}]")
-            elif _PLAIN_KEY.fullmatch(level.key) and len(level.key) <= PATH_KEY_CHARACTERS_MAX:
-                steps.append(f".{level.key}")
             else:
-                steps.append(f"[{level.key[:PATH_KEY_CHARACTERS_MAX]!r}]")
+                steps.append(step_to(level.key))
         if len(self._levels) > PATH_STEPS_MAX:
             steps.append("…")
         return Invalid(f"the value holds {what}", field=self._field + "".join(steps), hint=_HINT)

@@ -147,9 +147,7 @@ def test_an_export_that_ends_at_its_limit_says_what_is_beyond(
     assert run(*export) == (0, "", ""), "as many as there are, and no more"
 
 
-def test_a_name_that_is_there_twice_is_refused_and_so_is_what_is_no_list(
-    run: Run, endpoint: str
-) -> None:
+def test_what_makes_no_canvas_and_no_patch_is_refused_by_its_field(run: Run, endpoint: str) -> None:
     del endpoint
     session = new_id()
     code, _, said = run("canvas", "create", session, '{"a": {"b": 1, "b": 2}}')
@@ -161,6 +159,10 @@ def test_a_name_that_is_there_twice_is_refused_and_so_is_what_is_no_list(
     assert "'op' is there twice" in run("canvas", "patch", name, 1, twice)[2]
     for text in ('"[]"', '{"op": "remove", "path": "/n"}', "5", "null"):
         assert "a patch is a list of operations [patch]" in run("canvas", "patch", name, 1, text)[2]
+    late = str(4_000_000_000_000)
+    made = told(run("canvas", "create", session, "{}", "--expires-ms", late, "--json"))
+    assert made["expires_ms"] == int(late)
+    assert "[expires_ms]" in run("canvas", "create", session, "{}", "--expires-ms", "1")[2]
     assert "[state.a[0]]" in run("canvas", "create", session, '{"a": [18446744073709551616]}')[2]
     assert '"n": 1' in run("canvas", "show", name)[1]
 

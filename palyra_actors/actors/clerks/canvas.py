@@ -1,7 +1,7 @@
 """Canvases at the desk: made, patched, read, forked, closed, compacted, looked at."""
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any, Final
 
@@ -19,6 +19,7 @@ from palyra_actors.domain.canonical import is_plain
 from palyra_actors.domain.canvas import EXPIRED, Who, view
 from palyra_actors.domain.catalog import CANVAS
 from palyra_actors.domain.redact import redact_value
+from palyra_actors.domain.values import step_to
 from palyra_actors.errors import Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
     CANVAS_PATCH_BYTES_MAX,
@@ -301,8 +302,24 @@ def _check_json(value: Any, field: str) -> bool:
     try:
         return is_plain(value)
     except Invalid as refusal:
-        refusal.field = field
+        refusal.field = _place_of_bytes(value, field) or field
         raise
+
+
+def _place_of_bytes(value: Any, field: str) -> str | None:
+    """The path of the first bytes in the value; None: it holds none."""
+    if isinstance(value, bytes):
+        return field
+    parts: Iterable[tuple[str, Any]] = ()
+    if isinstance(value, dict):
+        parts = ((step_to(name), each) for name, each in value.items())
+    elif isinstance(value, list):
+        parts = ((f"[{index}]", each) for index, each in enumerate(value))
+    for name, each in parts:
+        place = _place_of_bytes(each, field + name)
+        if place is not None:
+            return place
+    return None
 
 
 def _hide(operation: dict[str, Any]) -> tuple[dict[str, Any], bool]:
