@@ -116,25 +116,31 @@ class HttpEmbeddingProvider:
         """httpx's timeout is of one read: an endpoint that sends a byte now and then never reaches
         it. So when the time of a call is over its connections are closed under it; the next byte,
         or httpx's timeout, ends it then."""
-        client, over = self._client(), threading.Event()
+        client, over, lock = self._client(), threading.Event(), threading.Lock()
+        ended, failure = False, None
 
         def close() -> None:
-            over.set()
-            client.close()
+            with lock:
+                if not ended:  # or it would be the next call's client that is closed
+                    over.set()
+                    client.close()
 
         timer = threading.Timer(self._timeout_s, close)
         timer.daemon = True
         timer.start()
         try:
             yield
-        except Exception:
-            if not over.is_set():
-                raise
+        except Exception as error:  # noqa: BLE001 - raised again below, if it is not of our making
+            failure = error
         finally:
             timer.cancel()
+            with lock:
+                ended = True
         if over.is_set():
             self._client(anew=True)
             raise ProviderFault(f"the endpoint took more than {self._timeout_s:g} s")
+        if failure is not None:
+            raise failure
 
     @staticmethod
     def _read(reply: Any) -> bytes:
