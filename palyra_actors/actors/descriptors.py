@@ -37,6 +37,14 @@ def open_ones() -> Iterable[int]:
         return range(lowest_free())
 
 
+def is_still(descriptor: int, inode: int) -> bool:
+    """Whether the number stands for what it stood for when it had that inode."""
+    try:
+        return os.fstat(descriptor).st_ino == inode
+    except OSError:
+        return False
+
+
 @contextmanager
 def borrowed(descriptor: int) -> Iterator[sockets.socket]:
     """A stream socket that is somebody else's, who goes on owning it. Raises OSError: it is none,

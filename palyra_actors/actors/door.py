@@ -22,6 +22,7 @@ import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from contextlib import suppress
+from itertools import islice
 from math import inf
 from typing import Any, Final
 
@@ -77,6 +78,8 @@ the peer has taken all that was sent before, so that a peer that does not read h
 BACKLOG_RETRY_S: Final = 0.005
 PEER_RETRY_MS: Final = 250
 IDLE_PEERS_LOOKED_AT: Final = 64
+SWEEP_S: Final = 1.0
+SWEEP_PEERS_MAX: Final = 256  # 0.3 milliseconds of the loop
 LINGER_MS: Final = 1_000
 STUCK_S_MAX: Final = 30.0
 """A peer that takes nothing of its backlog for so long is cut, however little it is."""
@@ -174,7 +177,7 @@ class Door:
         self._peers: OrderedDict[tuple[bytes, bool], DoorPeer] = OrderedDict()
         self._outbox: deque[tuple[DoorPeer, bytes]] = deque()
         self._behind: dict[DoorPeer, None] = {}
-        self._retrying = False
+        self._retrying = self._sweeping = False
         self._round = 0
         self._received = self._sent = self._cut = self._gone = 0
         self._accepting = True
@@ -566,6 +569,7 @@ class Door:
             return peer
         if len(self._peers) < self._peers_max or self._forget_an_idle_one():
             self._peers[identity, delimited] = peer
+            self._sweep_later()
         else:
             self._desk.refuse(
                 peer,
@@ -618,6 +622,25 @@ class Door:
                 return True
             self._peers.move_to_end((peer.identity, peer.delimited))
         return False
+
+    def _sweep_later(self) -> None:
+        if not self._sweeping:
+            self._sweeping = True
+            self._loop.call_later(SWEEP_S, self._sweep)
+
+    def _sweep(self) -> None:
+        """Forget those that have left, of whom libzmq says nothing, and their subscriptions."""
+        self._sweeping = False
+        for name, peer in list(islice(self._peers.items(), SWEEP_PEERS_MAX)):
+            # what is left of a refused one is still dropped, and one with a routing id of its own
+            # may be back over another connection
+            needed = peer.under_way or peer.backlog or peer.refused or _chosen(peer.identity)
+            if needed or peer.connection is None or descriptors.is_still(*peer.connection):
+                self._peers.move_to_end(name)
+            else:
+                self._forget(peer)
+        if self._peers:
+            self._sweep_later()
 
     # -- replies ----------------------------------------------------------------------------------
 

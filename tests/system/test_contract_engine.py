@@ -163,6 +163,20 @@ def test_requests_and_streams_of_peers_that_vanished_are_accounted_for(own: Hous
     _assert_balanced(wire)
 
 
+def test_connections_that_are_closed_are_not_counted(own: House) -> None:
+    """libzmq does not tell that somebody left: nothing is sent to these, and they send nothing."""
+    wire = own.connect()
+    before = wire.ok("engine.stats")["peers"]
+    for _ in range(3):
+        guest = own.connect()
+        guest.ok("journal.head")
+        guest.close()
+    staying = own.connect()
+    staying.ok("journal.head")
+    eventually(wire, lambda stats: bool(stats["peers"] == before + 1))
+    assert staying.ok("journal.head")["seq"] == 0
+
+
 def test_the_engine_stops_at_once_where_a_subscriber_vanished(tmp_path: Any) -> None:
     with house(tmp_path) as opened:
         wire = opened.connect()
