@@ -147,7 +147,7 @@ class Canvas:
                 time.sleep(wait_ms / 1000)
             now = self.get(**options)
             made = change(copy.deepcopy(now.state))
-            if _same(made, now.state):
+            if same_state(made, now.state):
                 return now
             try:
                 self.replace(now.version, made, **options)
@@ -269,7 +269,7 @@ class _Source:
         self.heard.put(NoReply("the connection was lost"))
 
 
-def _same(made: object, state: object) -> bool:
+def same_state(made: object, state: object) -> bool:
     """Whether both are the same JSON; for `==` alone `True` is 1, and 1 is 1.0."""
     try:
         texts = [json.dumps(one, sort_keys=True) for one in (made, state)]

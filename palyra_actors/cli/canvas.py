@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from palyra_actors.api.canvases import same_state
 from palyra_actors.api.operations import Operations
 from palyra_actors.cli import exits
 from palyra_actors.cli.reach import connected
@@ -181,7 +182,7 @@ def diff(
     if as_json:
         from palyra_actors.domain.document import smaller_patch
 
-        print_json(smaller_patch(one, other) if one != other else [])
+        print_json([] if same_state(one, other) else smaller_patch(one, other))
         return
     import difflib
 

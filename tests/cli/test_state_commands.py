@@ -185,6 +185,11 @@ def test_a_canvas_is_made_patched_compared_forked_watched_compacted_and_closed(
     assert '-  "title": "Plan"' in shown
     assert '+  "title": "The plan"' in shown
     assert run("canvas", "diff", name, 2, 2)[1] == ""
+    assert run("canvas", "diff", name, 2, 2, "--json")[1] == "[]\n"
+    other = told(run("canvas", "create", session, '{"n": 1, "pad": "0123456789"}', "--json"))
+    typed = '[{"op":"replace","path":"/n","value":true}]'
+    assert run("canvas", "patch", other["canvas_id"], 1, typed)[0] == exits.OK
+    assert run("canvas", "diff", other["canvas_id"], 1, 2, "--json")[1] == typed + "\n"
     fork = told(run("canvas", "fork", name, "--at", 1, "--json"))
     assert (fork["version"], fork["state"]) == (1, {"title": "Plan", "n": 1})
     assert [one["version"] for one in lines(run("canvas", "history", name, "--json"))] == [2, 3]
