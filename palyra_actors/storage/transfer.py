@@ -42,7 +42,7 @@ from palyra_actors.storage.carried import PREFIX, AnswerLoader, Orphan, Sum, Tal
 from palyra_actors.storage.connection import open_reader, open_writer
 from palyra_actors.storage.files import size_bytes
 from palyra_actors.storage.journal import JournalReader
-from palyra_actors.storage.lock import DatabaseLock, holder_of, sync_folder
+from palyra_actors.storage.lock import DatabaseLock, sync_folder
 from palyra_actors.storage.migrations import migrate
 from palyra_actors.storage.ndjson import Digest, packed_again, said
 from palyra_actors.storage.port import Head, Selection
@@ -213,22 +213,11 @@ def load(lines: Iterable[bytes], target: str | os.PathLike[str]) -> Moved:
         StorageUnavailable: the disk failed.
     """
     file = os.path.realpath(target)
-    if size_bytes(file) or size_bytes(file + "-wal") or os.path.exists(anchor.beside(file)):
-        raise OpenRefused(
-            f"there is a database already, or its anchor: {file}",
-            hint="an export becomes a database of its own: name a new file",
-            detail={"path": file},
-        )
+    _refuse_another(file)
     made = file + ".partial"
-    if (holder := holder_of(made)) is not None:
-        raise OpenRefused(
-            f"{made} is being made by process {holder}",
-            hint="wait for it, or name another file",
-            detail={"path": made, "holder_pid": holder},
-        )
-    _remove(made)  # what an import that was killed has left
-    try:
-        with DatabaseLock.acquire(made):
+    with _taken(made):
+        try:
+            _refuse_another(file)  # one that was under way a moment ago
             connection = open_writer(
                 made, synchronous="normal", cache_bytes=_CACHE_BYTES * 4, wal_keep_bytes=0
             )
@@ -236,17 +225,45 @@ def load(lines: Iterable[bytes], target: str | os.PathLike[str]) -> Moved:
                 migrate(connection, made)
                 moved = _Loader(connection).run(lines)
                 connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
-        os.replace(made, file)
-        sync_folder(os.path.dirname(file))
-        anchor.write(anchor.beside(file), moved.head)
-    except BaseException as failure:
-        _remove(made)
-        if isinstance(failure, apsw.Error | OSError):
-            raise StorageUnavailable(
-                f"{file} could not be made: {failure}", detail={"outcome": "none"}
-            ) from failure
-        raise
+            os.replace(made, file)
+            sync_folder(os.path.dirname(file))
+            anchor.write(anchor.beside(file), moved.head)
+        except BaseException as failure:
+            _remove(made)
+            if isinstance(failure, apsw.Error | OSError):
+                raise StorageUnavailable(
+                    f"{file} could not be made: {failure}", detail={"outcome": "none"}
+                ) from failure
+            raise
     return moved
+
+
+def _refuse_another(file: str) -> None:
+    if size_bytes(file) or size_bytes(file + "-wal") or os.path.exists(anchor.beside(file)):
+        raise OpenRefused(
+            f"there is a database already, or its anchor: {file}",
+            hint="an export becomes a database of its own: name a new file",
+            detail={"path": file},
+        )
+
+
+def _taken(made: str) -> DatabaseLock:
+    """The right to make that file, and nothing there any more of what an import that was killed
+    has left. Only whoever has the right removes anything. Raises OpenRefused: another one has it.
+    """
+    try:
+        with DatabaseLock.acquire(made):
+            _remove(made)
+        return DatabaseLock.acquire(made)
+    except OpenRefused as refusal:
+        if "holder_pid" not in refusal.detail:
+            raise
+        holder = refusal.detail["holder_pid"]
+        raise OpenRefused(
+            f"{made} is being made by {f'process {holder}' if holder else 'another process'}",
+            hint="wait for it, or name another file",
+            detail=refusal.detail,
+        ) from None
 
 
 def _remove(file: str) -> None:

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.errors import Invalid, OpenRefused, PalyraError
-from palyra_actors.storage import anchor
+from palyra_actors.storage import anchor, lock, transfer
 from palyra_actors.storage.lock import DatabaseLock
 from palyra_actors.storage.ndjson import as_json, packed_again
 from palyra_actors.storage.transfer import VERSION, export, load
@@ -256,6 +256,26 @@ def test_a_journal_that_is_damaged_is_not_exported_as_if_it_were_whole(database:
         exported(database)
 
 
+def test_an_import_that_ends_while_another_one_begins_is_not_overwritten(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lived_through(database)
+    lines = exported(database).splitlines(keepends=True)
+    again = tmp_path / "again.db"
+    taken = transfer._taken
+
+    def once_it_is_made(made: str) -> DatabaseLock:
+        monkeypatch.setattr(transfer, "_taken", taken)
+        load(lines, again)
+        return taken(made)
+
+    monkeypatch.setattr(transfer, "_taken", once_it_is_made)
+    with pytest.raises(OpenRefused, match="there is a database already"):
+        load(lines, again)
+    names = sorted(file.name for file in tmp_path.iterdir())
+    assert names == ["again.db", "again.db-anchor", "data"]
+
+
 def test_an_import_after_one_that_was_killed_begins_anew(database: Path, tmp_path: Path) -> None:
     lived_through(database)
     lines = exported(database).splitlines(keepends=True)
@@ -268,13 +288,20 @@ def test_an_import_after_one_that_was_killed_begins_anew(database: Path, tmp_pat
     assert not any(os.path.exists(name) for name in left)
 
 
-def test_an_import_beside_another_one_leaves_it_alone(database: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("who", ["process", "another process"])
+def test_an_import_beside_another_one_leaves_it_alone(
+    database: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, who: str
+) -> None:
+    """Also where the system does not tell whose it is, as it does not in a container."""
     lived_through(database)
+    if who == "another process":
+        refusal = lock._refusal
+        monkeypatch.setattr(lock, "_refusal", lambda name, _: refusal(name, None))
+        monkeypatch.setattr(lock, "_holder_pid", lambda _: None)
     lines = exported(database).splitlines(keepends=True)
     again = tmp_path / "again.db"
-    with (
-        DatabaseLock.acquire(f"{again}.partial"),
-        pytest.raises(OpenRefused, match="is being made by process"),
-    ):
-        load(lines, again)
+    with DatabaseLock.acquire(f"{again}.partial") as other:
+        with pytest.raises(OpenRefused, match=f"is being made by {who}"):
+            load(lines, again)
+        assert other.still_ours()
     assert load(lines, again).head.seq == json.loads(lines[0])["events"]
