@@ -201,6 +201,7 @@ class Admission:
         self._debts: dict[Peer, float] = {}  # until when each has something to pay off
         self._last_peer: Peer | None = None
         self._company_at = -inf  # when one wrote that did not write before
+        self._asked_at = -inf  # when a write came that a client waits for
         self._served_at = 0.0  # when all who were sent away could have been served, one by one
         self._lines: dict[Peer, float] = {}  # when each one's, if all lines went on side by side
 
@@ -242,6 +243,7 @@ class Admission:
         account = self._account(request.peer)
         if request.peer is not self._last_peer:
             self._last_peer, self._company_at = request.peer, now
+        self._asked_at = now
         request.admission = self
         request.load = load
         self.load += load
@@ -501,6 +503,7 @@ class Admission:
         then one after the other in the order of their refusals, but nobody behind more of
         another connection's than of its own. At most a second.
         """
+        self._asked_at = now
         self.plan.refused += 1
         owed_s = self.owed_s(peer, now) if self._debts else 0.0
         if owed_s:  # whoever pays a debt off is not in line with the others
@@ -525,6 +528,10 @@ class Admission:
         return now + plan.rest_s(now) + plan.commit_s + 0.5 * self.load * plan.load_s
 
     # -- what the door is told --------------------------------------------------------------------
+
+    def in_company(self, now: float) -> bool:
+        """Whether clients have come with writes not long ago, let in or not."""
+        return self.waiting > 0 or now - self._asked_at < COMPANY_S
 
     @property
     def idle(self) -> bool:
@@ -561,6 +568,7 @@ class Admission:
     def refused_early(self, count: int, served_at: float) -> None:
         """So many were sent away by the door, of whom the last may be served then."""
         self.plan.refused += EARLY_REFUSAL * count
+        self._asked_at = max(self._asked_at, served_at - RETRY_MS_MAX / 1000)
         self._served_at = max(self._served_at, served_at)
 
 

@@ -122,6 +122,7 @@ class Desk:
             office.house, office.directory, self.to_reader, office.chore, office.remembering
         )
         self.counter.scheduling = office.scheduling
+        self.counter.in_company = lambda: self.admission.in_company(office.monotonic())
         operations.update(clerks.operations(self.counter))
         office.feed.beside = self.counter.beside
         self.counter.destroyed = office.feed.destroyed

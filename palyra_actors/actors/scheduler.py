@@ -11,6 +11,12 @@ are known cost nothing while they wait. There is one timer, to the first moment 
 most a second away: that is when a wall clock that was set is noticed. A `Wake` that nothing is due
 for does nothing, so it does no harm to wake a job in vain.
 
+A job that is due again by the time it has been woken is **behind**. Jobs that are due more often
+than the machine can start them would take all of the loop, so those that are behind have a line of
+their own, and while clients write one slice of it is under way at a time, of a few milliseconds,
+and the next one waits for as long as that one took. What a job does not come to in time its
+policies account for. The others are woken before them, as they fall due.
+
 The engine's own jobs (`rota`) have their turn by the same timer.
 
 Moments are wall time. A clock that is set forward makes ticks late, as if the engine had slept; one
@@ -20,11 +26,15 @@ ticks.
 
 import heapq
 import logging
+from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
+from math import inf
 from typing import Any, ClassVar, Final, NamedTuple, TypeAlias
 
 from palyra_actors.actors.cron import Ahead
+from palyra_actors.actors.pace import Pace
 from palyra_actors.actors.rota import Rota
 from palyra_actors.errors import PalyraError, Unavailable
 from palyra_actors.runtime.actor import PooledActor
@@ -65,6 +75,10 @@ UNAVAILABLE_S_MAX: Final = 5.0
 """Up to this where it is not the job's fault: a disk that was full is soon well again."""
 
 
+BEHIND_S_MAX: Final = 0.1
+"""For how long at most those that are behind wait for clients who write, after a slice."""
+
+
 class Moment(NamedTuple):
     """A job, when it is to be woken, and what has to be known of it then."""
 
@@ -81,11 +95,13 @@ Done: TypeAlias = Callable[[bytes, Moment, Mapping[str, Any] | PalyraError], Non
 
 @dataclass(frozen=True, slots=True)
 class SchedulerStatistics:
-    """`ahead`: moments in the heap. `failing`: jobs that could not be woken the last time."""
+    """`ahead`: moments in the heap. `failing`: jobs that could not be woken the last time.
+    `behind`: jobs that were due again when they had been woken the last time."""
 
     ahead: int
     under_way: int
     failing: int
+    behind: int
     woken: int
     clock_steps: int
 
@@ -96,8 +112,8 @@ class Look:
 
 class Scheduler(PooledActor):
     """`ask` has a reader look something up and passes on what it found; `wake` has jobs do what is
-    due and passes on each one's answer, or the error. All of it in the loop's thread. `wakes_jobs`:
-    the engine's own have their turn in any case.
+    due and passes on each one's answer, or the error. All of it in the loop's thread. `in_company`:
+    clients write. `wakes_jobs`: the engine's own have their turn in any case.
     """
 
     listed: ClassVar[bool] = False
@@ -108,6 +124,7 @@ class Scheduler(PooledActor):
         ask: Callable[[Callable[[ReadSide], Any], Callable[[Any], None]], None],
         wake: Callable[[Sequence[Due], Done], None],
         rota: Rota,
+        in_company: Callable[[], bool] = lambda: False,
     ) -> None:
         super().__init__(loop)
         self.wakes_jobs = True
@@ -124,6 +141,12 @@ class Scheduler(PooledActor):
         self._reading = False
         self._under_way: set[bytes] = set()
         self._failures: dict[bytes, int] = {}
+        self._in_company = in_company
+        self._behind: set[bytes] = set()
+        self._line: deque[tuple[int, bytes]] = deque()  # of those that are behind, and due
+        self._line_under_way = 0
+        self._line_goes_on = -inf  # when the next slice of it may be woken
+        self._pace = Pace(SLICE_MAX // 2, SLICE_MAX)
         self._timer: Timer | None = None
         self._timer_at = 0.0
         self._told = self._rests = False
@@ -149,6 +172,7 @@ class Scheduler(PooledActor):
     ) -> None:
         """A job changed, durably: this is its next moment."""
         if wake_ms is None or wake_ms > self._target_ms:
+            self._behind.discard(job_id)
             self._moments.pop(job_id, None)  # the file knows
             return
         kept = ahead() if len(self._moments) < AHEAD_MAX else None
@@ -161,8 +185,9 @@ class Scheduler(PooledActor):
 
     def statistics(self) -> SchedulerStatistics:
         return SchedulerStatistics(
-            len(self._moments), len(self._under_way), len(self._failures), self._woken, self._steps
-        )
+            len(self._moments), len(self._under_way), len(self._failures), len(self._behind),
+            self._woken, self._steps,
+        )  # fmt: skip
 
     def up_since_ms(self) -> int:
         """Since when the engine has been running, by the wall clock as it is now."""
@@ -202,6 +227,7 @@ class Scheduler(PooledActor):
                 break
             woken += len(due)
             self._wake(due, self._done)
+        self._wake_behind()
         if heap and heap[0][0] <= now_ms:
             if len(self._under_way) < WAKES_AT_ONCE_MAX:
                 self._loop.call_soon(self.tell)
@@ -220,6 +246,9 @@ class Scheduler(PooledActor):
             if moment is None or moment.wake_ms != wake_ms or job_id in under_way:
                 heapq.heappop(heap)
                 continue  # it was moved, or its answer will say
+            if job_id in self._behind:
+                self._line.append(heapq.heappop(heap))
+                continue
             alone = job_id in self._failures
             if alone and due:
                 break
@@ -232,13 +261,57 @@ class Scheduler(PooledActor):
         self._woken += len(due)
         return due
 
+    def _wake_behind(self) -> None:
+        """The next slice of those that are behind, if it is their turn."""
+        began = self._loop.clock.monotonic()
+        most = 0 if self._in_company() else SLICE_MAX
+        if self._line_under_way > most or began < self._line_goes_on:
+            return
+        line, moments, under_way = self._line, self._moments, self._under_way
+        due: list[Due] = []
+        while line and len(due) < self._pace.size:
+            wake_ms, job_id = line.popleft()
+            moment = moments.get(job_id)
+            if moment is None or moment.wake_ms != wake_ms or job_id in under_way:
+                continue  # as above
+            del moments[job_id]
+            under_way.add(job_id)
+            due.append((job_id, moment))
+        if not due:
+            return
+        self._woken += len(due)
+        self._line_under_way += len(due)
+        full = len(due) == self._pace.size
+        self._wake(due, partial(self._caught_up, began))
+        if full:
+            self._pace.took(self._loop.clock.monotonic() - began)
+
+    def _caught_up(
+        self,
+        began: float,
+        job_id: bytes,
+        moment: Moment,
+        answer: Mapping[str, Any] | PalyraError,
+    ) -> None:
+        """One of a slice of those that were behind has been woken."""
+        self._line_under_way -= 1
+        if not self._line_under_way and self._in_company():
+            ended = self._loop.clock.monotonic()
+            rest_s = min(ended - began, BEHIND_S_MAX)
+            self._line_goes_on = ended + rest_s
+            self._loop.call_later(rest_s, self.tell)
+        self._done(job_id, moment, answer)
+
     def _done(self, job_id: bytes, moment: Moment, answer: Mapping[str, Any] | PalyraError) -> None:
         self._under_way.discard(job_id)
+        self._behind.discard(job_id)
         if isinstance(answer, PalyraError):
             self._again_later(job_id, moment, answer)
         else:
             self._failures.pop(job_id, None)
             wake_ms = answer["wake_ms"]
+            if wake_ms is not None and wake_ms <= self._loop.clock.wall_ms():
+                self._behind.add(job_id)
             known = self._moments.get(job_id)
             if known is None or known.wake_ms != wake_ms:
                 self.written(job_id, wake_ms, moment.owner, moment.name)

@@ -509,3 +509,26 @@ def test_nobody_waits_behind_all_that_another_connection_was_refused(door: Door)
     assert door.admission.retry_ms(other, BYTES, door.now) < 100
     again = [door.admission.retry_ms(other, BYTES, door.now) for _ in range(20)]
     assert again[-1] > again[0] + 100, "its own are one after the other"
+
+
+def test_clients_write_until_a_second_after_the_last_of_them_came_or_was_refused(
+    door: Door,
+) -> None:
+    admission = door.admission
+    assert admission.lets_in(Peer(), BYTES, door.now, door.now)  # a read, perhaps
+    assert not admission.in_company(door.now)
+    door.arrive(Peer())
+    door.now += 0.9
+    assert admission.in_company(door.now)
+    door.now += 0.2
+    assert not admission.in_company(door.now)
+    admission.refused_early(3, door.now + 0.1)
+    assert admission.in_company(door.now)
+    door.now += 10
+    assert not admission.in_company(door.now)
+    admission.retry_ms(Peer(), BYTES, door.now)
+    assert admission.in_company(door.now)
+    door.now += 10
+    assert not admission.in_company(door.now)
+    admission.wait(Request(Peer(), 1, door.now, door.tally), bytes(BYTES), "a")
+    assert admission.in_company(door.now)

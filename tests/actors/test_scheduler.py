@@ -93,7 +93,10 @@ class Counted:
         self.slices: list[Sequence[Due]] = []
         self.under_way: list[tuple[Due, Done]] = []
         self.works_ms = 0.0
-        self.scheduler = Scheduler(self.loop, lambda find, done: done([]), self._wake, Rota(clock))
+        self.in_company = False
+        self.scheduler = Scheduler(
+            self.loop, lambda find, done: done([]), self._wake, Rota(clock), lambda: self.in_company
+        )
 
     def _wake(self, due: Sequence[Due], done: Done) -> None:
         self.slices.append(due)
@@ -115,6 +118,21 @@ class Counted:
         under_way, self.under_way = self.under_way, []
         for one, done in under_way:
             done(*one, answer)
+
+    def ring(self, ms: float) -> list[int]:
+        """How many are woken at a time when so much time has passed."""
+        self.clock.turn(ms)
+        self.loop._ring_timers()
+        return self.look()
+
+    def fall_behind(self, count: int) -> None:
+        """So many jobs have been woken, and were due again by then."""
+        self.scheduler._look()
+        self.know(count)
+        while len(self.under_way) < count:
+            assert self.look()
+        self.answer({"wake_ms": self.clock.wall_ms()})
+        assert self.scheduler.statistics().behind == count
 
 
 def test_jobs_that_are_due_together_are_woken_in_slices_and_only_so_many_at_a_time(
@@ -152,3 +170,65 @@ def test_a_job_that_could_not_be_woken_keeps_nobody_else_waiting(clock: ManualCl
     counted.loop._ring_timers()
     counted.know(3)
     assert sorted(counted.look()) == [1, 2]
+
+
+def test_while_clients_write_jobs_that_are_behind_are_woken_by_slices_with_as_much_time_between(
+    clock: ManualClock,
+) -> None:
+    counted = Counted(clock)
+    counted.in_company = True
+    counted.fall_behind(100)
+    counted.works_ms = 2.0
+    assert counted.look() == [SLICE_MAX // 2]
+    assert counted.look() == []  # one is under way
+    assert counted.ring(3) == []
+    counted.answer({"wake_ms": clock.wall_ms()})  # 2 ms of work, and 3 until it was written
+    assert [counted.ring(4), counted.look()] == [[], []]
+    assert counted.ring(2) == [10]  # as many as take 2.5 ms
+    counted.in_company = False
+    counted.answer({"wake_ms": clock.wall_ms()})
+    assert [len(counted.look()), len(counted.look())] == [1, 1]  # nobody else wants the time
+
+
+def test_a_slice_of_jobs_that_are_behind_is_no_larger_than_its_time_allows(
+    clock: ManualClock,
+) -> None:
+    counted = Counted(clock)
+    counted.fall_behind(100)
+    sizes = []
+    for works_ms in (20.0, 20.0, 0.5, 0.1, 0.1, 0.1):
+        counted.works_ms = works_ms
+        sizes += counted.look()
+        counted.answer({"wake_ms": clock.wall_ms()})
+    assert sizes == [SLICE_MAX // 2, 1, 1, 2, 4, 8]
+
+
+def test_jobs_that_are_in_time_are_woken_before_those_that_are_behind(clock: ManualClock) -> None:
+    counted = Counted(clock)
+    counted.in_company = True
+    counted.fall_behind(40)
+    assert counted.look() == [SLICE_MAX // 2]
+    in_time = (1_000).to_bytes(16, "big")
+    counted.scheduler.written(in_time, clock.wall_ms(), "local", "n")
+    assert counted.look() == [1]
+    assert counted.slices[0][0][0] == in_time
+
+
+def test_a_job_that_has_caught_up_is_behind_no_more_nor_is_one_that_is_gone(
+    clock: ManualClock,
+) -> None:
+    counted = Counted(clock)
+    counted.fall_behind(3)
+    counted.look()
+    (caught_up, gone, failed), counted.under_way = counted.under_way, []
+    for (one, done), answer in (
+        (caught_up, {"wake_ms": clock.wall_ms() + 1_000}),
+        (gone, NotFound("there is no such job")),
+        (failed, StorageUnavailable("the disk is full")),
+    ):
+        done(*one, answer)
+    assert counted.scheduler.statistics().behind == 0
+    counted.fall_behind(2)
+    counted.scheduler.written((0).to_bytes(16, "big"), None, "local", "n")  # it was disabled
+    assert counted.scheduler.statistics().behind == 1
+    assert counted.look() == [1]

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import msgpack
+import pytest
 
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
@@ -210,3 +211,41 @@ def test_a_closed_engine_leaves_nothing_of_itself_in_memory(tmp_path: Path) -> N
     del engine
     gc.collect()
     assert works() is None
+
+
+def test_while_a_client_writes_jobs_that_are_behind_leave_the_loop_half_of_the_time(
+    tmp_path: Path, clock: ManualClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("palyra_actors.actors.writer.COMMIT_HERE", False)
+    works, caller = Works(tmp_path / "jobs.db", Config(), clock, None), Caller()
+    works.begin()
+
+    def go_on(ms: int) -> int:
+        """How often the job was woken meanwhile, where a round takes a millisecond."""
+        before = works.desk.counter.jobs()["woken"]
+        for _ in range(ms):
+            works.loop.step()
+            clock.turn(1)
+            works.writer.committer.step()
+            while works.pool.step():
+                pass
+        return works.desk.counter.jobs()["woken"] - before
+
+    def ask(op: str, body: object) -> None:
+        works.desk.serve(((caller, msgpack.packb({"v": 1, "id": 1, "op": op, "body": body})),))
+
+    go_on(50)
+    ask("cron.create", {"name": "n", "schedule": {"every_ms": 10}, "misfire_grace_ms": 600_000})
+    go_on(20)
+    clock.turn(60_000)
+    alone = go_on(100)
+    assert works.desk.counter.jobs()["behind"] == 1
+    ask("session.resolve", {})
+    beside = go_on(100)
+    assert 0 < 2 * beside <= alone + 1
+    go_on(1_000)  # nobody has come for a second
+    assert go_on(100) == alone
+    works.checkpoints.drop()
+    works.wind_down(lambda: None)
+    go_on(20)
+    assert works.shut(0.0)

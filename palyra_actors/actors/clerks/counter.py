@@ -105,6 +105,8 @@ class Counter:
         """Called once the engine runs, if it was not closed the last time."""
         self.scheduling = True
         """Whether jobs are woken when they are due."""
+        self.in_company: Callable[[], bool] = lambda: False
+        """Whether clients write: what of the engine's own can be put off leaves them time."""
         self.rota = Rota(house.loop.clock)
         """The engine's own jobs, each at its interval; the scheduler wakes them."""
         self.rest: Callable[[], None] = lambda: None

@@ -59,7 +59,9 @@ class CronClerk:
 
     def __init__(self, counter: Counter) -> None:
         self._counter = counter
-        self._scheduler = Scheduler.launch(counter.loop, self._ask, self._wake, counter.rota)
+        self._scheduler = Scheduler.launch(
+            counter.loop, self._ask, self._wake, counter.rota, counter.in_company
+        )
         self._feed = WorkFeed(self._take, counter.call_later, counter.loop.call_soon)
         counter.house.listeners[CRON] = self._written
         counter.beside.append(self._feed)

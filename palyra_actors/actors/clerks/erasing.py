@@ -13,7 +13,8 @@ from functools import partial
 from typing import Any, Final, NamedTuple
 
 from palyra_actors.actors.clerks.counter import Counter
-from palyra_actors.actors.clerks.slices import AFTER_FAILURE_S, Pace, do_slice, sweep
+from palyra_actors.actors.clerks.slices import AFTER_FAILURE_S, do_slice, sweep
+from palyra_actors.actors.pace import Pace
 from palyra_actors.actors.work import Request
 from palyra_actors.errors import PalyraError
 

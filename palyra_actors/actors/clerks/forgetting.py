@@ -22,12 +22,12 @@ import msgspec
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.slices import (
     AFTER_FAILURE_S,
-    Pace,
     do_slice,
     give_back,
     sweep,
 )
 from palyra_actors.actors.memory import selected_rows
+from palyra_actors.actors.pace import Pace
 from palyra_actors.actors.retry import answer_told, kept_answer
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.memory import NOT_COUNTED, SELECTED, UNHURRIED, from_payload

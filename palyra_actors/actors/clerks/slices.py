@@ -10,13 +10,11 @@ from collections.abc import Callable
 from typing import Final
 
 from palyra_actors.actors.clerks.counter import Counter
+from palyra_actors.actors.pace import Pace
 from palyra_actors.errors import PalyraError
 from palyra_actors.storage.port import WriteSide
 
 log = logging.getLogger(__name__)
-
-SLICE_S: Final = 0.0025
-"""What a slice is to take of the writer's time: a tenth of the budget of those who wait for it."""
 
 SHRINK_PAGES_MAX: Final = 128
 CUT_FRAMES_MAX: Final = 128
@@ -28,19 +26,6 @@ AGAIN_S: Final = 0.05
 """How often it is looked whether readers have let go of the WAL."""
 
 AFTER_FAILURE_S: Final = 1.0
-
-
-class Pace:
-    """How much goes into a slice: it follows from how long the last one took."""
-
-    def __init__(self, first: int, most: int) -> None:
-        self.size = first
-        self._most = most
-
-    def took(self, seconds: float) -> None:
-        """A slice of that size; at most twice as much goes into the next."""
-        wanted = int(self.size * SLICE_S / max(seconds, 1e-5))
-        self.size = min(max(1, wanted), 2 * self.size, self._most)
 
 
 def do_slice(
