@@ -193,3 +193,12 @@ def test_what_is_not_there_and_what_was_erased_is_said(engine: Engine) -> None:
 def test_it_ends_with_the_canvas(canvas: Canvas) -> None:
     canvas.close(reason="done")
     assert len(list(agui.stream(canvas))) == 1
+
+
+def test_behind_the_first_versions_id_it_begins_with_the_state_again(engine: Engine) -> None:
+    canvas = engine.canvases.create(new_id(), {"n": 0, "log": []})
+    ((first, _),) = heard(canvas)
+    count(canvas, 1)
+    (again,) = heard(canvas, after_seq=first)
+    assert kinds([again]) == ["STATE_SNAPSHOT"]
+    assert front_end([again]) == canvas.get().state
