@@ -304,7 +304,7 @@ class Reader(PooledActor):
 
     def _note(self, refusal: PalyraError) -> None:
         """Tell the engine if what was asked could not be read; any other refusal is an answer."""
-        if isinstance(refusal, StorageUnavailable):
+        if isinstance(refusal, StorageUnavailable) and not refusal.elsewhere:
             self._forget()
             self._call_soon(partial(self._say_unread, refusal.message))
 
