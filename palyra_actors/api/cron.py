@@ -79,7 +79,8 @@ class FireTime(_FromWire):
 
 
 class Cron:
-    """Jobs of one engine. Options of all calls: `timeout_s`, `principal`."""
+    """Jobs of one engine. Options of all calls: `timeout_s`, `principal`; of those that change
+    something also `event_id`, see `Operations.call`."""
 
     def __init__(self, operations: "Operations") -> None:
         self._operations = operations

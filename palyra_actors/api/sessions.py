@@ -104,7 +104,8 @@ class ApprovalInfo(_FromWire):
 
 
 class Sessions:
-    """Sessions of one engine, as handles. Options of all calls: `timeout_s`, `principal`."""
+    """Sessions of one engine, as handles. Options of all calls: `timeout_s`, `principal`; of those
+    that change something also `event_id`, see `Operations.call`."""
 
     def __init__(self, operations: "Operations") -> None:
         self._operations = operations

@@ -12,11 +12,12 @@ from typing import Any
 import pytest
 
 from palyra_actors.api.cron import CronRunInfo, JobInfo
+from palyra_actors.api.events import new_id
 from palyra_actors.api.operations import Operations
 from palyra_actors.api.worker import RunContext
 from palyra_actors.client import Client
 from palyra_actors.engine import Engine
-from palyra_actors.errors import Invalid, NotFound, Unavailable
+from palyra_actors.errors import IdReused, Invalid, InvalidId, NotFound, Unavailable
 from tests.system.harness import DEADLINE_S, NO_BUDGET
 
 FAR: dict[str, Any] = {"at_ms": 4_000_000_000_000}
@@ -320,3 +321,28 @@ def test_closing_tells_the_functions_and_ends_the_workers(tmp_path: Path) -> Non
     assert not worker.alive
     with pytest.raises(Unavailable):
         engine.cron.get(job.job_id)
+
+
+def test_a_call_that_is_made_again_under_its_event_id_does_its_work_once(
+    engine: Operations,
+) -> None:
+    event_id = new_id()
+    job = engine.cron.create("n", FAR, event_id=event_id)
+    assert engine.cron.create("n", FAR, event_id=event_id) == job
+    assert [one.job_id for one in engine.cron.list()] == [job.job_id]
+    calls: list[Callable[..., Any]] = [
+        engine.cron.run_now,
+        lambda job_id, **options: engine.cron.update(job_id, name="m", lease_ms=9_000, **options),
+        engine.cron.disable,
+        engine.cron.enable,
+        engine.cron.delete,
+    ]
+    for call in calls:
+        event_id = new_id()
+        first, head = call(job.job_id, event_id=event_id), engine.head()
+        assert call(job.job_id, event_id=event_id) == first
+        assert engine.head() == head
+    with pytest.raises(IdReused):
+        engine.cron.create("n", FAR, event_id=event_id)
+    with pytest.raises(InvalidId):
+        engine.cron.create("n", FAR, event_id="no ulid")
