@@ -132,6 +132,11 @@ def test_runs_that_went_before_there_was_a_table_for_it_are_gone(tmp_path: Path)
             connection.execute(f"DROP INDEX approvals_of_{index}")
         connection.execute("ALTER TABLE approvals DROP COLUMN owner")
         connection.execute("ALTER TABLE memory_work DROP COLUMN destroyed")
+        connection.execute("DROP INDEX memory_by_session")
+        connection.execute(
+            "CREATE INDEX memory_by_session ON memory_items (stream, session_id) "
+            "WHERE session_id IS NOT NULL"
+        )
         connection.execute("DROP VIEW gone_runs; DROP TABLE gone; PRAGMA user_version = 13")
     with house(tmp_path) as opened:
         wire = opened.connect()
