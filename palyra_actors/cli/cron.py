@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable
 from dataclasses import fields
-from datetime import datetime
+from datetime import datetime, timedelta
 from itertools import islice
 from typing import Annotated, Any, Final, NamedTuple
 
@@ -13,7 +13,7 @@ from palyra_actors.api.cron import CronRunInfo, FireTime, JobInfo
 from palyra_actors.api.operations import Operations
 from palyra_actors.cli import exits
 from palyra_actors.cli.reach import connected
-from palyra_actors.cli.shape import console, print_json, span
+from palyra_actors.cli.shape import console, exact_span, print_json, span
 from palyra_actors.cli.tables import show_all, show_one
 from palyra_actors.errors import Invalid
 
@@ -117,7 +117,7 @@ def show(engine: Operations, job: Id, as_json: bool = False) -> None:
     if as_json:
         print_json({"job": found, "times": times, "runs": runs})
         return
-    show_one(found, _JOB, as_json=False)
+    _show(found, as_json=False)
     console().print("\nnext")
     _print_times(times)
     console().print("\nlast")
@@ -177,14 +177,14 @@ def run(engine: Operations, job: Id, as_json: bool = False) -> None:
 @connected
 def pause(engine: Operations, job: Id, as_json: bool = False) -> None:
     """Let a job have no ticks; a run that is under way goes on."""
-    show_one(engine.cron.disable(job), _JOB, as_json=as_json)
+    _show(engine.cron.disable(job), as_json=as_json)
 
 
 @app.command(epilog=exits.HELP)
 @connected
 def resume(engine: Operations, job: Id, as_json: bool = False) -> None:
     """Let a job have ticks again, from now on."""
-    show_one(engine.cron.enable(job), _JOB, as_json=as_json)
+    _show(engine.cron.enable(job), as_json=as_json)
 
 
 def _now_ms() -> int:
@@ -196,8 +196,20 @@ def _schedule(job: JobInfo) -> str:
     if "cron" in said:
         return f"{said['cron']} ({said['tz']})"
     if "every_ms" in said:
-        return f"every {span(said['every_ms'])}"
+        return f"every {exact_span(said['every_ms'])}"
     return "once"
+
+
+def _show(job: JobInfo, *, as_json: bool) -> None:
+    """A job, with its interval or its one moment as a person reads them."""
+    said, beside = job.schedule, {}
+    if "every_ms" in said:
+        beside["schedule"] = _schedule(job)
+    elif "at_ms" in said:
+        at = datetime(1970, 1, 1) + timedelta(milliseconds=said["at_ms"])
+        text = at.isoformat(" ", "milliseconds" if said["at_ms"] % 1000 else "seconds")
+        beside["schedule"] = f"at {text} +00:00"
+    show_one(job, _JOB, as_json=as_json, beside=beside)
 
 
 def _result(last: CronRunInfo) -> str:

@@ -112,6 +112,16 @@ def span(ms: int) -> str:
     return " ".join(parts) or f"{ms} ms"
 
 
+def exact_span(ms: int) -> str:
+    """How long to the millisecond, for a person."""
+    parts: list[str] = []
+    for unit, each in (*_UNITS, ("ms", 1)):
+        count, ms = divmod(ms, each)
+        if count:
+            parts.append(f"{count} {unit}")
+    return " ".join(parts) or "0 ms"
+
+
 def size(count: float) -> str:
     """Bytes for a person."""
     for unit in ("B", "KiB", "MiB", "GiB"):

@@ -69,8 +69,11 @@ def _fitting(
     return shown
 
 
-def show_one(found: Any, names: Sequence[str], *, as_json: bool) -> None:
-    """Prints one thing, a line for each of its attributes."""
+def show_one(
+    found: Any, names: Sequence[str], *, as_json: bool, beside: Mapping[str, str] | None = None
+) -> None:
+    """Prints one thing, a line for each of its attributes. `beside`: what a person is told of one
+    besides its value."""
     if as_json:
         print_json(found)
         return
@@ -80,7 +83,10 @@ def show_one(found: Any, names: Sequence[str], *, as_json: bool) -> None:
     table = Table(box=None, show_header=False, pad_edge=False)
     for name in names:
         heading = name.removesuffix("_ms").replace("_", " ")
-        table.add_row(heading, Text(cell(name, getattr(found, name))))
+        said = cell(name, getattr(found, name))
+        if beside and name in beside:
+            said = f"{said} ({beside[name]})"
+        table.add_row(heading, Text(said))
     console().print(table)
 
 

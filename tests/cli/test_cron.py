@@ -95,6 +95,29 @@ def test_a_job_is_shown_with_how_long_things_take_and_its_schedule_as_json(
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d\.\d{3}", told["created"])
 
 
+@pytest.mark.parametrize(
+    ("schedule", "told"),
+    [
+        ({"every_ms": 700}, "every 700 ms"),
+        ({"every_ms": 5_401_500}, "every 1 h 30 min 1 s 500 ms"),
+        ({"at_ms": 4_120_945_800_000}, "at 2100-08-03 03:10:00 +00:00"),
+        ({"at_ms": 253_402_300_799_999}, "at 9999-12-31 23:59:59.999 +00:00"),
+    ],
+)
+def test_an_interval_and_a_moment_stand_as_a_person_reads_them_beside_the_json(
+    engine: Engine, schedule: dict[str, int], told: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    job = engine.cron.create("n", schedule)
+    for command in ("show", "pause", "resume"):
+        _, out = run(capfd, "cron", command, job.job_id)
+        said = next(line for line in out.splitlines() if line.startswith("schedule "))
+        assert said.split(maxsplit=1)[1].rstrip() == f"{json.dumps(schedule)} ({told})"
+    assert (
+        json.loads(run(capfd, "cron", "show", job.job_id, "--json")[1])["job"]["schedule"]
+        == schedule
+    )
+
+
 def test_the_engines_own_jobs_are_listed_apart_and_hold_no_place_among_the_others(
     engine: Engine, job: JobInfo, capfd: pytest.CaptureFixture[str]
 ) -> None:
