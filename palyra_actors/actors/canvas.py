@@ -43,6 +43,8 @@ class CanvasActor(CommandEntity):
         assert tail is not None
         if isinstance(command, domain.Look) and state is not None and not state.erased:
             state = self._as_of(state, command.version)
+        if isinstance(command, domain.Erase):
+            self._text = Text()  # no state is kept for later of what nothing may be left of
         who = Who(self.stream_id, tail.principal, now_ms, self.keep, self._text)
         return domain.decide(state, command, who)
 

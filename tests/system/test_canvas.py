@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import rfc8785
 
+from palyra_actors.actors.canvas import CanvasActor
 from palyra_actors.actors.clerks.sweep import DUE_AT_ONCE
 from palyra_actors.api.events import new_id
 from palyra_actors.testing.clock import ManualClock
-from tests.system.harness import NO_BUDGET, Wire, house
+from tests.system.harness import NO_BUDGET, Wire, event, house
 
 SECRET = "ghp_abcdefghijklmnopqrstuvwxyz0123456789"
 
@@ -313,3 +314,20 @@ def test_a_state_counts_by_what_it_says_when_it_comes_again(wire: Wire, op: str)
     assert wire.ok(op, {**body, "state": same})["duplicate"]
     other = {"a": 1, "b": [1.5, {"c": False, "password": "one"}]}
     assert wire.err(op, {**body, "state": other})["code"] == "id_reused"
+
+
+def test_no_actor_keeps_the_text_of_what_was_erased(tmp_path: Path) -> None:
+    with house(tmp_path) as own:
+        here, session = own.connect(), new_id()
+        here.append(event(session))
+        canvas = create(here, session_id=session)
+        patch(here, canvas, 1, step(1))
+        (actor,) = (
+            one
+            for one in own.engine._works.directory._awake.values()
+            if isinstance(one, CanvasActor)
+        )
+        assert b"step 1" in actor._text._text
+        here.ok("session.erase", {"session_id": session})
+        assert actor._text._text == b""
+        assert actor._text._document is None
