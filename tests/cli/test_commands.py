@@ -20,6 +20,7 @@ from palyra_actors.cli.shape import moment, plain, size
 from palyra_actors.client import Client
 from palyra_actors.engine import Engine
 from tests.cli.conftest import Run
+from tests.system.harness import NO_BUDGET
 
 DEADLINE_S = 60.0
 SESSION = "01J00000000000000000000000"
@@ -27,7 +28,7 @@ SESSION = "01J00000000000000000000000"
 
 @pytest.fixture
 def engine(tmp_path: Path) -> Iterator[Engine]:
-    with Engine.open(tmp_path / "live.db") as opened:
+    with Engine.open(tmp_path / "live.db", NO_BUDGET) as opened:
         yield opened
 
 

@@ -12,6 +12,7 @@ from palyra_actors.api.cron import JobInfo
 from palyra_actors.cli.app import app
 from palyra_actors.cli.shape import span
 from palyra_actors.engine import Engine
+from tests.system.harness import NO_BUDGET
 
 Answer = tuple[int, str]
 
@@ -20,7 +21,7 @@ Answer = tuple[int, str]
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Engine]:
     monkeypatch.setenv("NO_COLOR", "1")
     monkeypatch.setenv("COLUMNS", "200")
-    with Engine.open(tmp_path / "live.db") as opened:
+    with Engine.open(tmp_path / "live.db", NO_BUDGET) as opened:
         monkeypatch.setenv("PALYRA_ENDPOINT", opened.serve("tcp://127.0.0.1:0"))
         yield opened
 
