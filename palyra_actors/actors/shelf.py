@@ -316,7 +316,8 @@ class Shelf:
         made = np.array(seqs, np.int64)[good]
         self._put(made, vectors[good])
         if self.signs is not None:
-            self._unsaved.update(zip(made.tolist(), vectors[good].copy(), strict=True))
+            kept = [vector.copy() for vector in vectors[good]]
+            self._unsaved.update(zip(made.tolist(), kept, strict=True))
 
     def exact(self, reader: ReadSide, model: int, part: Block) -> Block:
         """A part of what is here with its vectors, of a scope that is kept as codes."""

@@ -146,3 +146,12 @@ def test_nothing_is_kept_of_what_a_purge_selects() -> None:
         shelf.take_in(file, provider)
         assert shelf.block().alive.tolist() == [False, False, True]
         assert {*shelf._pending, *shelf._unsaved} == {4}
+
+
+def test_what_is_not_saved_yet_keeps_no_more_than_its_own_vector() -> None:
+    """And not all of those that were made with it, most of which are saved long since."""
+    file: Any = File(0, {})
+    shelf = Shelf(STREAM, DIMENSIONS, Signs(DIMENSIONS))
+    shelf.notes.extend([added(1), added(2)])
+    shelf.take_in(file, Provider(near=True))
+    assert [one.base for one in shelf._unsaved.values()] == [None, None]
