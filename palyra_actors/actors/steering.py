@@ -15,6 +15,7 @@ down), and every answer says that it was late. No thread, no clock, no disk: tim
 
 from collections import deque
 from dataclasses import dataclass
+from math import inf
 from typing import Final, NamedTuple
 
 BUDGET_S_DEFAULT: Final = 0.025
@@ -45,9 +46,22 @@ LOAD_S_FIRST: Final = 15e-6
 LOAD_S_MIN: Final = 1e-6
 LOAD_S_MAX: Final = 1e-3
 LOAD_MEASURED_MIN: Final = 64
-"""Smaller groups do not tell what load costs, for the round around them does most of the work;
-they are taken together until they hold so much. Were they left out, an engine that lets little in
-because load seems dear would never learn that it is not."""
+"""Groups of less do not tell that load is dear, for the round around them does most of the work.
+That it is cheap they do, taken together until they hold so much: otherwise an engine that lets
+little in because load seems dear would never learn that it is not."""
+
+LOAD_TELLS_FROM: Final = 24
+LOAD_TELLS_NOTHING: Final = 8
+"""From how much on a group tells what load costs, and up to how much what a round costs without.
+Else a trickle of writes would make load dear that costs next to nothing once more come together: a
+burst after it was refused, and all that small groups let in were small groups."""
+
+ROUND_S_MAX: Final = 0.0005
+"""What a round costs at most, whatever a group took."""
+
+LEAP: Final = 4
+"""How much dearer than expected a group's load is taken for at most: a loop that had to wait for a
+processor tells nothing about the next group."""
 
 REFUSAL_LOAD: Final = 1
 """What a refusal weighs. It has to count as work: otherwise its time is taken for what the few cost
@@ -227,6 +241,7 @@ class Controller:
         self._group_events_max = group_events_max
         self._event_s = EVENT_S_FIRST
         self._load = self._busy_s = 0.0  # of groups too small to be measured alone
+        self._round_s = 0.0
         self._deviation_s = 0.0
         self._mean_s = 0.001
         self._commits: deque[tuple[float, float]] = deque(maxlen=COMMITS_KEPT)  # ended, took
@@ -246,13 +261,9 @@ class Controller:
         """Learn from a group that is durable."""
         plan = self.plan
         self._expect_commits(times.ended - times.staged, times.ended)
-        self._load += times.load + REFUSAL_LOAD * plan.refused
-        self._busy_s += max(0.0, times.busy_s - plan.beyond_s)
+        load = times.load + REFUSAL_LOAD * plan.refused
+        self._price(load, max(0.0, times.busy_s - plan.beyond_s))
         plan.refused = plan.beyond_s = 0
-        if self._load >= LOAD_MEASURED_MIN:
-            load_s = min(max(self._busy_s / self._load, LOAD_S_MIN), LOAD_S_MAX)
-            plan.load_s += (load_s - plan.load_s) / 8
-            self._load = self._busy_s = 0.0
         if times.events >= EVENTS_MEASURED_MIN:
             self._event_s += ((times.staged - times.began) / times.events - self._event_s) / 8
         self._steer_groups()
@@ -261,6 +272,25 @@ class Controller:
         self._epoch_slowest_s = max(self._epoch_slowest_s, times.slowest_s)
         if times.ended >= self._epoch_ends:
             self._reconsider(times.ended)
+
+    def _price(self, load: float, busy_s: float) -> None:
+        """Learn what load costs from a group of that load for which the loop worked so long."""
+        plan = self.plan
+        found = inf
+        if load >= LOAD_TELLS_FROM:
+            found = min((busy_s - self._round_s) / load, LEAP * plan.load_s)
+        elif load <= LOAD_TELLS_NOTHING:
+            round_s = min(max(0.0, busy_s - load * plan.load_s), ROUND_S_MAX)
+            self._round_s += (round_s - self._round_s) / 8
+        self._load += load
+        self._busy_s += busy_s
+        if self._load >= LOAD_MEASURED_MIN:
+            together = self._busy_s / self._load
+            if together < plan.load_s:
+                found = min(found, together)
+            self._load = self._busy_s = 0.0
+        if found < inf:
+            plan.load_s += (min(max(found, LOAD_S_MIN), LOAD_S_MAX) - plan.load_s) / 8
 
     def _expect_commits(self, commit_s: float, ended: float) -> None:
         plan = self.plan

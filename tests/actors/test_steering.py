@@ -2,7 +2,7 @@
 
 import pytest
 
-from palyra_actors.actors.steering import TRUST_MIN, Controller, Plan, Times, load_of
+from palyra_actors.actors.steering import LOAD_S_FIRST, TRUST_MIN, Controller, Plan, Times, load_of
 from tests.actors.overload import BUCKET_S, BUDGET_S, CAPACITY, Bucket, Engine, disk_story
 
 
@@ -111,6 +111,35 @@ def test_small_groups_together_tell_what_load_costs() -> None:
     for number in range(2_000):
         controller.observe(a_group(0.001, 2 + number / 100, load=3, busy_s=3 * 20e-6))
     assert controller.plan.load_s == pytest.approx(20e-6, rel=0.1)
+
+
+def test_a_trickle_of_writes_does_not_make_the_load_of_a_burst_dear() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    plan = controller.plan
+    for number in range(400):
+        controller.observe(a_group(0.001, 1 + number / 10, load=3, busy_s=0.001))
+    assert plan.load_s <= LOAD_S_FIRST
+    assert plan.room(50.0, 50.0, BUDGET_S) > 256 * 3
+
+
+def test_small_groups_do_not_keep_load_dear_that_was_so_once() -> None:
+    """Else the little that is let in makes small groups, and these so little be let in."""
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    for number in range(40):
+        controller.observe(a_group(0.001, 1 + number / 100, busy_s=0.12))
+    assert controller.plan.load_s > 250e-6
+    for number in range(200):
+        load = (3, 12, 30, 60)[number % 4]
+        controller.observe(a_group(0.001, 2 + number / 100, load=load, busy_s=0.0004 + load * 6e-6))
+    assert controller.plan.load_s < 15e-6
+
+
+def test_a_loop_that_waited_for_a_processor_once_does_not_make_load_dear() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    for number in range(40):
+        controller.observe(a_group(0.001, 1 + number / 100, load=100, busy_s=100 * 10e-6))
+    controller.observe(a_group(0.001, 2, load=100, busy_s=0.02))
+    assert controller.plan.load_s < 15e-6
 
 
 def test_the_work_of_refusing_is_not_taken_for_what_load_costs() -> None:
