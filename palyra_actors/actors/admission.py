@@ -44,7 +44,7 @@ others once it is served: they would be refused for work that is done."""
 DEBT_S_MIN: Final = 0.002
 """What a connection may owe before its next write waits."""
 
-PROMISED: Final = 0.6
+PROMISED: Final = 0.45
 """Of the room, what is promised unseen. What is promised and then overtaken by a stall is late, or
 refused late; and there is work enough for the next groups without (`bench/bench_overload.py`). Of
 the room, and not of the budget: a commit of a quarter of that would leave nothing."""
