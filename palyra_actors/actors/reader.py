@@ -311,7 +311,7 @@ class Reader(PooledActor):
     def _fail(self, error: Exception) -> PalyraError:
         """What whoever asked is told. The engine is, too, on the loop's thread."""
         self._forget()
-        self._call_soon(partial(self._say_unread, str(error)))
+        self._call_soon(partial(self._say_unread, _told(error)))
         return _as_unavailable(error)
 
     def _serve(self, request: Request, work: Callable[[], None]) -> None:
@@ -333,7 +333,13 @@ def _as_unavailable(error: Exception) -> PalyraError:
     if isinstance(error, PalyraError):
         return error
     return StorageUnavailable(
-        f"the database could not be read: {error}",
+        f"the database could not be read: {_told(error)}",
         hint="try again later",
         detail={"outcome": "none"},
     )
+
+
+def _told(error: Exception) -> str:
+    """What may be said of it. The words of a fault of our own may hold what somebody wrote."""
+    from_below = isinstance(error, OSError) or type(error).__module__ == "apsw"
+    return str(error) if from_below else type(error).__name__

@@ -45,6 +45,22 @@ def test_a_stream_whose_page_cannot_be_read_ends_with_an_error(
     assert len(wire.read()) == 1
 
 
+@pytest.mark.parametrize(
+    ("error", "said"), [(ValueError("walrus"), "ValueError"), (OSError(5, "disk"), "disk")]
+)
+def test_of_a_read_that_fails_the_words_of_the_file_are_told_and_no_others(
+    own: House, monkeypatch: pytest.MonkeyPatch, error: Exception, said: str
+) -> None:
+    wire = own.connect()
+    with monkeypatch.context() as patched:
+        patched.setattr(JournalReader, "head", _failing(error))
+        answer = wire.err("journal.verify")
+    health = wire.ok("engine.health")
+    for told in (str(answer), str(health["reasons"])):
+        assert said in told
+        assert "walrus" not in told
+
+
 def _failing(error: BaseException) -> Any:
     def fail(self: JournalReader) -> Any:
         raise error
