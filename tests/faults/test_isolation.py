@@ -358,6 +358,7 @@ def test_a_file_that_is_damaged_under_an_engine_turns_health_red(works: Rig, whe
     for _ in range(30):
         works.append(event(session, payload={"text": "x" * 3000})).ok()
     with closing(open_checkpointer(works.path, synchronous="full")) as other:
+        other.set_busy_timeout(30_000)  # a reader of the engine's may be at work
         other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_RESTART)
     if where == "in its pages":
         pages = works.path.read_bytes()
