@@ -257,11 +257,18 @@ def house(folder: Path, config: Config = NO_BUDGET, **options: Any) -> Iterator[
 
 
 @contextlib.contextmanager
-def served(folder: Path) -> Iterator[tuple[str, subprocess.Popen[str]]]:
+def served(folder: Path, *arguments: str) -> Iterator[tuple[str, subprocess.Popen[str]]]:
     """An engine in a process of its own: its endpoint and the process."""
     command = [sys.executable, "-m", "palyra_actors.cli", "serve"]
     process = subprocess.Popen(
-        [*command, "--db", str(folder / "journal.db"), "--endpoint", f"ipc://{folder}/door"],
+        [
+            *command,
+            "--db",
+            str(folder / "journal.db"),
+            "--endpoint",
+            f"ipc://{folder}/door",
+            *arguments,
+        ],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONUNBUFFERED": "1"},

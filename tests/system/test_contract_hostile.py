@@ -228,7 +228,10 @@ def test_a_hostile_frame_of_4_mib_gets_an_answer(wire: Wire, name: str, figure: 
 
 def test_a_hostile_frame_of_4_mib_takes_at_most_64_mib(tmp_path: Path, figure: Tell) -> None:
     taken: dict[str, float] = {}
-    with served(tmp_path) as (endpoint, process), Wire(endpoint) as wire:
+    config = tmp_path / "engine.toml"
+    config.write_text("[budget]\nwrite_ms = 0\n")  # a slow disk is not what this is about
+    serving = served(tmp_path, "--config", str(config))
+    with serving as (endpoint, process), Wire(endpoint) as wire:
         wire.append(event(new_id()))
         for _ in range(3):  # what buffers of that size cost once is not what is measured
             wire.raw(pack({"v": 2, "z": bytes(FRAME_BYTES_MAX - 100)}))
@@ -237,7 +240,7 @@ def test_a_hostile_frame_of_4_mib_takes_at_most_64_mib(tmp_path: Path, figure: T
             Path(f"/proc/{process.pid}/clear_refs").write_text("5")  # forget the peak so far
             wire.raw(frame)
             taken[name] = _peak_mib(process.pid) - before
-        assert wire.ok("engine.health")["status"] != "failing"  # a disk that is slow is said there
+        assert wire.ok("engine.health")["status"] == "ready"
     figure(25, "more memory for a frame", max(taken.values()), "MiB", most=64)
     assert {name: mib for name, mib in taken.items() if mib > 64} == {}
 
