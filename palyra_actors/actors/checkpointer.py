@@ -1,10 +1,11 @@
 """The thread that moves pages from the WAL into the database, beside the writer."""
 
 import logging
-import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
+
+from palyra_actors.actors.lookout import Lookout
 
 log = logging.getLogger(__name__)
 
@@ -34,7 +35,7 @@ class Steps(Protocol):
     def close(self) -> None: ...
 
 
-class Checkpoints:
+class Checkpoints(Lookout):
     """Steps when due until stopped. After each step `stepped` gets two answers: should the writer
     move the rest, and is the WAL over its cap? `may_run` is asked before each, in this thread.
     """
@@ -45,26 +46,15 @@ class Checkpoints:
         stepped: Callable[[bool, bool], None],
         may_run: Callable[[], bool] = lambda: True,
     ) -> None:
+        super().__init__("palyra-checkpoints")
         self._open = steps
         self._stepped = stepped
         self._may_run = may_run
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="palyra-checkpoints", daemon=True)
         self._steps: Steps | None = None
         self._put_off_s = 0.0
         self._urged: deque[Callable[[], None]] = deque()
         self.over_limit = False
         self.failure: str | None = None
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, wait_s_max: float) -> bool:
-        """False: a checkpoint did not end within `wait_s_max`."""
-        self._leave.set()
-        if self._thread.ident is not None:
-            self._thread.join(wait_s_max)
-        return not self._thread.is_alive()
 
     def urge(self, done: Callable[[], None]) -> None:
         """Step at the next look, however little there is to move: the WAL is to be emptied, and

@@ -13,14 +13,14 @@ import logging
 import os
 import socket as sockets
 import stat
-import threading
 import time
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from typing import Final
 
 from palyra_actors.actors import descriptors
-from palyra_actors.actors.guard import SAY_EVERY_S, Known
+from palyra_actors.actors.guard import Known
+from palyra_actors.actors.lookout import Lookout, Sparing
 
 log = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ RESERVE: Final = 512
 small limit a half. libzmq accepts up to 50 connections in a millisecond."""
 
 
-class Crowd:
+class Crowd(Lookout):
     """Looks until stopped.
 
     Args:
@@ -45,26 +45,14 @@ class Crowd:
     def __init__(
         self, path: str, peers: Callable[[], Mapping[int, Known]], *, descriptors_max: int
     ) -> None:
+        super().__init__("palyra-crowd")
         abstract = path.startswith("@")
         self._name: str | bytes = b"\0" + os.fsencode(path[1:]) if abstract else path
         self._peers = peers
         self._descriptors_max = descriptors_max
-        self._said_at = -SAY_EVERY_S
-        self._unsaid = 0
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="palyra-crowd", daemon=True)
+        self._sparing = Sparing(log)
         self.cut = 0
         """Connections that were shut."""
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, wait_s_max: float) -> bool:
-        """False: a look did not end within `wait_s_max`."""
-        self._leave.set()
-        if self._thread.ident is not None:
-            self._thread.join(wait_s_max)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         taken = 0
@@ -82,7 +70,10 @@ class Crowd:
                 with suppress(OSError), descriptors.borrowed(descriptor) as own:
                     own.shutdown(sockets.SHUT_RDWR)
                     self.cut += 1
-                    self._say()
+                    self._sparing.warn(
+                        "a connection is shut out: the process may have %d files open, and there"
+                        " are too many connections", descriptors.most(),
+                    )  # fmt: skip
         return taken
 
     def _last_ones(self) -> list[int]:
@@ -104,16 +95,3 @@ class Crowd:
                 and own.getsockname() == self._name
                 and not own.getsockopt(sockets.SOL_SOCKET, sockets.SO_ACCEPTCONN)
             )
-
-    def _say(self) -> None:
-        """One line a second."""
-        now = time.monotonic()
-        if now - self._said_at < SAY_EVERY_S:
-            self._unsaid += 1
-            return
-        more = f", as {self._unsaid} before it were" if self._unsaid else ""
-        log.warning(
-            "a connection is shut out: the process may have %d files open, and there are too many"
-            " connections%s", descriptors.most(), more,
-        )  # fmt: skip
-        self._said_at, self._unsaid = now, 0

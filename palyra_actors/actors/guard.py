@@ -19,7 +19,6 @@ import os
 import socket as sockets
 import stat
 import struct
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
@@ -28,6 +27,7 @@ from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
 from palyra_actors.actors import descriptors
+from palyra_actors.actors.lookout import Lookout, Sparing
 from palyra_actors.limits import FRAME_BYTES_MAX, IN_FLIGHT_BYTES_MAX, SOCKET_FRAME_BYTES_MAX
 
 log = logging.getLogger(__name__)
@@ -59,7 +59,6 @@ came in, the one who holds most that is not whole is taken for the reason, from 
 
 SLACK_BYTES: Final = 16 * 1024  # greeting and handshake
 PINGS_BYTES_A_SECOND: Final = 100
-SAY_EVERY_S: Final = 1.0
 COUNT_LOOKS: Final = 25
 """Connections are counted every so many looks."""
 
@@ -100,7 +99,7 @@ class Held:
     stale_bytes: int = 0
 
 
-class Guard:
+class Guard(Lookout):
     """Looks until stopped.
 
     Args:
@@ -118,6 +117,7 @@ class Guard:
         *,
         connections_max: int,
     ) -> None:
+        super().__init__("palyra-guard")
         self._port = port
         self._reading = reading
         self._peers = peers
@@ -126,22 +126,9 @@ class Guard:
         self._before: dict[int, Held] = {}
         self._emptied = 0
         self._alert = False
-        self._said_at = -SAY_EVERY_S
-        self._unsaid = 0
-        self._leave = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="palyra-guard", daemon=True)
+        self._sparing = Sparing(log)
         self.cut = 0
         """Connections that were shut."""
-
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self, wait_s_max: float) -> bool:
-        """False: a look did not end within `wait_s_max`."""
-        self._leave.set()
-        if self._thread.ident is not None:
-            self._thread.join(wait_s_max)
-        return not self._thread.is_alive()
 
     def _run(self) -> None:
         looks = 0
@@ -235,21 +222,12 @@ class Guard:
     def _shut(self, one: Held, why: str) -> None:
         with suppress(OSError), descriptors.borrowed(one.descriptor) as own:
             if os.fstat(one.descriptor).st_ino == one.inode:
-                self._say(own.getpeername()[0], why)
+                address = own.getpeername()[0]
+                self._sparing.warn("a connection from %s is cut off: %s", address, why)
                 if one.known is not None:
                     one.known.refused = True  # what is whole of it is read and dropped
                 own.shutdown(sockets.SHUT_RDWR)
                 self.cut += 1
-
-    def _say(self, address: str, why: str) -> None:
-        """One line a second: who is cut is not to fill the disk with it."""
-        now = time.monotonic()
-        if now - self._said_at < SAY_EVERY_S:
-            self._unsaid += 1
-            return
-        more = f", as {self._unsaid} before it were" if self._unsaid else ""
-        log.warning("a connection from %s is cut off: %s%s", address, why, more)
-        self._said_at, self._unsaid = now, 0
 
 
 def received_bytes(own: sockets.socket) -> int:
