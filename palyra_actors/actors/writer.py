@@ -536,7 +536,7 @@ class Writer(PooledActor):
         group.forget_units()
         self._show(group)
         try:
-            busy_s = min(self._busy_s(ended), ended - min(arrived, default=ended))
+            busy_s = self._busy_s(ended, min(arrived, default=ended))
             times = Times(
                 group.began, self._staged_at, ended, events, load, busy_s, len(arrived), pressed,
                 slowest_ms / 1000,
@@ -545,13 +545,13 @@ class Writer(PooledActor):
         except BaseException:
             log.exception("a group could not be measured")
 
-    def _busy_s(self, ended: float) -> float:
+    def _busy_s(self, ended: float, came: float) -> float:
         """How long the loop has worked since the group before, as far as it did not sleep. Before
-        the first of a group's requests came, none of it was for them."""
+        the first of a group's requests `came`, none of it was for them."""
         slept_s = self._loop.slept_s
         busy_s = ended - self._ended_at - (slept_s - self._slept_s)
         self._ended_at, self._slept_s = ended, slept_s
-        return busy_s
+        return min(busy_s, ended - came)
 
     def _tell_entities(self, group: Group) -> None:
         """Those of commands hear that they are durable, before anybody else does."""
