@@ -227,8 +227,6 @@ class Shelf:
                         self._select(note)
                     case Vectors():
                         self._put(note.seqs, note.vectors)
-                        for seq in note.seqs.tolist():
-                            self._unsaved.pop(seq, None)
             self._remove(removed)
             if provider.near and self._pending and len(self._unsaved) < UNSAVED_MAX:
                 self._embed_pending(reader, provider)
@@ -271,8 +269,7 @@ class Shelf:
         for at in self._find(last):
             if self._arrays.seqs[at] < last[self._arrays.ids[at].tobytes()]:
                 self._arrays.alive[at] = False
-                self._pending.pop(int(self._arrays.seqs[at]), None)
-                self._unsaved.pop(int(self._arrays.seqs[at]), None)
+                self._want_no_more([int(self._arrays.seqs[at])])
 
     def _select(self, note: Selected) -> None:
         arrays, count = self._arrays, self.count
@@ -282,8 +279,13 @@ class Shelf:
         elif note.channel is not None:
             hit &= arrays.channels[:count] == self.names.number(note.channel)
         arrays.alive[:count][hit] = False
-        for seq in arrays.seqs[:count][hit].tolist() if self._unsaved or self._pending else ():
-            self._pending.pop(seq, None)  # no more events tell of these
+        if self._unsaved or self._pending:
+            self._want_no_more(arrays.seqs[:count][hit].tolist())  # no more events tell of these
+
+    def _want_no_more(self, seqs: Iterable[int]) -> None:
+        """They have their vector in the file, or need none."""
+        for seq in seqs:
+            self._pending.pop(seq, None)
             self._unsaved.pop(seq, None)
 
     def _put(self, seqs: NDArray[np.int64], vectors: Matrix) -> None:
@@ -292,8 +294,7 @@ class Shelf:
         at = block.places(seqs)
         block.vectors[at] = vectors[here] if self.signs is None else self.signs.codes(vectors[here])
         block.known[at] = True
-        for seq in seqs.tolist():
-            self._pending.pop(seq, None)
+        self._want_no_more(seqs.tolist())
 
     def _embed_pending(self, reader: ReadSide, provider: MemoryEmbeddingProvider) -> None:
         newest = sorted(self._pending, reverse=True)[:PENDING_AT_ONCE]

@@ -70,7 +70,7 @@ class Upkeep:
         """Not for a command on a file: it knows nothing of the provider that its engine has, and
         would make vectors of its own in the place of those that were paid for."""
         if self._counter.scheduling:
-            self._backfill.run(None, MEMORY_UPKEEP_MAX, _ignore)
+            self._backfill.run_unasked()
 
     def _begin(self) -> None:
         """The engine runs: from when the upkeep was done last, it is due at its intervals.
@@ -302,9 +302,5 @@ def vacuum_due(schedule: str, last_ms: int, now_ms: int) -> bool:
     return next(moments).timestamp() * 1000 <= now_ms
 
 
-def _ignore(_: int) -> None:
-    """Nobody waits for it."""
-
-
 def _nothing_more() -> None:
-    """The same of what comes to nothing."""
+    """Nobody waits for it."""

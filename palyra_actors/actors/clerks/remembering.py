@@ -173,10 +173,14 @@ class Backfill:
             self._works.refused.clear()
         self._look(stream, 0, limit, 0, done)
 
+    def run_unasked(self) -> None:
+        """The same for all, by itself: nobody waits for it."""
+        self.run(None, MEMORY_UPKEEP_MAX, _ignore)
+
     def recovered(self) -> None:
         """The provider is back: what it left without a vector does not wait for the next turn."""
         self._works.answered()
-        self.run(None, MEMORY_UPKEEP_MAX, _ignore)
+        self.run_unasked()
 
     def _gathered(self) -> None:
         self._gathering = False
