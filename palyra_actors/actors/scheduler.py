@@ -237,15 +237,14 @@ class Scheduler(PooledActor):
     def _due(self, now_ms: int) -> list[Due]:
         """The next slice of those that are due; who failed the last time stands alone, so that
         nobody else waits for it."""
-        heap, moments, under_way = self._heap, self._moments, self._under_way
+        heap = self._heap
         due: list[Due] = []
-        room = min(SLICE_MAX, WAKES_AT_ONCE_MAX - len(under_way))
+        room = min(SLICE_MAX, WAKES_AT_ONCE_MAX - len(self._under_way))
         while len(due) < room and heap and heap[0][0] <= now_ms:
             wake_ms, job_id = heap[0]
-            moment = moments.get(job_id)
-            if moment is None or moment.wake_ms != wake_ms or job_id in under_way:
+            if not self._stands(wake_ms, job_id):
                 heapq.heappop(heap)
-                continue  # it was moved, or its answer will say
+                continue
             if job_id in self._behind:
                 self._line.append(heapq.heappop(heap))
                 continue
@@ -253,13 +252,20 @@ class Scheduler(PooledActor):
             if alone and due:
                 break
             heapq.heappop(heap)
-            del moments[job_id]
-            under_way.add(job_id)
-            due.append((job_id, moment))
+            due.append(self._begin(job_id))
             if alone:
                 break
         self._woken += len(due)
         return due
+
+    def _stands(self, wake_ms: int, job_id: bytes) -> bool:
+        """Whether it is still due then: it was not moved, and no answer of it will say."""
+        moment = self._moments.get(job_id)
+        return moment is not None and moment.wake_ms == wake_ms and job_id not in self._under_way
+
+    def _begin(self, job_id: bytes) -> Due:
+        self._under_way.add(job_id)
+        return job_id, self._moments.pop(job_id)
 
     def _wake_behind(self) -> None:
         """The next slice of those that are behind, if it is their turn."""
@@ -267,16 +273,12 @@ class Scheduler(PooledActor):
         most = 0 if self._in_company() else SLICE_MAX
         if self._line_under_way > most or began < self._line_goes_on:
             return
-        line, moments, under_way = self._line, self._moments, self._under_way
+        line = self._line
         due: list[Due] = []
         while line and len(due) < self._pace.size:
             wake_ms, job_id = line.popleft()
-            moment = moments.get(job_id)
-            if moment is None or moment.wake_ms != wake_ms or job_id in under_way:
-                continue  # as above
-            del moments[job_id]
-            under_way.add(job_id)
-            due.append((job_id, moment))
+            if self._stands(wake_ms, job_id):
+                due.append(self._begin(job_id))
         if not due:
             return
         self._woken += len(due)
