@@ -66,7 +66,9 @@ class Crowd(Lookout):
         """One look; the descriptors that are taken."""
         taken = descriptors.lowest_free()
         if taken > self._descriptors_max:
-            for descriptor in self._last_ones()[: taken - self._descriptors_max]:
+            for descriptor, inode in self._last_ones()[: taken - self._descriptors_max]:
+                if not descriptors.is_still(descriptor, inode):
+                    continue  # it is somebody else's by now
                 with suppress(OSError), descriptors.borrowed(descriptor) as own:
                     own.shutdown(sockets.SHUT_RDWR)
                     self.cut += 1
@@ -76,17 +78,19 @@ class Crowd(Lookout):
                     )  # fmt: skip
         return taken
 
-    def _last_ones(self) -> list[int]:
-        """The door's connections: those that have not said anything yet, then the last ones met."""
+    def _last_ones(self) -> list[tuple[int, int]]:
+        """The door's connections, with their inodes: those that have not said anything yet, then
+        the last ones met."""
         peers = self._peers()
-        found: list[tuple[float, int]] = []
+        found: list[tuple[float, int, int]] = []
         for descriptor in descriptors.open_ones():
             with suppress(OSError):
                 about = os.fstat(descriptor)
                 if stat.S_ISSOCK(about.st_mode) and self._is_ours(descriptor):
                     known = peers.get(about.st_ino)
-                    found.append((-known.met_at if known else -time.monotonic(), descriptor))
-        return [descriptor for _, descriptor in sorted(found)]
+                    met_at = known.met_at if known else time.monotonic()
+                    found.append((-met_at, descriptor, about.st_ino))
+        return [(descriptor, inode) for _, descriptor, inode in sorted(found)]
 
     def _is_ours(self, descriptor: int) -> bool:
         with descriptors.borrowed(descriptor) as own:

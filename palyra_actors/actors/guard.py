@@ -221,7 +221,7 @@ class Guard(Lookout):
 
     def _shut(self, one: Held, why: str) -> None:
         with suppress(OSError), descriptors.borrowed(one.descriptor) as own:
-            if os.fstat(one.descriptor).st_ino == one.inode:
+            if descriptors.is_still(one.descriptor, one.inode):
                 address = own.getpeername()[0]
                 self._sparing.warn("a connection from %s is cut off: %s", address, why)
                 if one.known is not None:
