@@ -19,6 +19,7 @@ The file is filled behind the engine's back, by the same folds.
 import argparse
 import itertools
 import json
+import os
 import random
 import statistics
 import threading
@@ -343,6 +344,7 @@ def run(folder: Path, texts: Texts, options: argparse.Namespace) -> None:
         f"approximate = {str(not options.exact).lower()}\n[memory.retention]\n"
         f"max_entries = {max(1, kept.count - options.evict)}\n"
     )
+    os.sync()  # what was filled or copied is not the engine's to write out
     with engine(folder, "--config", str(config)) as (endpoint, process):
         wire = Wire(endpoint)
         measure_search(wire, texts, kept, options.queries)

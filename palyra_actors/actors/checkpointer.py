@@ -1,6 +1,7 @@
 """The thread that moves pages from the WAL into the database, beside the writer."""
 
 import logging
+import threading
 from collections import deque
 from collections.abc import Callable
 from typing import Final, Protocol
@@ -52,19 +53,30 @@ class Checkpoints(Lookout):
         self._may_run = may_run
         self._steps: Steps | None = None
         self._put_off_s = 0.0
+        self._wake = threading.Event()
         self._urged: deque[Callable[[], None]] = deque()
         self.over_limit = False
         self.failure: str | None = None
 
     def urge(self, done: Callable[[], None]) -> None:
-        """Step at the next look, however little there is to move: the WAL is to be emptied, and
-        what is moved now is not moved between two groups then. `done` is called in this thread,
+        """Look at once, and step however little there is to move: what is moved now is not moved
+        between two groups then, and is synced while it is little. `done` is called in this thread,
         come what may. Any thread."""
         self._urged.append(done)
+        self._wake.set()
+
+    def stop(self, wait_s_max: float) -> bool:
+        self._leave.set()
+        self._wake.set()
+        return super().stop(wait_s_max)
 
     def _run(self) -> None:
         pause_s = LOOK_S
-        while not self._leave.wait(pause_s):
+        while True:
+            self._wake.wait(pause_s)
+            self._wake.clear()
+            if self._leave.is_set():
+                break
             pause_s = self.look(pause_s)
         self.drop()
 
@@ -79,6 +91,10 @@ class Checkpoints(Lookout):
             if self._steps is None:
                 self._steps = self._open()
             report = self._steps.step(force=bool(urged))
+            self.failure = None
+            if report is not None:
+                self.over_limit = report.over_limit
+                self._stepped(report.wants_finish, report.over_limit)
         except BaseException as error:  # noqa: BLE001 - the WAL still holds everything
             log.warning("a checkpoint failed: %s", error)
             self.failure = str(error) or type(error).__name__
@@ -87,10 +103,6 @@ class Checkpoints(Lookout):
         finally:
             for done in urged:
                 done()
-        self.failure = None
-        if report is not None:
-            self.over_limit = report.over_limit
-            self._stepped(report.wants_finish, report.over_limit)
         return LOOK_S
 
     def drop(self) -> None:

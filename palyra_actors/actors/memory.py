@@ -160,9 +160,11 @@ class MemoryActor(CommandEntity):
         return sorted(found)
 
     def went(self, memory_id: bytes) -> bool:
+        noted = self._notes.get(memory_id)
+        if noted is not _ABSENT:
+            return noted is None
         assert self._tail is not None
-        asked = (memory_id, self._tail.stream)
-        return bool(self._house.reader.rows("gone.is_memory", asked))
+        return was_there(self._house.reader, self._tail.stream, memory_id)
 
     def selected(self, session_id: bytes | None, channel: str | None) -> bool:
         if any(_selects(session_id, channel, item) for item in self._notes.items()):
@@ -289,3 +291,8 @@ def find(reader: ReadSide, stream: int, memory_id: bytes) -> Item | None:
     """The item of a scope, or None: there is none, or it was removed."""
     found = present(reader, reader.rows("memory.in_scope", (stream, memory_id)))
     return found[0] if found else None
+
+
+def was_there(reader: ReadSide, stream: int, memory_id: bytes) -> bool:
+    """Whether a scope has an item of that id, or had one: for who has found that none is shown."""
+    return bool(reader.rows("gone.is_memory", (memory_id, stream)))

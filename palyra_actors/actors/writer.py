@@ -248,17 +248,17 @@ class Writer(PooledActor):
         while self._group is None and not self._tidying:
             if not self._queue and (not self._chores or self._failing is not None):
                 return
-            if self._chores and self._failing is None and not (self._chored and self._queue):
-                self._chored = True
-                self._do_chore()
-                return
-            self._chored = False  # after a chore those who wait have their turn
-            if self._failing is None and self._may_tidy():
+            if self._failing is None and self._may_tidy():  # each chore would make it longer
                 self._tidy_wanted, self._tidying = None, True
                 self._plan.committing_since = self._loop.clock.monotonic()
                 self._committer.tidy(self._storage, lambda: self._loop.call_soon(self._tidied))
                 self._look_for_stall()
                 return
+            if self._chores and self._failing is None and not (self._chored and self._queue):
+                self._chored = True
+                self._do_chore()
+                return
+            self._chored = False  # after a chore those who wait have their turn
             self._refuse_late()
             units = self._take()
             obstacle = self._obstacle()

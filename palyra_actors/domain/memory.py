@@ -128,7 +128,7 @@ class Known(Protocol):
         ...
 
     def went(self, memory_id: bytes) -> bool:
-        """Whether there was one, which went with an erased session."""
+        """Whether there was one, which was removed."""
         ...
 
     def selected(self, session_id: bytes | None, channel: str | None) -> bool:
@@ -141,7 +141,7 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
 
     Raises:
         NotFound: there is no such item.
-        Gone: it went with an erased session.
+        Gone: it was removed, or is over.
         Conflict: it was superseded; `detail.actual` says by which one.
         IdReused: the id is another item's.
         Invalid: it would be over before it began.
@@ -153,7 +153,7 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
             return _update(known, command, owner, now_ms)
         case Delete():
             if known.by_id(command.memory_id) is None:
-                raise _missing(known, command.memory_id)
+                raise missing(known.went(command.memory_id))
             gone = [command.memory_id, *known.history(command.memory_id)]
             return Decision([removed("memory.deleted", gone)], lambda _: {"deleted": len(gone)})
         case Drop():
@@ -167,15 +167,11 @@ def decide(known: Known, command: Command, owner: str, now_ms: int) -> Decision:
             assert_never(command)
 
 
-def _missing(known: Known, memory_id: bytes) -> PalyraError:
-    if known.went(memory_id):
-        return went_with_session()
+def missing(went: bool) -> PalyraError:
+    """Why a memory is not shown; `went`: it was there, and is removed or over."""
+    if went:
+        return Gone("the memory was removed", field="memory_id")
     return NotFound("there is no such memory", field="memory_id")
-
-
-def went_with_session() -> Gone:
-    """Why a memory that was there is not found."""
-    return Gone("the memory was erased with its session", field="memory_id")
 
 
 def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
@@ -188,7 +184,7 @@ def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
         return Decision((), lambda _: answer, {"memory_id": same.memory_id})
     name = item.memory_id
     if not command.fresh and (known.by_id(name) is not None or known.went(name)):
-        raise IdReused("another memory has this id", field="memory_id", hint="take a new id")
+        raise IdReused("a memory has this id, or had it", field="memory_id", hint="take a new id")
     events = [] if same is None else [removed("memory.expired", [same.memory_id])]
     events.append(ingested(item, command.redacted))
     recipe = {"memory_id": item.memory_id, "scope": scope_id(owner), "created_ms": now_ms}
@@ -198,7 +194,7 @@ def _ingest(known: Known, command: Ingest, owner: str, now_ms: int) -> Decision:
 def _update(known: Known, command: Update, owner: str, now_ms: int) -> Decision:
     old = known.by_id(command.memory_id)
     if old is None or old.over(now_ms):
-        raise _missing(known, command.memory_id)
+        raise missing(old is not None or known.went(command.memory_id))
     if old.superseded_by is not None:
         raise Conflict(
             "the memory was superseded",

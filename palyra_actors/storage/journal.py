@@ -364,6 +364,13 @@ class JournalWriter(_Side):
         except apsw.Error as error:
             raise StorageUnavailable(f"free pages could not be returned: {error}") from error
 
+    def unmoved_frames(self) -> int:
+        """Frames that are in the WAL only; as many as can be while they are being moved."""
+        try:
+            return wal_state(self._connection).remaining
+        except apsw.BusyError:
+            return 2**31
+
     def empty_wal(self, frames_max: int) -> None:
         """Nothing is in the WAL any more, not even what its pages held before.
 

@@ -44,7 +44,7 @@ PROJECTIONS: Final[dict[str, str]] = {
 """Table to the columns that order it; `memory_terms` shows what the full-text index of memories
 holds, `gone_runs` what `gone` says of runs. Not among them: `events` itself, `principals`, what is
 work to do or an answer that is kept (`erasures`, `answers`, `meta`, `memory_work`,
-`memory_upkeep`), the ids of other things that went with their session, which were erased with what
+`memory_upkeep`), the ids of other things that were removed, which were erased with what
 said them (`gone`), and the vectors of memories
 (`memory_vectors`, `memory_models`): what a provider made of a text is no fold of events, it may be
 another one's tomorrow, and `memory.backfill` makes it anew."""

@@ -1,4 +1,4 @@
-"""The ids of what went with an erased session as lines of a journal's export, and back.
+"""The ids of what was erased or removed as lines of a journal's export, and back.
 
     {"gone": {"what": "approval", "id": "01JZ…", "stream": "session", "stream_id": "01JZ…",
               "place": 7}}

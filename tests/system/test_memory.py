@@ -265,7 +265,7 @@ def test_what_is_deleted_is_gone_from_file_log_and_free_pages(tmp_path: Path) ->
         gone = (b"Zanzibar", b"Xanadu", b"Quetzalcoatl", b"zz-tag")
         assert not any(word in here for word in gone)
         assert b"this one stays" in here
-        assert wire.err("memory.get", {"memory_id": old})["code"] == "not_found"
+        assert wire.err("memory.get", {"memory_id": old})["code"] == "gone"
         verified = wire.ok("journal.verify")
         assert (verified["valid"], verified["erased"]) == (True, 3)
         assert found(wire, "code word") == ["this one stays"]
@@ -286,7 +286,7 @@ def test_what_is_kept_after_a_purge_in_one_breath_stays(wire: Wire) -> None:
     update = wire.send("memory.update", {"memory_id": memory, "content": "purged already"})
     wire.send("memory.ingest", {"source": "manual", "content": "before"})
     replies = {reply["id"]: reply for reply in (wire.receive() for _ in range(4))}
-    assert replies.pop(update)["err"]["code"] == "not_found"
+    assert replies.pop(update)["err"]["code"] == "gone"
     assert replies.pop(purge)["ok"]["deleted"] == 2
     assert all("ok" in reply for reply in replies.values())
     assert listed(wire) == found(wire, "before") == ["before"]

@@ -15,18 +15,18 @@ from palyra_actors.actors.clerks.forgetting import Forgetter
 from palyra_actors.actors.clerks.memory_upkeep import Upkeep
 from palyra_actors.actors.clerks.queries import WITHOUT_MEANING, QueryVectors, no_vector
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering
-from palyra_actors.actors.clerks.session import clean_text, host, refuse_gone, sees
-from palyra_actors.actors.memory import present, sizes
+from palyra_actors.actors.clerks.session import clean_text, host, sees
+from palyra_actors.actors.memory import present, sizes, was_there
 from palyra_actors.actors.retry import answer_told, kept_answer
 from palyra_actors.actors.search import Library, Question, search
 from palyra_actors.actors.shelf import note_of
 from palyra_actors.actors.work import Portion, Request
 from palyra_actors.domain import memory as domain
-from palyra_actors.domain.catalog import MEMORY, REMEMBERED, SESSION
+from palyra_actors.domain.catalog import MEMORY, SESSION
 from palyra_actors.domain.memory import BEGUN, Item, scope_id, view
 from palyra_actors.domain.redact import redact_text
 from palyra_actors.embedding.provider import ProviderFault, apart, embed_checked
-from palyra_actors.errors import Invalid, NotFound, PalyraError, TooLarge
+from palyra_actors.errors import Invalid, PalyraError, TooLarge
 from palyra_actors.ids import format_ulid, parse_ulid
 from palyra_actors.limits import (
     MEMORY_CHANNEL_BYTES_MAX,
@@ -282,10 +282,8 @@ class MemoryClerk:
                     if not item.over(now_ms):
                         return {"item": view(item, owners[row[0]])}
             if principal is None:
-                refuse_gone(reader, REMEMBERED, memory_id, None, "memory_id")
-            elif any(reader.rows("gone.is_memory", (memory_id, stream)) for stream in owners):
-                raise domain.went_with_session()
-            raise NotFound("there is no such memory", field="memory_id")
+                raise domain.missing(bool(reader.rows("gone.memories", (memory_id,))))
+            raise domain.missing(any(was_there(reader, stream, memory_id) for stream in owners))
 
         self._counter.look(request, find)
 
@@ -484,7 +482,7 @@ class MemoryClerk:
         if request.admin:
             reader = self._counter.reader
             streams = [row[0] for row in reader.rows("memory.by_id", (memory_id,))]
-            streams += [row[0] for row in reader.rows("gone.find", (memory_id, REMEMBERED))]
+            streams += [row[0] for row in reader.rows("gone.memories", (memory_id,))]
             mine = reader.stream(MEMORY, own)
             if streams and (mine is None or mine.stream not in streams):
                 owners = dict(reader.rows("memory.scopes"))

@@ -19,7 +19,8 @@ from cronsim import CronSim
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.forgetting import Forgetter
 from palyra_actors.actors.clerks.remembering import Backfill, Remembering, Retention
-from palyra_actors.actors.memory import sizes
+from palyra_actors.actors.clerks.slices import wait_for_room
+from palyra_actors.actors.memory import Size, sizes
 from palyra_actors.actors.shelf import row_bytes
 from palyra_actors.domain.catalog import MEMORY
 from palyra_actors.domain.memory import Drop, scope_id
@@ -191,7 +192,7 @@ class Upkeep:
             vectors = row_bytes(self._works.provider.model.dimensions) * len(drop.memory_ids)
             sums["expired" if drop.kind == EXPIRED else "evicted"] += len(drop.memory_ids)
             sums["freed_bytes"] += drop.bytes + vectors
-            self._counter.loop.call_soon(lambda: self._drop(drops, place + 1, sums, go_on, done))
+            wait_for_room(self._counter, lambda: self._drop(drops, place + 1, sums, go_on, done))
 
         self._counter.internal(drop.owner, MEMORY, scope_id(drop.owner), command, answered)
 
@@ -254,7 +255,7 @@ def _too_much(
     for stream, one in held.items():
         many, much = one.items - entries, one.bytes - size
         if len(found) < limit and (many > 0 or much > 0):
-            for row in _least_useful(reader, stream, limit - len(found)):
+            for row in _least_useful(reader, stream, one, limit - len(found)):
                 if many <= 0 and much <= 0:
                     break
                 found.append(row)
@@ -277,8 +278,9 @@ def _level(sizes: Sequence[int], total: int) -> int:
     return _UNBOUNDED
 
 
-def _least_useful(reader: ReadSide, stream: int, limit: int) -> Iterable[Any]:
-    yield from reader.rows("memory.superseded", (stream, limit))
+def _least_useful(reader: ReadSide, stream: int, held: Size, limit: int) -> Iterable[Any]:
+    if held.superseded:  # else it would be looked for in all of the scope
+        yield from reader.rows("memory.superseded", (stream, limit))
     yield from (row for row in reader.rows("memory.oldest", (stream, limit)) if not row[3])
 
 

@@ -22,6 +22,11 @@ CUT_FRAMES_MAX: Final = 128
 in a few milliseconds. Where more were written meanwhile, a checkpoint beside the writer goes first
 again."""
 
+UNMOVED_FRAMES_MAX: Final = 512
+"""Frames in the WAL for which the next slice waits until they are in the database. Slices write
+pages from all over the file: the sync of four megabytes of them takes 10 to 50 ms, in which others'
+commits wait for the disk."""
+
 AGAIN_S: Final = 0.05
 """How often it is looked whether readers have let go of the WAL."""
 
@@ -34,20 +39,34 @@ def do_slice(
     then: Callable[[int | PalyraError, float], None],
 ) -> None:
     """Have it done between two groups; `then` hears what came of it and how many seconds it took,
-    on the loop's thread."""
+    on the loop's thread, and not before a checkpoint where slices have left much for one."""
     loop = counter.loop
 
     def chore(storage: WriteSide) -> None:
         began = loop.clock.monotonic()
         result: int | PalyraError
+        unmoved = 0
         try:
             result = work(storage)
+            unmoved = storage.unmoved_frames()
         except PalyraError as error:
             result = error
         seconds = loop.clock.monotonic() - began
-        loop.call_soon(lambda: then(result, seconds))
+
+        def told() -> None:
+            loop.call_soon(lambda: then(result, seconds))
+
+        if unmoved > UNMOVED_FRAMES_MAX:
+            counter.urge_checkpoint(told)
+        else:
+            told()
 
     counter.chore(chore)
+
+
+def wait_for_room(counter: Counter, then: Callable[[], None]) -> None:
+    """Call `then` once what was written does not ask for a checkpoint any more."""
+    do_slice(counter, lambda _: 0, lambda result, seconds: then())
 
 
 def give_back(counter: Counter, then: Callable[[], None]) -> None:

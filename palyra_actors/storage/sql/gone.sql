@@ -5,21 +5,17 @@ INSERT INTO gone (id, kind, stream, place) SELECT run_id, 1, stream, first FROM 
 INSERT INTO gone (id, kind, stream, place) SELECT approval_id, 2, stream, seq FROM approvals WHERE stream = ?
 
 -- name: gone.memory
--- Of what is destroyed, that which came from an erased session.
-INSERT INTO gone (id, kind, stream, place)
-SELECT i.memory_id, 3, i.stream, i.seq FROM memory_items i
-WHERE i.seq = ?
-      AND (EXISTS (SELECT 1 FROM streams t JOIN sessions s USING (stream)
-                   WHERE t.stream_id = i.session_id AND t.kind = 1 AND s.status = 3)
-           OR EXISTS (SELECT 1 FROM events e JOIN streams t ON t.stream_id = e.session_id AND t.kind = 1
-                      JOIN sessions s ON s.stream = t.stream
-                      WHERE e.event_id = i.from_event AND s.status = 3)
-           OR EXISTS (SELECT 1 FROM events e JOIN sessions s USING (stream)
-                      WHERE e.event_id = i.from_event AND s.status = 3))
+INSERT INTO gone (id, kind, stream, place) SELECT i.memory_id, 3, i.stream, i.seq FROM memory_items i WHERE i.seq = ?
 ON CONFLICT DO NOTHING
 
 -- name: gone.is_memory
-SELECT 1 FROM gone g WHERE g.id = ? AND g.kind = 3 AND g.stream = ?
+SELECT 1 FROM gone g WHERE g.id = ?1 AND g.kind = 3 AND g.stream = ?2
+UNION ALL SELECT 1 FROM memory_items i INDEXED BY memory_in_order WHERE i.stream = ?2 AND i.memory_id = ?1
+
+-- name: gone.memories
+-- Whose scopes have a memory of that id, or had one.
+SELECT g.stream FROM gone g WHERE g.id = ?1 AND g.kind = 3
+UNION ALL SELECT i.stream FROM memory_items i WHERE i.memory_id = ?1
 
 -- name: gone.find
 SELECT g.stream, p.name, g.place

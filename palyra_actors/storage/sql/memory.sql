@@ -80,7 +80,7 @@ DELETE FROM memory_work WHERE seq = ?
 SELECT count(*) FROM memory_items i WHERE i.stream = ?
 
 -- name: memory.dead
-SELECT i.seq, i.stream, e.payload FROM memory_items i JOIN events e USING (seq)
+SELECT i.seq, i.stream, e.payload FROM memory_items i INDEXED BY memory_dead JOIN events e USING (seq)
 WHERE i.stream = ? AND i.dead IS NOT NULL AND i.seq > ? ORDER BY i.seq LIMIT ?
 
 -- name: memory.of_all_before

@@ -214,8 +214,8 @@ class Auditor:
         require(code != "internal", "no request meets a fault of the engine's", order.op, error)
         if code == "unavailable":
             require(self.excused, "unavailable needs a reason", order.op, error)
-        if order.op == "memory.get" and code == "not_found" and self._read_now:
-            shows.no_memory(self.model, asked)
+        if order.op == "memory.get" and code in {"gone", "not_found"} and self._read_now:
+            shows.no_memory(self.model, asked, code)
         looks_up = order.op in {"run.get", "run.tape", "approval.get"}
         if looks_up and code in {"gone", "not_found"} and self._read_now:
             shows.not_there(self.model, asked, code)

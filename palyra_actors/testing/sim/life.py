@@ -435,7 +435,7 @@ class _Run:
         asks += [("approval.get", "approval_id", name) for name in approvals]
         asks += [("canvas.get", "canvas_id", name) for name in model.canvases]
         there = {name for _, name in model.memories.items}
-        lost = sorted({name for _, name in model.lost if name not in there})
+        lost = sorted({name for _, name in model.memories.removed if name not in there})
         asked = [
             world.send(peer, Order(op, {field: name}, "local", True)) for op, field, name in asks
         ]

@@ -89,6 +89,13 @@ class Memories:
             return [] if own is None else [own]
         return [one for (_, name), one in self.items.items() if name == memory_id]
 
+    def went(self, order: Order, memory_id: str) -> bool:
+        """Whether one of that id was removed that whoever asks may see."""
+        return any(
+            name == memory_id and (order.admin or owner == order.principal)
+            for owner, name in self.removed
+        )
+
     def same(self, owner: str, place: tuple[Any, ...]) -> Memory | None:
         """The present item of that content there."""
         for one in self.of(owner):

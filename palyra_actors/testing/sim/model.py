@@ -116,7 +116,6 @@ class Model:
         self.gone_approvals: dict[str, str] = {}
         self.cron = Jobs()
         self.memories = Memories(orders)
-        self.lost: set[tuple[str, str]] = set()  # memories that were removed from erased sessions
         self._folds: dict[str, Callable[[Event], None]] = {
             "session.opened": self._opened,
             "session.branched": self._branched,
@@ -165,11 +164,7 @@ class Model:
             self.cron.fold(event)
             return
         if stored.stream == "memory":
-            before = set(self.memories.removed)
             self.memories.fold(event, OWNERS[stored.stream_id])
-            for one in self.memories.removed.keys() - before:
-                if self.of_erased(self.memories.removed[one]):
-                    self.lost.add(one)
             return
         fold = self._folds.get(stored.kind)
         if fold is not None:

@@ -386,9 +386,8 @@ def _ingest(model: Model, order: Order, now_ms: int) -> Iterator[str]:
         session = model.sessions.get(format_ulid(origin.stored.session_id))
         if session is not None and session.status == "erased":
             yield PERHAPS + "gone"
-    if (order.principal, body.get("memory_id")) in memories.removed:
-        yield PERHAPS + "id_reused"  # what went with its session leaves its id taken
-    if (order.principal, body.get("memory_id")) in memories.items:
+    named = order.principal, body.get("memory_id")
+    if named in memories.items or named in memories.removed:
         same = memories.same(order.principal, _place(body))
         if same is None or same.over(now_ms):
             yield "id_reused"
@@ -396,11 +395,17 @@ def _ingest(model: Model, order: Order, now_ms: int) -> Iterator[str]:
             yield PERHAPS + "id_reused"
 
 
+def no_memory(model: Model, order: Order) -> str:
+    """What is told of an item that is not there, or over."""
+    memories, name = model.memories, order.body["memory_id"]
+    went = memories.went(order, name) or memories.holders(order, name)
+    return "gone" if went else "not_found"
+
+
 def _no_memory(model: Model, order: Order) -> Iterator[str]:
-    """What went with its session is gone; what was removed otherwise is not there."""
-    yield "not_found"
-    if any(name == order.body["memory_id"] for _, name in model.memories.removed):
-        yield PERHAPS + "gone"
+    yield no_memory(model, order)
+    if order.admin:
+        yield from (PERHAPS + "gone", PERHAPS + "not_found")
 
 
 def _update_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
@@ -410,19 +415,19 @@ def _update_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
         yield from _no_memory(model, order)
     sure = PERHAPS if order.admin else ""
     if order.admin:
-        yield PERHAPS + "not_found"
+        yield PERHAPS + "gone"
     for one in found:
         if one.superseded_by is not None:
             yield sure + "conflict"
         if one.said["expires_ms"] is not None:
-            yield (sure if one.over(now_ms) else PERHAPS) + "not_found"
+            yield (sure if one.over(now_ms) else PERHAPS) + "gone"
 
 
 def _delete_memory(model: Model, order: Order, now_ms: int) -> Iterator[str]:
     if not model.memories.holders(order, order.body["memory_id"]):
         yield from _no_memory(model, order)
     elif order.admin:
-        yield PERHAPS + "not_found"
+        yield PERHAPS + "gone"
 
 
 def _purge(model: Model, order: Order, now_ms: int) -> Iterator[str]:

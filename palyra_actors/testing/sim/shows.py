@@ -136,11 +136,13 @@ def memory(model: Model, asked: Asked, told: Mapping[str, Any], exact: bool) -> 
         require(told["item"] in shown, "a memory is shown as it is", told["item"], shown)
 
 
-def no_memory(model: Model, asked: Asked) -> None:
+def no_memory(model: Model, asked: Asked, code: str) -> None:
     """`memory.get` has found nothing, in what the model is now: nor is there anything."""
     found = model.memories.holders(asked.order, asked.order.body["memory_id"])
     sure = [one for one in found if one.said["expires_ms"] is None]
     require(not sure, "a memory that is there is found", asked.order.body, sure)
+    told = rules.no_memory(model, asked.order)
+    require(code == told, "a memory that was removed is gone", asked.order.body, code, told)
 
 
 def memories(model: Model, asked: Asked, told: Mapping[str, Any], exact: bool) -> None:
