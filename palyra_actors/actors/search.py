@@ -16,6 +16,7 @@ The index is SQLite's FTS5; the weights of words are the scope's own, and not th
 `bm25()`, which counts everybody's texts: one principal's scores would tell of another's words.
 """
 
+import json
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from math import log, log1p
@@ -25,11 +26,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from palyra_actors.actors.memory import present, sizes
-from palyra_actors.actors.shelf import NEVER, Block, Names, Shelf, Shelves, from_file
+from palyra_actors.actors.shelf import NEVER, NOTHING, Block, Names, Shelf, Shelves, from_file
 from palyra_actors.actors.signs import CANDIDATES
 from palyra_actors.domain.catalog import MEMORY_SOURCES
 from palyra_actors.domain.memory import view
-from palyra_actors.domain.words import COMMON, scoped, stem, term, words
+from palyra_actors.domain.words import COMMON, scoped, stem, term, terms, words
 from palyra_actors.embedding.provider import Model
 from palyra_actors.storage.port import ReadSide
 
@@ -54,9 +55,6 @@ ROWS_SUM_MAX: Final = 24_576
 COMMON_TERMS_MAX: Final = 2
 """Of a query's common words, the rarest so many are looked up; how often a text has them is not.
 The others count for the best `WEIGHED_ANEW`, whose texts are read."""
-
-TAGS_KEPT: Final = 4
-"""Tags with more items than `ROWS_MAX` whose items a scope in memory keeps: 8 bytes an item."""
 
 WEIGHED_ANEW: Final = 64
 """Hits that may win by common words: about 50 µs each. Without it a long text with all of eight
@@ -137,10 +135,7 @@ class Having(NamedTuple):
     idf: float
 
 
-NONE: Final = np.empty(0, np.int64)
-NOTHING_FOUND: Final = Lexical(
-    np.empty(0, np.int64), np.empty(0, np.float64), np.empty(0, np.float64), 1.0
-)
+NOTHING_FOUND: Final = Lexical(NOTHING, np.empty(0, np.float64), np.empty(0, np.float64), 1.0)
 
 
 class Library(NamedTuple):
@@ -228,18 +223,12 @@ def _rank_scope(
 
 
 def _tagged(reader: ReadSide, stream: int, tag: str, shelf: Shelf | None) -> NDArray[np.int64]:
-    """The items that have a tag, in their order. A scope that lies in memory keeps those of a tag
-    that many have: an item's tags never change, so there are only new ones to be looked for."""
-    kept = NONE if shelf is None else shelf.tagged.get(tag, NONE)
-    rows = reader.rows("memory.tagged", (stream, tag, int(kept[-1]) if len(kept) else 0))
-    new = np.fromiter((row[0] for row in rows), np.int64, len(rows))
-    seqs = np.concatenate((kept, new)) if len(kept) else new
-    if shelf is not None and len(new) and len(seqs) > ROWS_MAX:
-        shelf.tagged.pop(tag, None)
-        for longest_kept in list(shelf.tagged)[: max(0, len(shelf.tagged) + 1 - TAGS_KEPT)]:
-            shelf.tagged.pop(longest_kept, None)
-        shelf.tagged[tag] = seqs
-    return seqs
+    """The items that have a tag, in their order."""
+
+    def later(after: int) -> NDArray[np.int64]:
+        return _numbers(reader.rows("memory.tagged", (stream, tag, after)))
+
+    return later(0) if shelf is None else shelf.lists.whole(f"#{tag}", later)
 
 
 def _weigh_anew(
@@ -250,10 +239,12 @@ def _weigh_anew(
     share = 1.0
     if hunt.question.mode == "hybrid":
         share = weights.lexical / (weights.lexical + weights.vector + weights.recency)
+    seqs = json.dumps([one.seq for one in ranked])
+    items = {item.seq: item for item in present(reader, reader.rows("memory.by_seqs", (seqs,)))}
     for one in ranked:
         more = 0.0
-        for item in present(reader, reader.rows("memory.by_seq", (one.seq,))):
-            text = [term(stream, word) for word in words(item.content)]
+        if one.seq in items:
+            text = [*map(terms(stream).__getitem__, words(items[one.seq].content))]
             length = K1 * (1 - B + B * len(text) / PIVOT_WORDS)
             for left_out, idf in lexical.left_out:
                 count = min(2, text.count(left_out))
@@ -419,22 +410,25 @@ def _find_words(
     if not (rare or common) or not most:
         return NOTHING_FOUND
     parts = [
-        Having(_matching(reader, stream, one), _matching(reader, stream, one, often=True), weight)
+        Having(
+            _having(reader, scoped(stream, one), shelf),
+            _having(reader, scoped(stream, one, often=True), shelf),
+            _idf(count, frequency),
+        )
         for frequency, one in rare
-        for weight in (_idf(count, frequency),)
     ]
     if rare:
         among = " OR ".join(f'"{scoped(stream, one)}"' for _, one in rare)
         parts += [
-            Having(_matching(reader, stream, one, f" AND ({among})"), NONE, _idf(count, frequency))
+            Having(_newest(reader, stream, one, f" AND ({among})"), NOTHING, _idf(count, frequency))
             for frequency, one in common
         ]
     else:  # items with all of them, and the newest with the rarest
         among = "".join(f' AND "{scoped(stream, one)}"' for _, one in common[1:])
-        every = _matching(reader, stream, common[0][1], among)
-        newest = _matching(reader, stream, common[0][1])
-        parts = [Having(every, NONE, _idf(count, frequency)) for frequency, _ in common[1:]]
-        parts.append(Having(_sorted(every, newest), NONE, _idf(count, common[0][0])))
+        every = _newest(reader, stream, common[0][1], among)
+        newest = _newest(reader, stream, common[0][1])
+        parts = [Having(every, NOTHING, _idf(count, frequency)) for frequency, _ in common[1:]]
+        parts.append(Having(_sorted(every, newest), NOTHING, _idf(count, common[0][0])))
     return _summed(parts, most)._replace(left_out=left_out)
 
 
@@ -447,14 +441,24 @@ def _idf(count: int, frequency: int) -> float:
     return log1p((max(count, frequency) - frequency + 0.5) / (frequency + 0.5))
 
 
-def _matching(
-    reader: ReadSide, stream: int, one: str, among: str = "", *, often: bool = False
-) -> NDArray[np.int64]:
-    """The items that have a term, in order; the newest where there are more than `ROWS_MAX`."""
-    match = f'"{scoped(stream, one, often)}"{among}'
-    # one text of numbers: a row each would take five times as long
-    found = reader.rows("memory.matching", (match, ROWS_MAX))[0][0]
-    return np.fromstring(found or "", dtype=np.int64, sep=",")[::-1]
+def _having(reader: ReadSide, term: str, shelf: Shelf | None) -> NDArray[np.int64]:
+    """All items that have a term, in order."""
+
+    def later(after: int) -> NDArray[np.int64]:
+        return _numbers(reader.rows("memory.having", (f'"{term}"', after)))
+
+    return later(0) if shelf is None else shelf.lists.whole(term, later)
+
+
+def _newest(reader: ReadSide, stream: int, one: str, among: str = "") -> NDArray[np.int64]:
+    """Of the items that have a term the newest, at most `ROWS_MAX`, in order."""
+    match = f'"{scoped(stream, one)}"{among}'
+    return _numbers(reader.rows("memory.newest_having", (match, ROWS_MAX)))[::-1]
+
+
+def _numbers(found: Sequence[Sequence[str | None]]) -> NDArray[np.int64]:
+    """Of one text: a row each would take five times as long."""
+    return np.fromstring(found[0][0] or "", dtype=np.int64, sep=",")
 
 
 def _sorted(*parts: NDArray[np.int64]) -> NDArray[np.int64]:

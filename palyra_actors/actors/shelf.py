@@ -12,7 +12,7 @@ over those it was given. Of a scope that does not fit there are codes instead of
 import json
 import threading
 from collections import OrderedDict, deque
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal, NamedTuple
 
@@ -50,6 +50,12 @@ ROW_BYTES: Final = 64
 UNSAVED_MAX: Final = 16_384
 """Vectors that searches made and that are not in the file yet, of a scope that is kept as codes."""
 
+LIST_ITEMS_MIN: Final = 512
+LIST_BYTES: Final = 64
+"""For each item of a scope in memory, what its lists take at most: at 100,000 items those of the
+words that between 500 and 8,000 have."""
+
+NOTHING: Final = np.empty(0, np.int64)
 COMMON_WORDS_MAX: Final = 4_096
 
 
@@ -151,6 +157,35 @@ def _columns(rows: Sequence[Sequence[Any]], names: Names, dimensions: int) -> Bl
     )
 
 
+class Lists:
+    """The items that have a tag or a word, where many have it: an item's never change, so that only
+    later ones are to be looked for. Such as are gone stay in it. Used by several threads."""
+
+    def __init__(self, bytes_max: Callable[[], int]) -> None:
+        self._bytes_max = bytes_max
+        self._kept: dict[str, NDArray[np.int64]] = {}
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(seqs.nbytes for seqs in list(self._kept.values()))
+
+    def __iter__(self) -> Iterator[str]:
+        """Their names, that which was used last at the end."""
+        return iter(list(self._kept))
+
+    def whole(self, name: str, later: Callable[[int], NDArray[np.int64]]) -> NDArray[np.int64]:
+        """The list of that name; `later` reads what is behind an item."""
+        seqs = self._kept.pop(name, NOTHING)
+        new = later(int(seqs[-1]) if len(seqs) else 0)
+        if len(new):
+            seqs = np.concatenate((seqs, new)) if len(seqs) else new
+        if len(seqs) >= LIST_ITEMS_MIN:
+            self._kept[name] = seqs
+            while len(new) and self.size_bytes > self._bytes_max():
+                self._kept.pop(next(iter(self), ""), None)
+        return seqs
+
+
 class Shelf:
     """One scope's items. Notes come from the loop's thread, all else from the readers'.
 
@@ -165,8 +200,7 @@ class Shelf:
         self.names = Names()
         self.common: dict[str, int] = {}
         """Terms that match so much that they are looked at last, and how much that was."""
-        self.tagged: dict[str, NDArray[np.int64]] = {}
-        """Items of the tags that many have, as of the last look; such as are gone stay in it."""
+        self.lists = Lists(lambda: LIST_BYTES * self.count)
         self.count = 0
         self.loaded = False
         """Whether what the file has is here; until then only its loader may look."""
@@ -182,8 +216,8 @@ class Shelf:
 
     @property
     def size_bytes(self) -> int:
-        tagged = sum(seqs.nbytes for seqs in list(self.tagged.values()))
-        return len(self._arrays.seqs) * row_bytes(self._dimensions, self.signs) + tagged
+        rows = len(self._arrays.seqs) * row_bytes(self._dimensions, self.signs)
+        return rows + self.lists.size_bytes
 
     def _short(self, block: Block) -> Block:
         """With codes instead of vectors, where it is kept as codes."""

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from palyra_actors.actors import search
+from palyra_actors.actors import search, shelf
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.domain.words import Terms
@@ -586,7 +586,8 @@ def test_the_items_of_a_tag_that_many_have_are_kept_and_new_ones_looked_for(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(search, "ROWS_MAX", 2)
-    monkeypatch.setattr(search, "TAGS_KEPT", 2)
+    monkeypatch.setattr(shelf, "LIST_ITEMS_MIN", 2)
+    monkeypatch.setattr(shelf, "LIST_BYTES", 4)
     with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
         memories, shelves = engine.memories, engine._works.remembering.shelves
 
@@ -606,6 +607,36 @@ def test_the_items_of_a_tag_that_many_have_are_kept_and_new_ones_looked_for(
             for n in range(3):
                 memories.add(f"harbour {other} {n}", tags=[other])
             assert len(tagged(other)) == 3
-        [shelf] = shelves._shelves.values()
-        assert list(shelf.tagged) == ["b", "c"]
+        [kept_here] = shelves._shelves.values()
+        assert list(kept_here.lists) == ["#b", "#c"]
         assert tagged("sea") == {"harbour one", "harbour 2", "harbour 3"}
+
+
+def test_the_items_of_a_word_that_many_have_are_kept_and_new_ones_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shelf, "LIST_ITEMS_MIN", 2)
+    with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
+        memories, shelves = engine.memories, engine._works.remembering.shelves
+
+        def found() -> dict[str, float]:
+            hits = memories.search("the harbour gate", mode="lexical")
+            return {hit.item.content: hit.lexical for hit in hits}
+
+        kept = [memories.add(f"harbour harbour {n}") for n in range(3)]
+        memories.add("a gate")
+        assert found().keys() == {
+            "harbour harbour 0",
+            "harbour harbour 1",
+            "harbour harbour 2",
+            "a gate",
+        }
+        [kept_here] = shelves._shelves.values()
+        assert len(list(kept_here.lists)) == 2, "those who have it, and who have it twice"
+        memories.delete(kept[0].memory_id)
+        memories.update(kept[1].memory_id, "harbour once")
+        memories.add("harbour gate")
+        scores = found()
+        assert scores.keys() == {"harbour once", "harbour harbour 2", "harbour gate", "a gate"}
+        shelves._shelves.clear()
+        assert found() == scores

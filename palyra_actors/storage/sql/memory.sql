@@ -44,6 +44,11 @@ SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
 FROM memory_items i JOIN events e USING (seq)
 WHERE i.seq = ? AND i.dead IS NULL
 
+-- name: memory.by_seqs
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_items i JOIN events e USING (seq)
+WHERE i.seq IN (SELECT value FROM json_each(?)) AND i.dead IS NULL
+
 -- name: memory.page
 SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
 FROM memory_items i JOIN events e USING (seq)
@@ -203,12 +208,16 @@ SELECT seq, vector FROM memory_vectors
 WHERE seq IN (SELECT value FROM json_each(?)) AND stream = ? AND model = ?
 
 -- name: memory.tagged
-SELECT seq FROM memory_tags WHERE stream = ? AND tag = ? AND seq > ? ORDER BY seq
+SELECT group_concat(seq) FROM (SELECT seq FROM memory_tags WHERE stream = ? AND tag = ? AND seq > ? ORDER BY seq)
 
 -- name: memory.frequency
 SELECT doc FROM memory_terms WHERE term = ?
 
--- name: memory.matching
+-- name: memory.having
+-- In the order of the index, which is that of the rows: asked to sort them, it would take a quarter longer.
+SELECT group_concat(rowid) FROM memory_texts WHERE memory_texts MATCH ? AND rowid > ?
+
+-- name: memory.newest_having
 SELECT group_concat(rowid) FROM (
     SELECT rowid FROM memory_texts WHERE memory_texts MATCH ? ORDER BY rowid DESC LIMIT ?
 )
