@@ -587,7 +587,7 @@ def test_the_items_of_a_tag_that_many_have_are_kept_and_new_ones_looked_for(
 ) -> None:
     monkeypatch.setattr(search, "ROWS_MAX", 2)
     monkeypatch.setattr(shelf, "LIST_ITEMS_MIN", 2)
-    monkeypatch.setattr(shelf, "LIST_BYTES", 4)
+    monkeypatch.setattr(shelf, "LIST_BYTES", 8)
     with Engine.open(tmp_path / "m.db", NO_BUDGET) as engine:
         memories, shelves = engine.memories, engine._works.remembering.shelves
 
@@ -608,7 +608,7 @@ def test_the_items_of_a_tag_that_many_have_are_kept_and_new_ones_looked_for(
                 memories.add(f"harbour {other} {n}", tags=[other])
             assert len(tagged(other)) == 3
         [kept_here] = shelves._shelves.values()
-        assert list(kept_here.lists) == ["#b", "#c"]
+        assert list(kept_here.lists) == ["#at:home", "#b", "#c"]
         assert tagged("sea") == {"harbour one", "harbour 2", "harbour 3"}
 
 
