@@ -127,6 +127,14 @@ class Lexical(NamedTuple):
         return sum(idf for _, idf in self.left_out) / self.most
 
 
+class Hits(NamedTuple):
+    """What was found, best first. `without_vector`: items of the scopes that wait for theirs, and
+    were not ranked by meaning."""
+
+    hits: list[dict[str, Any]]
+    without_vector: int
+
+
 class Having(NamedTuple):
     """The items that have a term, those of them that have it twice or more, and its weight."""
 
@@ -168,19 +176,21 @@ def search(
     library: Library,
     scopes: Iterable[tuple[int, str]],
     question: Question,
-) -> list[dict[str, Any]]:
+) -> Hits:
     """The hits, best first: exactly `top_k` if as many match."""
     scopes = list(scopes)
     spare = SPARE
     while True:
-        wanted = question.top_k + spare
+        wanted, without_vector = question.top_k + spare, 0
         ranked: list[Ranked] = []
         for scope in scopes:
-            ranked += _rank_scope(reader, library, scope, question, wanted)
+            found, unknown = _rank_scope(reader, library, scope, question, wanted)
+            ranked += found
+            without_vector += unknown
         ranked.sort(key=_best_first)
         hits = _read(reader, ranked, question)
         if len(hits) == question.top_k or len(ranked) < wanted:
-            return hits
+            return Hits(hits, without_vector)
         spare *= 8  # more was removed meanwhile than was spared
 
 
@@ -190,7 +200,8 @@ def _best_first(one: Ranked) -> tuple[float, int]:
 
 def _rank_scope(
     reader: ReadSide, library: Library, scope: tuple[int, str], question: Question, wanted: int
-) -> list[Ranked]:
+) -> tuple[list[Ranked], int]:
+    """The best of a scope, and how many items of it were not ranked by meaning, but should be."""
     (stream, owner), model = scope, library.model
     numbers = reader.rows("memory.model", model)
     number = numbers[0][0] if numbers else 0
@@ -214,12 +225,17 @@ def _rank_scope(
     if shelf and shelf.signs and hunt.vector is not None and len(block.seqs):
         likely = _likely(block, hunt, shelf.signs.likeness(block.vectors, hunt.vector))
         blocks = iter((shelf.exact(reader, number, likely),))
-    ranked = [one for block in blocks if len(block.seqs) for one in _rank(block, hunt)]
+    ranked: list[Ranked] = []
+    unknown = 0
+    for each in blocks:
+        if len(each.seqs):
+            ranked += _rank(each, hunt)
+            unknown += int(np.count_nonzero(each.alive & ~each.known))
     ranked.sort(key=_best_first)
     if lexical.left_out:
         ranked = _weigh_anew(reader, stream, ranked[:wanted], hunt)
         ranked.sort(key=_best_first)
-    return ranked[:wanted]
+    return ranked[:wanted], 0 if hunt.vector is None else unknown
 
 
 def _tagged(reader: ReadSide, stream: int, tag: str, shelf: Shelf | None) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from palyra_actors.actors import search, shelf
+from palyra_actors.actors.clerks import memory
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.domain.words import Terms
@@ -290,6 +291,30 @@ def test_what_is_kept_after_a_purge_in_one_breath_stays(wire: Wire) -> None:
     assert replies.pop(purge)["ok"]["deleted"] == 2
     assert all("ok" in reply for reply in replies.values())
     assert listed(wire) == found(wire, "before") == ["before"]
+
+
+def test_a_list_by_a_rare_tag_looks_at_its_items_only(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory, "SCAN_ROWS_MAX", 4)
+    monkeypatch.setattr(memory, "PAGE_ROWS", 4)
+    monkeypatch.setattr(memory, "RARE_TAG_ITEMS", 9)
+    with house(tmp_path) as home:
+        wire = home.connect()
+        for n in range(30):
+            tags = ["all", "rare"] if n % 10 == 9 else ["all"]
+            ingest(wire, f"text {n}", tags=tags)
+        rare = ["text 9", "text 19", "text 29"]
+        for tags in (["rare"], ["all", "rare"]):
+            page = wire.ok("memory.list", {"tags": tags})
+            assert ([one["content"] for one in page["items"]], page["end"]) == (rare, True)
+            assert listed(wire, tags=tags, limit=2) == rare
+        assert not wire.ok("memory.list", {"tags": ["all"]})["end"]
+        assert len(listed(wire, tags=["all"])) == 30
+        wire.ok("memory.delete", {"memory_id": page["items"][0]["memory_id"]})
+        ingest(wire, "another", tags=["rare"])
+        assert listed(wire, tags=["rare"], sources=["manual"]) == [*rare[1:], "another"]
+        assert listed(wire, tags=["none"]) == []
 
 
 def test_a_list_is_paged_without_gap_or_repeat(wire: Wire) -> None:

@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 
-from palyra_actors.actors.clerks import memory_upkeep
+from palyra_actors.actors.clerks import memory_upkeep, remembering
 from palyra_actors.actors.clerks.queries import WITHOUT_MEANING
 from palyra_actors.cli import reach
 from palyra_actors.config import Config
@@ -218,6 +218,53 @@ def test_a_provider_that_hangs_is_waited_for_once(tmp_path: Path) -> None:
             works.rest_until_s = 0.0
         assert memories.search("green tea", mode="vector")[0].item.content == TEXTS[1]
         assert engine.health().status == "ready"
+
+
+def test_a_backfill_does_not_wait_for_a_provider_that_hangs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go_on = threading.Event()
+
+    def hangs(texts: Sequence[str], made: Matrix) -> Matrix:
+        go_on.wait(60)
+        return made
+
+    monkeypatch.setattr(remembering, "LONG_S", 0.0)
+    moody = Moody(hangs)
+    with Engine.open(tmp_path / "m.db", patient(0.3), embedding_provider=moody) as engine:
+        memories = engine.memories
+        for text in TEXTS:
+            memories.add(text)
+        for _ in range(3):  # the first waits for a batch, the others know
+            told = memories.backfill()
+            assert (told["embedded"], told["pending"]) == (0, 3)
+            assert "at one batch" in reasons(engine)
+        assert memories.search("green tea")[0].item.content == TEXTS[1]
+        moody.behaves = well
+        go_on.set()
+        while memories.stats()["pending_embeddings"]:  # what it brought after all is kept
+            memories.backfill()
+        assert memories.search("green tea", mode="vector").note is None
+
+
+def test_a_search_says_how_many_are_not_ranked_by_meaning_yet(tmp_path: Path) -> None:
+    config = NO_BUDGET.replaced(
+        "memory", resident_bytes_max=0
+    )  # and a scope in the file makes none
+    with Engine.open(tmp_path / "m.db", config) as engine:
+        memories = engine.memories
+        engine._works.remembering.rest_until_s = float("inf")  # what is new is left to the backfill
+        for text in TEXTS:
+            memories.add(text)
+        assert memories.search("green tea", mode="vector") == []
+        assert (
+            memories.search("green tea", mode="vector").note == "3 memories wait for their vectors"
+        )
+        assert memories.search("green tea").note == "3 memories wait for their vectors"
+        assert memories.search("green tea", mode="lexical").note is None
+        memories.backfill()
+        assert memories.search("green tea", mode="vector").note is None
+        assert memories.search("green tea", mode="vector")[0].item.content == TEXTS[1]
 
 
 def test_what_an_outage_left_without_a_vector_does_not_wait_for_the_next_backfill(

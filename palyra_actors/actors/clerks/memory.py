@@ -1,5 +1,6 @@
 """Memories at the desk: kept, found, listed, replaced, forgotten."""
 
+import json
 import logging
 import math
 import re
@@ -56,6 +57,9 @@ TAG: Final = re.compile(rf"[a-z0-9:_.-]{{1,{MEMORY_TAG_BYTES_MAX}}}\Z", re.ASCII
 PAGE_ROWS: Final = 500
 SCAN_ROWS_MAX: Final = 20_000
 """Rows that one page of a list may look at; a filter that matches less often gets short pages."""
+
+RARE_TAG_ITEMS: Final = 2_000
+"""Where a tag has so few, only they are looked at, and not all of the scope."""
 
 FOLLOWERS_AT_ONCE: Final = 128
 LOOKED_AT_ONCE: Final = 2_000
@@ -306,7 +310,7 @@ class MemoryClerk:
             )
 
         def find(reader: ReadSide) -> Mapping[str, Any]:
-            return _page(reader, principal, after, body.limit, matches)
+            return _page(reader, principal, after, body.limit, tags, matches)
 
         counter.look(request, find)
 
@@ -345,10 +349,12 @@ class MemoryClerk:
                 asked = asked._replace(vector=self._near_vector(asked))
             scopes = list(_owners(reader, principal).items())
             library = Library(works.shelves, works.provider.model, works.weights)
-            hits = search(reader, library, scopes, asked)
+            hits, without_vector = search(reader, library, scopes, asked)
             found = {"hits": hits, "took_ms": (clock.monotonic() - began) * 1000}
             if asked.vector is None and asked.mode == "hybrid":
                 found["note"] = WITHOUT_MEANING
+            elif without_vector:
+                found["note"] = f"{without_vector} memories wait for their vectors"
             return found
 
         if self._queries is None or body.mode == "lexical":
@@ -549,23 +555,27 @@ def _owners(reader: ReadSide, principal: str | None) -> dict[int, str]:
     return {} if row is None else {row.stream: row.principal}
 
 
-def _page(
+def _page(  # noqa: PLR0917 - who, from where, how many and which
     reader: ReadSide,
     principal: str | None,
     after: bytes,
     limit: int,
+    tags: Sequence[str],
     matches: Callable[[Item], bool],
 ) -> Mapping[str, Any]:
     owners = _owners(reader, principal)
+    scopes = json.dumps(list(owners))
+    rare = _rare_tag(reader, scopes, tags)
     shown: list[dict[str, Any]] = []
     position, looked_at, left = after, 0, REPLY_PAYLOAD_BYTES_MAX
     end = not owners
     while not end and looked_at < SCAN_ROWS_MAX:
-        rows = (
-            reader.rows("memory.page_of_all", (position, PAGE_ROWS))
-            if principal is None
-            else reader.rows("memory.page", (next(iter(owners)), position, PAGE_ROWS))
-        )
+        if rare is not None:
+            rows = reader.rows("memory.page_of_tag", (scopes, rare, position, PAGE_ROWS))
+        elif principal is None:
+            rows = reader.rows("memory.page_of_all", (position, PAGE_ROWS))
+        else:
+            rows = reader.rows("memory.page", (next(iter(owners)), position, PAGE_ROWS))
         looked_at += len(rows)
         for row, item in [(each, one) for each in rows for one in present(reader, (each,))]:
             if matches(item):
@@ -576,6 +586,15 @@ def _page(
             position = item.memory_id
         end = len(rows) < PAGE_ROWS
     return _listed(shown, position, end=end)
+
+
+def _rare_tag(reader: ReadSide, scopes: str, tags: Sequence[str]) -> str | None:
+    """One of the tags that few items of the scopes have, if one is."""
+    for tag in tags:
+        ((count,),) = reader.rows("memory.tag_count", (scopes, tag, RARE_TAG_ITEMS + 1))
+        if count <= RARE_TAG_ITEMS:
+            return tag
+    return None
 
 
 def _listed(shown: list[dict[str, Any]], position: bytes, *, end: bool) -> dict[str, Any]:

@@ -115,6 +115,11 @@ class Remembering:
     def rests(self, now_s: float) -> bool:
         return now_s < self.rest_until_s
 
+    @property
+    def batch_s(self) -> float:
+        """How long the provider may be at one batch before it is taken to hang."""
+        return LONG_S + self.patience_s
+
     def retry_ms(self, now_s: float) -> int:
         """When a search may have a vector again, at the earliest."""
         return max(round(REST_S_FIRST * 1000), round((self.rest_until_s - now_s) * 1000))
@@ -122,7 +127,7 @@ class Remembering:
     def trouble(self) -> str | None:
         """For `engine.health`."""
         at_it_s = self.embedder.at_it_s
-        if at_it_s > LONG_S + self.patience_s:
+        if at_it_s > self.batch_s:
             return f"the embedding provider has been at one batch for {at_it_s:.0f} s"
         if self.failure is not None:
             return f"the embedding provider fails, what has no vector waits: {self.failure}"
@@ -250,26 +255,43 @@ class Backfill:
         """Vectors for a batch, and into the file; None: the provider does not work. `alone`: a
         principal waits for those of its own scope."""
 
+        works, clock = self._works, self._counter.loop.clock
+        told = written
+
+        def late() -> None:
+            nonlocal told
+            first, told = told, _ignore  # what it brings after all is kept
+            fault = ProviderFault(f"it has been at one batch for {works.batch_s:.0f} s")
+            log.warning("the embedding provider failed: %s", fault)
+            works.failed(fault, clock.monotonic())
+            first(None)
+
+        if works.embedder.at_it_s > works.batch_s:
+            late()
+            return
+        timer = self._counter.loop.call_later(works.batch_s, late)
+
         def come(result: Embedded | ProviderFault) -> None:
+            timer.cancel()
             if isinstance(result, Embedded):
-                self._works.answered()
+                works.answered()
                 for one, is_good in zip(batch, result.good, strict=True):
-                    (self._works.refused.discard if is_good else self._works.refused.add)(one.seq)
-                self._write(batch, result, written)
+                    (works.refused.discard if is_good else works.refused.add)(one.seq)
+                self._write(batch, result, told)
             elif result.lasting and len(batch) > 1:  # one of them may be at fault
                 middle = len(batch) // 2
-                self._embed(batch[:middle], lambda one: self._rest(batch[middle:], one, written))
+                self._embed(batch[:middle], lambda one: self._rest(batch[middle:], one, told))
             elif result.lasting:
-                self._works.counts["faults"] += 1
-                self._works.refused.update(one.seq for one in batch)
-                written(0)
+                works.counts["faults"] += 1
+                works.refused.update(one.seq for one in batch)
+                told(0)
             else:
                 log.warning("the embedding provider failed: %s", result)
                 if not isinstance(result, Busy):
-                    self._works.failed(result, self._counter.loop.clock.monotonic())
-                written(None)
+                    works.failed(result, clock.monotonic())
+                told(None)
 
-        self._works.embedder.embed([one.content for one in batch], come, alone=alone)
+        works.embedder.embed([one.content for one in batch], come, alone=alone)
 
     def _rest(
         self, batch: Sequence[Wanting], first: int | None, written: Callable[[int | None], None]
@@ -317,7 +339,7 @@ class Backfill:
             self._works.shelves.note(stream, Vectors(seqs[own][order], vectors[own][order]))
 
 
-def _ignore(_: int) -> None:
+def _ignore(_: int | None) -> None:
     """Nobody waits for it."""
 
 

@@ -55,6 +55,17 @@ FROM memory_items i JOIN events e USING (seq)
 WHERE i.stream = ? AND i.memory_id > ? AND i.dead IS NULL AND i.superseded_by IS NULL
 ORDER BY i.memory_id LIMIT ?
 
+-- name: memory.page_of_tag
+SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
+FROM memory_tags t CROSS JOIN memory_items i USING (seq) JOIN events e USING (seq)
+WHERE t.stream IN (SELECT value FROM json_each(?)) AND t.tag = ? AND i.memory_id > ? AND i.dead IS NULL AND i.superseded_by IS NULL
+ORDER BY i.memory_id LIMIT ?
+
+-- name: memory.tag_count
+SELECT count(*) FROM (
+    SELECT 1 FROM memory_tags t WHERE t.stream IN (SELECT value FROM json_each(?)) AND t.tag = ? LIMIT ?
+)
+
 -- name: memory.page_of_all
 SELECT i.stream, i.superseded_by, i.superseded_ms, i.seq, e.ts_ms, e.payload
 FROM memory_items i JOIN events e USING (seq)
