@@ -32,7 +32,7 @@ _encode = msgspec.msgpack.Encoder().encode
 class Group:
     """What one COMMIT makes durable, and what to do once it has.
 
-    `tails` and `names` are what stream ends and principals' numbers become then; `owners` names
+    `began` and `staged` are monotonic seconds. `tails` and `names` are what stream ends and principals' numbers become then; `owners` names
     tail and principal of each row of `batch.events`.
     """
 
@@ -41,6 +41,7 @@ class Group:
     began: float
     recorded_ms: int
     batch: Batch = field(default_factory=Batch)
+    staged: float = 0.0
     tails: dict[Tail, int] = field(default_factory=dict)
     names: dict[str, int] = field(default_factory=dict)
     owners: list[tuple[Tail, str]] = field(default_factory=list)

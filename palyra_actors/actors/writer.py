@@ -18,6 +18,7 @@ import logging
 from bisect import bisect_left
 from collections import deque
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeAlias
 
 from palyra_actors.actors.committer import Committed, Committer
@@ -116,7 +117,7 @@ class Writer(PooledActor):
         self._last_entity: EntityCalls | None = None
         self._company = 0  # groups for which more than one entity is taken to be writing
         self._group: Group | None = None
-        self._staged_at = 0.0
+        self._unanswered: tuple[Group, float, int] | None = None  # durable; when; its load
         self._beside = False  # the group is being written without us
         self._ended_at = self._slept_s = 0.0  # of the group before
         self._looking = False
@@ -203,9 +204,10 @@ class Writer(PooledActor):
     def give_up(self) -> None:
         """The time to stop is over and a COMMIT, or the loop in it, is not through: whoever waits
         for it hears `unknown`, whoever waits behind it that nothing was stored."""
-        group = self._group
-        units = [] if group is None else group.units
-        for unit in [*units, *self._in_hand]:
+        units = list(self._in_hand)
+        for group in (self._group, *(self._unanswered or ())[:1]):
+            units += [] if group is None else group.units
+        for unit in units:
             unit.request.fail(
                 StorageUnavailable(
                     "the engine stopped while the commit was under way",
@@ -230,6 +232,8 @@ class Writer(PooledActor):
         """
         del message
         self._told = False
+        with suppress(BaseException):  # what is durable is answered, and has logged its own fault
+            self._answer()
         group, self._group = self._group, None
         units, self._in_hand = self._in_hand, []
         if group is not None:
@@ -325,6 +329,7 @@ class Writer(PooledActor):
                 self._look_for_stall()
                 return []
             self._plan.committing_since, self._plan.committing_load = None, 0
+        self._answer()
         try:
             self._storage.stage(group.batch)
         except Clash as clash:
@@ -341,9 +346,10 @@ class Writer(PooledActor):
         self._under_way(group)
         if alone:
             result = self._committer.commit_here(self._storage)
-            self._slept_s -= result.ended - self._staged_at  # a wait, and no work of the loop's
+            self._slept_s -= result.ended - group.staged  # a wait, and no work of the loop's
             self._prepare(group)
             self._finish(result)
+            self._answer()
             return []
         self._committer.commit(self._storage)
         self._prepare(group)
@@ -352,7 +358,7 @@ class Writer(PooledActor):
 
     def _under_way(self, group: Group) -> None:
         plan = self._plan
-        self._staged_at = plan.committing_since = self._loop.clock.monotonic()
+        group.staged = plan.committing_since = self._loop.clock.monotonic()
         plan.committing_load = sum(unit.request.load for unit in group.units)
 
     def look(self) -> None:
@@ -471,15 +477,18 @@ class Writer(PooledActor):
         self._loop.call_soon(lambda: self._committed(result))
 
     def _committed(self, result: Committed) -> None:
+        """The next group is begun before this one is answered: the disk need not wait for that."""
         try:
             self._finish(result)
             if (self._queue or self._chores) and self._group is None:
                 self._start_groups()
+            self._answer()
         except BaseException as error:  # noqa: BLE001 - outside a turn, but the actor's failure
             self._failed(result, error)
 
     def _finish(self, result: Committed) -> None:
-        """COMMIT returned: everything learns how it ended, once a group."""
+        """COMMIT returned. Where it did its work the group is `_unanswered` from now on, and the
+        next one may follow it."""
         group = self._group
         assert group is not None
         plan = self._plan
@@ -488,19 +497,35 @@ class Writer(PooledActor):
         error = result.error
         if error is None and len(group.answers) < len(group.units):
             error = RuntimeError("its answers could not be made")
+        self._group = None
         if error is not None:
-            self._group = None
             self._recover(group, error)
-        else:
-            self._settle(group, result.ended, load)
-            self._group = None
-
-    def _settle(self, group: Group, ended: float, load: int) -> None:
-        self._head = group.after
+            return
         self._names.update(group.names)
+        self._take_note(group)
+        self._unanswered = (group, result.ended, load)
+
+    def _take_note(self, group: Group) -> None:
+        """The file ends with this group."""
+        self._head = group.after
         for tail, seq in group.tails.items():
             tail.seq = seq
             tail.exists = True
+
+    def _answer(self) -> None:
+        """Everybody learns that the group before is durable, before anything else is answered."""
+        if self._unanswered is None:
+            return
+        (group, ended, load), self._unanswered = self._unanswered, None
+        try:
+            self._settle(group, ended, load)
+        except BaseException:
+            log.exception("a group could not be answered")
+            self._fail_unknown(group, "the answer could not be made")
+            self._make_known(group)
+            raise
+
+    def _settle(self, group: Group, ended: float, load: int) -> None:
         events = len(group.batch.events)
         self._groups += 1
         self._events += events
@@ -538,7 +563,7 @@ class Writer(PooledActor):
         try:
             busy_s = self._busy_s(ended, min(arrived, default=ended))
             times = Times(
-                group.began, self._staged_at, ended, events, load, busy_s, len(arrived), pressed,
+                group.began, group.staged, ended, events, load, busy_s, len(arrived), pressed,
                 slowest_ms / 1000,
             )  # fmt: skip
             self._measured(Measured(times, arrived))
@@ -661,6 +686,7 @@ class Writer(PooledActor):
         return keep
 
     def _pronounce(self, unit: Unit, verdict: "Verdict") -> None:
+        self._answer()
         if verdict.error is not None:
             self._fail(unit, verdict.error)
         elif verdict.answer is not None:
@@ -680,6 +706,7 @@ class Writer(PooledActor):
             )
 
     def _fail(self, unit: Unit, error: PalyraError) -> None:
+        self._answer()
         unit.settle()
         unit.request.fail(error)
 
@@ -722,14 +749,26 @@ class Writer(PooledActor):
         log.error("a COMMIT failed: %s", error)
         self._beside = False
         self._failing = str(error)
+        self._fail_unknown(group, f"the commit failed half way: {error}")
+        self._reopen(group)
+
+    @staticmethod
+    def _fail_unknown(group: Group, why: str) -> None:
         unknown = StorageUnavailable(
-            f"the commit failed half way: {error}",
+            why,
             hint="send the same request with the same ids again",
             detail={"outcome": "unknown"},
         )
         for unit in group.units:
             unit.request.fail(unknown)
-        self._reopen(group)
+
+    def _make_known(self, group: Group) -> None:
+        """A durable group whose requests were told that nobody knows."""
+        for unit in group.units:
+            unit.settle()
+        self._tell_entities(group)
+        group.forget_units()
+        self._show(group)
 
     def _reopen(self, group: Group) -> None:
         if self._refusing is not None:  # what has that name now is not our file
@@ -752,15 +791,8 @@ class Writer(PooledActor):
         self._failing = self._refusing
         self._names = names
         if head == group.after:
-            self._head = head
-            for tail, seq in group.tails.items():
-                tail.seq = seq
-                tail.exists = True
-            for unit in group.units:
-                unit.settle()
-            self._tell_entities(group)
-            group.forget_units()
-            self._show(group)
+            self._take_note(group)
+            self._make_known(group)
         else:
             if head == group.before:
                 self._head = head
