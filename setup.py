@@ -10,7 +10,14 @@ setup(
         Extension(
             "palyra_actors.domain._swift",
             ["palyra_actors/domain/_swift.c"],
-            depends=["palyra_actors/domain/_swift_utf8.h"],
+            depends=["palyra_actors/domain/_swift_reply.h", "palyra_actors/domain/_swift_utf8.h"],
+            extra_compile_args=["-O2"],
+            optional=True,
+        ),
+        Extension(
+            "palyra_actors.actors._swift_appends",
+            ["palyra_actors/actors/_swift_appends.c"],
+            depends=["palyra_actors/domain/_swift_reply.h"],
             extra_compile_args=["-O2"],
             optional=True,
         ),

@@ -265,6 +265,7 @@ class Works:
                 house=self.house,
                 plan=plan,
                 chore=self.writer.chore,
+                submit_all=self.writer.submit_all,
                 remembering=self.remembering,
                 scheduling=self.config.cron.enabled,
                 requests_max=self.config.door.requests_max,

@@ -28,11 +28,8 @@ DEFECTS: Final = (
     Defect(
         2, "a COMMIT that failed half way is said to have stored nothing",
         _ACTORS + "writer.py",
-        'f"the commit failed half way: {error}",\n'
-        '            hint="send the same request with the same ids again",\n'
-        '            detail={"outcome": "unknown"},',
-        'f"the commit failed half way: {error}",\n'
-        '            detail={"outcome": "none"},',
+        'unknown(f"the commit failed half way: {error}")',
+        'StorageUnavailable("the commit failed", detail={"outcome": "none"})',
         "tests/faults/test_group_failures.py"
         "::test_a_commit_that_fails_half_way_is_unknown_and_the_same_ids_give_one_event_each",
     ),
@@ -73,7 +70,7 @@ DEFECTS: Final = (
     ),
     Defect(
         8, "the answer to a command is lost",
-        _ACTORS + "writer.py", 'request.ok({**results, "timing": timing})', "pass",
+        _ACTORS + "answers.py", 'request.ok({**results, "timing": timing})', "pass",
         "tests/system/test_counters.py"
         "::test_every_request_is_counted_once_whoever_asked_and_whoever_left",
     ),

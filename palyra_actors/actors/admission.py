@@ -214,18 +214,11 @@ class Admission:
 
         `promised`: it came in within `before`, and only has to be in time still.
         """
-        budget_s = self.plan.budget_s
-        account = self._accounts.get(peer)
-        if account is not None and account.waiting:
-            return False
-        if not budget_s:
-            return True
-        if self._debts and self.owed_s(peer, now):
-            return False
-        if promised:
-            return self._in_time(arrived, budget_s, now)
-        load = load_of(frame_bytes)
-        return self._fits(account, load, arrived, budget_s, now)
+        return self.gate(now).lets_in(peer, frame_bytes, arrived, promised)
+
+    def gate(self, now: float) -> "Gate":
+        """`lets_in` for the frames of a round."""
+        return Gate(self, now)
 
     def may_go_on(self, request: Request, frame_bytes: int, now: float) -> bool:
         """Whether a write that `lets_in` let in may go on, now that its own budget is known."""
@@ -259,8 +252,12 @@ class Admission:
     def give_back(self, request: Request) -> None:
         """It is answered."""
         load, request.load = request.load, 0
+        self.give_back_all(request.peer, load)
+
+    def give_back_all(self, peer: Peer, load: int) -> None:
+        """Requests of that load together are answered, all of them that peer's."""
         self.load -= load
-        account = self._accounts.get(request.peer)
+        account = self._accounts.get(peer)
         if account is not None:
             account.load -= load
             self._forget(account)
@@ -281,6 +278,10 @@ class Admission:
             self.load -= done
             self._account(request.peer).load -= done
             self.plan.refused += done  # it is in no group any more, but it was work
+
+    def alone(self, peer: Peer, now: float) -> bool:
+        """Whether nobody else has written for a while, and nobody waits."""
+        return peer is self._last_peer and now - self._company_at > COMPANY_S and not self.waiting
 
     def owed_s(self, peer: Peer, now: float) -> float:
         """For how long its next write has to wait for what those before it took; 0: it need not,
@@ -324,8 +325,10 @@ class Admission:
             return now - arrived < TARGET * budget_s
         room = self.plan.room(now, arrived, budget_s)
         before = self.load - self.plan.committing_load
-        if before + load <= room:
-            return True
+        return before + load <= room or self._squeezes_in(account, load, before, room)
+
+    def _squeezes_in(self, account: Account | None, load: int, before: float, room: float) -> bool:
+        """Whether one that is over the room comes in all the same."""
         if before <= 0:
             return room > 0  # one is let in, however large it is
         held, others = (0, len(self._accounts) + 1) if account is None else (
@@ -570,6 +573,46 @@ class Admission:
         self.plan.refused += EARLY_REFUSAL * count
         self._asked_at = max(self._asked_at, served_at - RETRY_MS_MAX / 1000)
         self._served_at = max(self._served_at, served_at)
+
+
+class Gate:
+    """Who comes in at one moment: what is the same for all frames of a round is worked out once."""
+
+    __slots__ = (
+        "_accounts", "_admission", "_budget_s", "_committing_load", "_idle_from", "_load_per_s",
+        "_now", "_opens_at", "_promised_from",
+    )  # fmt: skip
+
+    def __init__(self, admission: Admission, now: float) -> None:
+        plan = admission.plan
+        budget_s, own_s = plan.budget_s, plan.durable_s(now)
+        self._admission = admission
+        self._accounts = admission._accounts
+        self._now = now
+        self._budget_s = budget_s
+        self._committing_load = plan.committing_load
+        self._idle_from = now - TARGET * budget_s
+        self._promised_from = now - budget_s + own_s
+        self._opens_at = self._idle_from + own_s
+        self._load_per_s = plan.trust / plan.load_s
+
+    def lets_in(self, peer: Peer, frame_bytes: int, arrived: float, promised: bool) -> bool:
+        """See `Admission.lets_in`."""
+        admission, account = self._admission, self._accounts.get(peer)
+        if account is not None and account.waiting:
+            return False
+        if not self._budget_s:
+            return True
+        if admission._debts and admission.owed_s(peer, self._now):
+            return False
+        under_way = admission.load
+        if under_way <= 0:  # it will never be better
+            return arrived > self._idle_from
+        if promised:
+            return arrived > self._promised_from
+        load, before = load_of(frame_bytes), under_way - self._committing_load
+        room = (arrived - self._opens_at) * self._load_per_s
+        return before + load <= room or admission._squeezes_in(account, load, before, room)
 
 
 def _is_bulk(budget_s: float, plan: Plan) -> bool:

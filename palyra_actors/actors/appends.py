@@ -8,16 +8,19 @@ The payloads of a round are looked through for secrets together: one look costs 
 payload as for thirty.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Final
 
 from palyra_actors.actors.directory import Directory
-from palyra_actors.actors.entity import take_back
+from palyra_actors.actors.entity import PENDING_UNITS_MAX, take_back
+from palyra_actors.actors.session import SessionActor
+from palyra_actors.actors.swift import compiled
 from palyra_actors.actors.work import Portion, Request, Unit
 from palyra_actors.domain.catalog import kind_name
 from palyra_actors.domain.payload import Sealer, same_content
 from palyra_actors.domain.session import Append, Draft, append
 from palyra_actors.domain.swift import Written
+from palyra_actors.domain.swift import compiled as compiled_domain
 from palyra_actors.errors import IdReused, Invalid, Overloaded, PalyraError, TooLarge
 from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.wire.append import check_count, drafts_of
@@ -25,12 +28,19 @@ from palyra_actors.wire.messages import AppendBody, EventIn
 
 RETRY_AFTER_MS: Final = 25
 
+go_on: Final[Any] = None if compiled_domain is None else compiled_domain.go_on
+
 
 class Appends:
     """Serves appends. Lives in the loop's thread, with the desk whose room it is."""
 
-    def __init__(self, directory: Directory) -> None:
+    def __init__(self, directory: Directory, submit: Callable[[Sequence[Unit]], None]) -> None:
         self._directory = directory
+        self._submit = submit
+        self._with = (
+            Written, Unit, Portion, Append, AppendBody.roles, SessionActor,
+            *directory.awake(), go_on,
+        )  # fmt: skip
         self._sealer = Sealer()
         self._plain = False  # nothing in any payload of the round is suspicious
 
@@ -41,6 +51,25 @@ class Appends:
         self._plain = bool(written) and self._sealer.nothing_in(
             b"".join([one.payloads for one in written]), any(one.odd_tokens for one in written)
         )
+
+    def hand_out(self, requests: list[tuple[Request, Any, bytes]], start: int) -> int:
+        """Serve those that are usual, from `start` on; where one stands that is not.
+
+        Usual is an append that was read whole, in a round that holds no secret, to a session that
+        is awake and goes on with it: see `SessionActor.hand_append`.
+        """
+        if compiled is None or go_on is None or not self._plain:
+            return start
+        units: list[Unit] = []
+        now = self._directory.now
+        at: int = compiled.hand_out(requests, start, units, now, PENDING_UNITS_MAX, self._with)
+        try:
+            if units:
+                self._submit(units)
+        except BaseException as error:  # noqa: BLE001 - as in a turn of each session's own
+            for portion in [unit.portions[0] for unit in units]:
+                portion.entity.failed(portion, error)
+        return at
 
     def write(self, request: Request, written: Written) -> None:
         """Serve one that was read whole. Raises what `Sealer.seal` and the session do."""

@@ -20,7 +20,7 @@ from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify
 from palyra_actors.actors.steering import Plan, load_of
 from palyra_actors.actors.views import event_view, head_view
-from palyra_actors.actors.work import Peer, Request, Tally, stopping
+from palyra_actors.actors.work import Peer, Request, Tally, Unit, stopping
 from palyra_actors.domain.catalog import kind_name, kind_to_find
 from palyra_actors.domain.redact import redact_text
 from palyra_actors.domain.swift import Written, compiled
@@ -31,7 +31,7 @@ from palyra_actors.runtime.actor import Ref
 from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.storage.port import Head, Selection, WriteSide
 from palyra_actors.wire import codec
-from palyra_actors.wire.append import WRITES, decode
+from palyra_actors.wire.append import WRITES, decode, peek
 from palyra_actors.wire.messages import (
     AppendBody,
     CreditBody,
@@ -86,6 +86,7 @@ class Office:
     house: House
     plan: Plan
     chore: Callable[[Callable[[WriteSide], None]], None]
+    submit_all: Callable[[Sequence[Unit]], None]
     remembering: Any
     scheduling: bool
     requests_max: int
@@ -97,12 +98,13 @@ class Desk:
 
     def __init__(self, office: Office) -> None:
         self._office = office
-        self._appends = Appends(office.directory)
+        self._appends = Appends(office.directory, office.submit_all)
         self._next_reader = 0
         self._looking = False
         self._slice = SLICE_LOAD_MAX  # what is left of this round's
         self._large = False  # whether a large one was served in it
         self._served = self._turned_away = 0  # of this round
+        self._rest: tuple[list[tuple[Peer, bytes]], list[tuple[float, bool]]] = ([], [])
         self.frames_wanted = ROUND_FRAMES_MAX
         self.stopping = False
         self.admission = Admission(office.plan, Request.shed)
@@ -138,16 +140,27 @@ class Desk:
         `stamps`: of each since when it may have been there, monotonic seconds, and whether it was
         let in already, within `opening`; now and no where they are not given.
         """
-        now, tally, admission = self._office.monotonic(), self._office.tally, self.admission
+        office, admission = self._office, self.admission
+        now, tally = office.monotonic(), office.tally
         if stamps is None:
             stamps = ((now, False),) * len(arrivals)
+        lets_in = admission.gate(now).lets_in
         requests: list[tuple[Request, Any, bytes]] = []
+        place, looked = 0, False
         for (peer, frame), (arrived, promised) in zip(arrivals, stamps, strict=True):
+            if self._slice <= 0 and not looked:
+                looked = True
+                if admission.alone(peer, now) and all(one is peer for one, _ in arrivals[place:]):
+                    self._rest = [*arrivals[place:]], [*stamps[place:]]
+                    office.house.loop.call_soon(self._serve_rest)
+                    break
+            place += 1
             request = None
             try:
                 size = len(frame)
-                if self._slice <= 0 or not admission.lets_in(peer, size, arrived, now, promised):
-                    head = codec.decode_head(frame)
+                if self._slice <= 0 or not lets_in(peer, size, arrived, promised):
+                    written = peek(frame)
+                    head = written or codec.decode_head(frame)
                     if head is not None and not self.stopping:
                         if head.budget_ms is None and not admission.may_wait(
                             peer, size, now, promised
@@ -162,8 +175,8 @@ class Desk:
                         if head.budget_ms is not None:
                             request.budget_ms = head.budget_ms
                         if self._has_room(request):
-                            key = codec.session_of(frame)
-                            admission.wait(request, frame, key, promised=promised)
+                            key = written.session_id if written else codec.session_of(frame)
+                            admission.wait(request, frame, key, written, promised)
                         continue
                 try:
                     message = decode(frame)
@@ -175,9 +188,14 @@ class Desk:
                     request.budget_ms = message.budget_ms
                 if type(message) in WRITES:
                     request.admission = admission
-                    if not self._has_room(request):
+                    if (
+                        tally.under_way > office.requests_max
+                        or peer.under_way > office.peer_requests_max
+                    ) and not self._has_room(request):
                         continue
-                    if not admission.may_go_on(request, size, now):
+                    if request.budget_ms is not None and not admission.may_go_on(
+                        request, size, now
+                    ):
                         admission.wait(request, frame, codec.session_of(frame), message)
                         continue
                     load = load_of(size)
@@ -190,6 +208,12 @@ class Desk:
         self._serve_all(requests)
         if admission.waiting:
             self._look_again()
+
+    def _serve_rest(self) -> None:
+        """What was left of a round, in the next one, before what comes in that."""
+        (arrivals, stamps), self._rest = self._rest, ([], [])
+        if arrivals:
+            self.serve(arrivals, stamps)
 
     def pump(self) -> None:
         """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
@@ -255,6 +279,8 @@ class Desk:
 
     def drop_peer(self, peer: Peer) -> None:
         """The connection is gone, and with it what it has not begun."""
+        if self._rest[0] and self._rest[0][0][0] is peer:
+            self._rest = ([], [])
         for request in self.admission.drop_peer(peer):
             request.abandon()
 
@@ -278,7 +304,7 @@ class Desk:
             request.fail(_too_many("of this connection under way", office.peer_requests_max))
         return not request.answered
 
-    def _serve_all(self, requests: Sequence[tuple[Request, Any, bytes]]) -> None:
+    def _serve_all(self, requests: list[tuple[Request, Any, bytes]]) -> None:
         """Serve what is let in, but for the writes of a connection that has taken so much time
         meanwhile that it is the others' turn: these wait, in their order."""
         self._served += len(requests)
@@ -290,7 +316,17 @@ class Desk:
             log.exception("a round could not be looked through")
         owing: set[Peer] = set()
         put_back: list[tuple[Request, bytes, Any]] = []
-        for request, message, frame in requests:
+        at = 0
+        while at < len(requests):
+            if not (owing or self.stopping):
+                try:
+                    at = self._appends.hand_out(requests, at)
+                except BaseException:  # then they are served one by one
+                    log.exception("a round could not be handed out at once")
+                if at == len(requests):
+                    break
+            request, message, frame = requests[at]
+            at += 1
             if owing and request.load and request.peer in owing:
                 put_back.append((request, frame, message))
             elif not request.load or type(message) in _APPENDS:

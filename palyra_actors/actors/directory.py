@@ -1,7 +1,7 @@
 """Who is awake. Wakes entities on demand and lets idle ones go, the longest unused first."""
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from itertools import islice
 from typing import Any, Final, TypeAlias
 
@@ -53,6 +53,15 @@ class Directory:
 
     def __len__(self) -> int:
         return len(self._awake)
+
+    def awake(self) -> tuple[Mapping[Any, Entity], Callable[[Any], None]]:
+        """Who is, by name; and how to say that one was used just now. For `Appends.hand_out`."""
+        return self._awake, self._awake.move_to_end
+
+    @property
+    def now(self) -> float:
+        """As of the last sweep: exact enough for idleness."""
+        return self._now
 
     def begin_request(self) -> None:
         """The entities that are asked for from now on serve one request: none of them makes room

@@ -112,6 +112,10 @@ class Entity(PooledActor):
         if not self._down:
             self.actor_inbox.release()
 
+    def failed(self, portion: Portion, error: BaseException) -> None:
+        """As if a turn of its own with that portion had raised this."""
+        self._failed(portion, error)
+
     def shows(self, principal: str | None) -> bool:
         """Whether the principal may see it (None: all)."""
         return self._tail is not None and principal in (None, self._tail.principal)

@@ -115,7 +115,7 @@ class SessionActor(CommandEntity):
             if self._goes_on(portion):
                 return
         except BaseException as error:  # noqa: BLE001 - as in a turn of its own
-            self._failed(portion, error)
+            self.failed(portion, error)
             return
         self.hand(portion)
 

@@ -175,19 +175,22 @@ class Plan:
         elapsed = now - since
         return self.commit_s - elapsed if elapsed < self.commit_s else elapsed
 
+    def durable_s(self, now: float) -> float:
+        """When what is staged now is expected to be durable, in how many seconds. On a slow disk
+        its own commit does not count."""
+        return self.rest_s(now) + (0.0 if self.slow else self.commit_s)
+
     def room(self, now: float, arrived: float, budget_s: float) -> float:
         """How much load may be queued before a write that arrived then, for it to be in time.
 
         Negative: even with none it would be late.
         """
-        own = 0.0 if self.slow else self.commit_s
-        spare = TARGET * budget_s - own - self.rest_s(now) - (now - arrived)
+        spare = TARGET * budget_s - self.durable_s(now) - (now - arrived)
         return spare * self.trust / self.load_s
 
     def in_time(self, now: float, arrived: float, budget_s: float) -> bool:
         """Whether a write that arrived then is durable within its budget where it is staged now."""
-        own = 0.0 if self.slow else self.commit_s
-        return now - arrived + self.rest_s(now) + own < budget_s
+        return now - arrived + self.durable_s(now) < budget_s
 
     def bulk_room(self, company: bool) -> float:
         """The load that may be queued before a write without a budget."""

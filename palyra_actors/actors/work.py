@@ -45,6 +45,10 @@ class Charged(Protocol):
         """The request is answered; its `load` is not under way any more."""
         ...
 
+    def give_back_all(self, peer: Peer, load: int) -> None:
+        """The same for several of that peer's, whose load it is; theirs is 0 already."""
+        ...
+
     def refused(self, request: "Request") -> None:
         """The request is about to be answered with an error."""
         ...
@@ -287,6 +291,10 @@ class EntityCalls(Protocol):
         """The unit that you held back for is complete."""
         ...
 
+    def failed(self, portion: "Portion", error: BaseException) -> None:
+        """As if a turn of your own with that portion had raised this."""
+        ...
+
     def written(self, portion: "Portion") -> None:
         """The portion is durable; its facts have their numbers."""
         ...
@@ -433,6 +441,15 @@ def went_wrong(error: Exception, outcome: str) -> InternalFault:
         if outcome == "none"
         else "send the same request with the same ids again",
         detail={"outcome": outcome},
+    )
+
+
+def unknown(why: str) -> StorageUnavailable:
+    """The answer to what was perhaps written."""
+    return StorageUnavailable(
+        why,
+        hint="send the same request with the same ids again",
+        detail={"outcome": "unknown"},
     )
 
 

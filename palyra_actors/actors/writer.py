@@ -17,10 +17,11 @@ after it, and the rest of the group is staged again at once.
 import logging
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeAlias
 
+from palyra_actors.actors.answers import answer
 from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import Group, fits, lay_out, prepare_answers
 from palyra_actors.actors.retry import (
@@ -31,12 +32,11 @@ from palyra_actors.actors.retry import (
     sift,
 )
 from palyra_actors.actors.steering import Measured, Plan, Times, WriterStatistics
-from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping
+from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping, unknown
 from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 from palyra_actors.storage.port import Clash, CommitUnknown, Head, WriteSide
-from palyra_actors.wire.append import encode_ok
 from palyra_actors.wire.messages import AppendOk, Timing
 
 log = logging.getLogger(__name__)
@@ -61,9 +61,6 @@ COMMIT_HERE: Final = True
 It saves two thread switches, a third of the latency of one event in flight
 (`bench/bench_append.py`); a slower disk would stall the loop.
 """
-
-PRESSED: Final = 0.9
-"""Of its budget: who took more makes the monitor trust its expectations less."""
 
 GROUP_BYTES_MAX: Final = 4 * 1024 * 1024
 """Payload bytes of a group, within one request: what a commit may take to sync."""
@@ -146,6 +143,14 @@ class Writer(PooledActor):
             self._company = COMPANY_GROUPS
         self._tell()
 
+    def submit_all(self, units: Sequence[Unit]) -> None:
+        """`submit`, of several."""
+        self._queue.extend(units)
+        last, self._last_entity = self._last_entity, units[-1].portions[0].entity
+        if any(unit.portions[0].entity is not last for unit in units):
+            self._company = COMPANY_GROUPS
+        self._tell()
+
     def tidy(self) -> None:
         """Before the next group, let the WAL start anew. Any thread."""
         if self._tidy_wanted is None:
@@ -208,13 +213,7 @@ class Writer(PooledActor):
         for group in (self._group, *(self._unanswered or ())[:1]):
             units += [] if group is None else group.units
         for unit in units:
-            unit.request.fail(
-                StorageUnavailable(
-                    "the engine stopped while the commit was under way",
-                    hint="send the same request with the same ids again",
-                    detail={"outcome": "unknown"},
-                )
-            )
+            unit.request.fail(unknown("the engine stopped while the commit was under way"))
         for unit in self._queue:
             unit.request.fail(stopping())
 
@@ -521,7 +520,8 @@ class Writer(PooledActor):
             self._settle(group, ended, load)
         except BaseException:
             log.exception("a group could not be answered")
-            self._fail_unknown(group, "the answer could not be made")
+            for unit in group.units:
+                unit.request.fail(unknown("the answer could not be made"))
             self._make_known(group)
             raise
 
@@ -531,28 +531,8 @@ class Writer(PooledActor):
         self._events += events
         self._events_max = max(self._events_max, events)
         self._tell_entities(group)
-        late, pressed, slowest_ms, arrived = 0, 0, 0.0, []
-        commit_ms = (ended - group.began) * 1000
-        for unit, results in group.answers:
-            request = unit.request
-            unit.settled, unit.portions = True, []  # as `settle` does
-            total_ms = (ended - request.arrived) * 1000
-            budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
-            within = budget_ms == 0 or total_ms <= budget_ms
-            late += not within
-            if budget_ms:
-                pressed += total_ms > PRESSED * budget_ms
-                slowest_ms = max(slowest_ms, total_ms)
-            arrived.append(request.arrived)
-            queued_ms = (group.began - request.arrived) * 1000
-            if unit.is_command:
-                timing = Timing(queued_ms, commit_ms, total_ms, within)
-                request.ok({**results, "timing": timing})
-            else:
-                request.reply(
-                    encode_ok(request.id, results, queued_ms, commit_ms, total_ms, within)
-                )
-        self._late += late
+        answered = answer(group, ended, self._budget_ms)
+        self._late += answered.late
         self._rejected = None
         try:
             self.answered()
@@ -561,10 +541,11 @@ class Writer(PooledActor):
         group.forget_units()
         self._show(group)
         try:
+            arrived = answered.arrived
             busy_s = self._busy_s(ended, min(arrived, default=ended))
             times = Times(
-                group.began, group.staged, ended, events, load, busy_s, len(arrived), pressed,
-                slowest_ms / 1000,
+                group.began, group.staged, ended, events, load, busy_s, len(arrived),
+                answered.pressed, answered.slowest_ms / 1000,
             )  # fmt: skip
             self._measured(Measured(times, arrived))
         except BaseException:
@@ -749,18 +730,9 @@ class Writer(PooledActor):
         log.error("a COMMIT failed: %s", error)
         self._beside = False
         self._failing = str(error)
-        self._fail_unknown(group, f"the commit failed half way: {error}")
-        self._reopen(group)
-
-    @staticmethod
-    def _fail_unknown(group: Group, why: str) -> None:
-        unknown = StorageUnavailable(
-            why,
-            hint="send the same request with the same ids again",
-            detail={"outcome": "unknown"},
-        )
         for unit in group.units:
-            unit.request.fail(unknown)
+            unit.request.fail(unknown(f"the commit failed half way: {error}"))
+        self._reopen(group)
 
     def _make_known(self, group: Group) -> None:
         """A durable group whose requests were told that nobody knows."""

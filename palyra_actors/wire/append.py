@@ -29,6 +29,8 @@ from palyra_actors.wire.messages import AppendOk, EventIn, EventResult, Timing
 READS: Final = frozenset((Written, codec.REQUEST_TYPES["journal.append"]))
 """As what an append may be decoded."""
 
+PEEK_BYTES_MAX: Final = 32 * 1024
+
 WRITES: Final = codec.WRITE_TYPES | READS
 
 _encode = msgspec.msgpack.Encoder().encode
@@ -51,6 +53,12 @@ def decode_swiftly(frame: bytes) -> Any:
 
 
 decode = decode_plainly if compiled is None else decode_swiftly
+
+
+def peek(frame: bytes) -> Written | None:
+    """A usual append, where reading it whole is quicker than looking for its envelope and session.
+    Whoever waits for room is read so."""
+    return compiled.read_append(frame) if compiled and len(frame) <= PEEK_BYTES_MAX else None
 
 
 def read_whole(message: Any) -> Written | None:

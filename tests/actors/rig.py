@@ -36,6 +36,9 @@ class NoEntity:
     def rewind(self, portion: Portion) -> None:
         raise AssertionError("not expected")
 
+    def failed(self, portion: Any, error: BaseException) -> None:
+        raise error
+
     def go_on(self) -> None:
         raise AssertionError("not expected")
 

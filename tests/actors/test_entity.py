@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from palyra_actors.actors import appends
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.api.events import new_id
 from palyra_actors.config import ActorsConfig, Config
@@ -34,6 +35,7 @@ def poisonous(monkeypatch: pytest.MonkeyPatch) -> None:
         return decide(state, command)
 
     monkeypatch.setattr(domain, "appended", poisoned)
+    monkeypatch.setattr(appends, "compiled", None)
     monkeypatch.setattr(SessionActor, "_goes_on", lambda *_: False)
 
 

@@ -99,11 +99,18 @@ class Caller:
         message = msgpack.unpackb(frame)
         self._asked[message["id"]].hear(message)
 
-    def ask(self, op: str, body: dict[str, Any] | None = None, **envelope: Any) -> Asked:
+    def prepare(
+        self, op: str, body: dict[str, Any] | None = None, **envelope: Any
+    ) -> tuple[Asked, bytes]:
+        """A request, and its frame that is not sent yet."""
         asked = Asked()
         number = len(self._asked) + 1
         self._asked[number] = asked
         frame = msgpack.packb({"v": 1, "id": number, "op": op, "body": body or {}, **envelope})
+        return asked, frame
+
+    def ask(self, op: str, body: dict[str, Any] | None = None, **envelope: Any) -> Asked:
+        asked, frame = self.prepare(op, body, **envelope)
         works = self._rig.works
         works.loop.call_soon(lambda: works.desk.serve([(self, frame)]))
         return asked

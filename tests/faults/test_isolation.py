@@ -16,7 +16,7 @@ import apsw
 import pytest
 
 from palyra_actors import engine as engine_module
-from palyra_actors.actors import feed, writer
+from palyra_actors.actors import appends, feed, writer
 from palyra_actors.actors.latency import Latency
 from palyra_actors.actors.session import SessionActor
 from palyra_actors.api.events import new_id
@@ -42,8 +42,10 @@ def works(database: Path) -> Iterator[Rig]:
 
 @pytest.fixture
 def patch() -> Iterator[pytest.MonkeyPatch]:
-    """Undone before the engine is closed."""
+    """Undone before the engine is closed. Sessions are served in Python: a fault is put into them
+    by the name of what fails."""
     with pytest.MonkeyPatch.context() as opened:
+        opened.setattr(appends, "compiled", None)
         yield opened
 
 

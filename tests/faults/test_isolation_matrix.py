@@ -46,7 +46,7 @@ CONFIG = NO_BUDGET.replaced("storage", wal_keep_bytes=0)
 Where = tuple[Any, str]
 
 ENTRIES: list[Where] = [
-    (admission.Admission, "lets_in"),
+    (admission.Gate, "lets_in"),
     (admission.Admission, "may_go_on"),
     (admission.Admission, "charge"),
     (appends.Appends, "look"),
@@ -75,7 +75,11 @@ ENTRIES: list[Where] = [
     (memory.MemoryActor, "fold"),
     (memory.MemoryActor, "written"),
     (scheduler.Scheduler, "on_receive"),
+    (appends.Appends, "hand_out"),
     (writer.Writer, "submit"),
+    (writer.Writer, "submit_all"),
+    (writer.Writer, "_answer"),
+    (writer, "answer"),
     (writer.Writer, "on_receive"),
     (writer.Writer, "_take"),
     (writer.Writer, "_stage"),
@@ -179,6 +183,8 @@ def fault_in(works: Rig, where: Where, error: BaseException, patch: pytest.Monke
     subscribed = works.other_caller().ask("journal.subscribe", {"after_seq": 0, "credit": 10_000})
     works.settle()
     with patch.context() as patched:
+        if owner is session.SessionActor:
+            patched.setattr(appends, "compiled", None)  # else it is not asked
         patched.setattr(owner, name, raising(error, real))
         asked = life(works)
         replies = [one.reply() for one in asked]

@@ -1,0 +1,481 @@
+/* What the actors do with the usual append of a client, compiled: from what was read of it to the
+ * writer's queue, and from its durable group to its answer.
+ *
+ *     hand_out   appends of a round ──▶ their sessions go on, and the writer has them
+ *     answer     a durable group    ──▶ its requests are answered
+ *
+ * The first is the twin of `Appends.write` with `SessionActor.hand_append`, the second of
+ * `answers.answer_plainly`, which say what they mean. Both take what comes as long as it is usual
+ * and tell where something else stands: the twin goes on there. Nothing is refused here.
+ */
+#include "../domain/_swift_reply.h"
+
+enum { VERSION = 1 }; /* of what is agreed with actors/swift.py: another one is not used */
+
+#define NAMES(name)                                                                                \
+    name(request) name(settled) name(portions) name(arrived) name(budget_ms) name(id)              \
+    name(answered) name(tally) name(peer) name(admission) name(load) name(ok) name(under_way)      \
+    name(acked) name(send) name(give_back_all) name(events) name(payload_bytes) name(unit)         \
+    name(entity) name(stream_id) name(command) name(indices) name(drafts) name(before) name(tail)  \
+    name(runs) name(first_seq) name(next_before) name(decided) name(principal) name(used_at)       \
+    name(actor_inbox) name(is_free) name(_tail) name(_pending) name(_state) name(_next)            \
+    name(popleft) name(append) name(role)
+#define DECLARE(name) static PyObject *str_##name;
+NAMES(DECLARE)
+
+static PyObject *one_index, *no_arguments; /* range(1), () */
+
+/* -- answering -------------------------------------------------------------------------------- */
+
+/* Requests that follow each other, of one peer: what their answers change is changed at once. */
+typedef struct {
+    PyObject *tally, *peer, *admission; /* owned */
+    PyObject *frames;
+    long load;
+} Run;
+
+static int
+add_to(PyObject *object, PyObject *name, long more)
+{
+    PyObject *number = PyObject_GetAttr(object, name);
+    if (number == NULL)
+        return -1;
+    long value = PyLong_AsLong(number);
+    Py_DECREF(number);
+    if (value == -1 && PyErr_Occurred())
+        return -1;
+    number = PyLong_FromLong(value + more);
+    if (number == NULL)
+        return -1;
+    int failed = PyObject_SetAttr(object, name, number);
+    Py_DECREF(number);
+    return failed;
+}
+
+/* What the run's answers change, and off they go. */
+static int
+end_run(Run *run)
+{
+    if (run->peer == NULL)
+        return 0;
+    long count = (long)PyList_GET_SIZE(run->frames);
+    int failed = add_to(run->tally, str_ok, count) < 0 ||
+                 add_to(run->tally, str_under_way, -count) < 0 ||
+                 add_to(run->peer, str_under_way, -count) < 0;
+    if (!failed && run->admission != Py_None) {
+        failed = add_to(run->tally, str_acked, count) < 0;
+        PyObject *load = failed || !run->load ? NULL : PyLong_FromLong(run->load);
+        if (load != NULL) {
+            PyObject *said = PyObject_CallMethodObjArgs(run->admission, str_give_back_all,
+                                                        run->peer, load, NULL);
+            failed = said == NULL;
+            Py_XDECREF(said);
+            Py_DECREF(load);
+        } else
+            failed = failed || PyErr_Occurred();
+    }
+    if (!failed) {
+        PyObject *send = PyObject_GetAttr(run->peer, str_send);
+        failed = send == NULL;
+        for (Py_ssize_t i = 0; i < count && !failed; i++) {
+            PyObject *said = PyObject_CallOneArg(send, PyList_GET_ITEM(run->frames, i));
+            failed = said == NULL;
+            Py_XDECREF(said);
+        }
+        Py_XDECREF(send);
+    }
+    Py_CLEAR(run->tally);
+    Py_CLEAR(run->peer);
+    Py_CLEAR(run->admission);
+    Py_CLEAR(run->frames);
+    run->load = 0;
+    return failed ? -1 : 0;
+}
+
+static int
+double_of(PyObject *object, PyObject *name, double *value)
+{
+    PyObject *number = PyObject_GetAttr(object, name);
+    if (number == NULL)
+        return -1;
+    *value = PyFloat_AsDouble(number);
+    Py_DECREF(number);
+    return *value == -1.0 && PyErr_Occurred() ? -1 : 0;
+}
+
+/* Put an answer into the run, which is another one where it is another peer's. */
+static int
+add_to_run(Run *run, PyObject *request, PyObject *frame)
+{
+    PyObject *tally = PyObject_GetAttr(request, str_tally);
+    PyObject *peer = PyObject_GetAttr(request, str_peer);
+    PyObject *admission = PyObject_GetAttr(request, str_admission);
+    PyObject *load = PyObject_GetAttr(request, str_load);
+    long more = load == NULL ? -1 : PyLong_AsLong(load);
+    int failed = tally == NULL || peer == NULL || admission == NULL || more < 0;
+    if (!failed && (peer != run->peer || tally != run->tally || admission != run->admission)) {
+        failed = end_run(run) < 0 || (run->frames = PyList_New(0)) == NULL;
+        if (!failed) {
+            run->tally = Py_NewRef(tally);
+            run->peer = Py_NewRef(peer);
+            run->admission = Py_NewRef(admission);
+        }
+    }
+    failed = failed || PyObject_SetAttr(request, str_answered, Py_True) < 0 ||
+             PyList_Append(run->frames, frame) < 0;
+    if (!failed && more && admission != Py_None) {
+        PyObject *nothing = PyLong_FromLong(0);
+        run->load += more;
+        failed = nothing == NULL || PyObject_SetAttr(request, str_load, nothing) < 0;
+        Py_XDECREF(nothing);
+    }
+    Py_XDECREF(tally);
+    Py_XDECREF(peer);
+    Py_XDECREF(admission);
+    Py_XDECREF(load);
+    if (failed && !PyErr_Occurred())
+        PyErr_SetString(PyExc_ValueError, "not a load");
+    return failed ? -1 : 0;
+}
+
+typedef struct {
+    double began, ended, pressed;
+    long budget_ms, late, many_pressed;
+    double slowest_ms;
+    PyObject *arrived;
+} Times;
+
+/* 1: answered; 0: it is for the twin; -1: failed. */
+static int
+answer_one(Times *times, Run *run, PyObject *unit, PyObject *results, PyObject *request)
+{
+    PyObject *answered = PyObject_GetAttr(request, str_answered);
+    Py_XDECREF(answered); /* True and False are for ever */
+    if (answered != Py_False)
+        return answered == NULL ? -1 : 0;
+    PyObject *own = PyObject_GetAttr(request, str_budget_ms);
+    if (own == NULL)
+        return -1;
+    long budget_ms = own == Py_None ? times->budget_ms : PyLong_AsLong(own);
+    Py_DECREF(own);
+    double arrived;
+    if ((budget_ms == -1 && PyErr_Occurred()) || double_of(request, str_arrived, &arrived) < 0)
+        return -1;
+    double total_ms = (times->ended - arrived) * 1000;
+    int within = budget_ms == 0 || total_ms <= (double)budget_ms;
+    PyObject *id = PyObject_GetAttr(request, str_id);
+    PyObject *frame = id == NULL ? NULL
+                                 : ok_of_append(id, results, (times->began - arrived) * 1000,
+                                                (times->ended - times->began) * 1000, total_ms,
+                                                within);
+    Py_XDECREF(id);
+    if (frame == NULL)
+        return -1;
+    PyObject *came = PyFloat_FromDouble(arrived);
+    PyObject *none = PyList_New(0);
+    int failed = came == NULL || none == NULL || PyList_Append(times->arrived, came) < 0 ||
+                 PyObject_SetAttr(unit, str_settled, Py_True) < 0 ||
+                 PyObject_SetAttr(unit, str_portions, none) < 0 ||
+                 add_to_run(run, request, frame) < 0;
+    Py_XDECREF(none);
+    Py_XDECREF(came);
+    Py_DECREF(frame);
+    if (failed)
+        return -1;
+    times->late += !within;
+    if (budget_ms) {
+        times->many_pressed += total_ms > times->pressed * (double)budget_ms;
+        if (total_ms > times->slowest_ms)
+            times->slowest_ms = total_ms;
+    }
+    return 1;
+}
+
+/* answer(answers, start, began, ended, budget_ms, pressed, unit_type, request_type, arrived)
+ *     -> (where it stopped, late, pressed, slowest_ms); arrivals are appended to `arrived` */
+static PyObject *
+swift_answer(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *answers, *unit_type, *request_type;
+    Py_ssize_t at;
+    Times times = {.slowest_ms = 0.0};
+    Run run = {NULL, NULL, NULL, NULL, 0};
+    if (!PyArg_ParseTuple(args, "O!nddldO!O!O!:answer", &PyList_Type, &answers, &at, &times.began,
+                          &times.ended, &times.budget_ms, &times.pressed, &PyType_Type, &unit_type,
+                          &PyType_Type, &request_type, &PyList_Type, &times.arrived))
+        return NULL;
+    int went = 1;
+    for (; at >= 0 && at < PyList_GET_SIZE(answers); at++) {
+        PyObject *pair = PyList_GET_ITEM(answers, at);
+        if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2)
+            break;
+        PyObject *unit = PyTuple_GET_ITEM(pair, 0), *results = PyTuple_GET_ITEM(pair, 1);
+        if ((PyObject *)Py_TYPE(unit) != unit_type || !PyBytes_CheckExact(results))
+            break;
+        Py_INCREF(pair);
+        PyObject *request = PyObject_GetAttr(unit, str_request);
+        if (request == NULL)
+            went = -1;
+        else if ((PyObject *)Py_TYPE(request) != request_type)
+            went = 0;
+        else
+            went = answer_one(&times, &run, unit, results, request);
+        Py_XDECREF(request);
+        Py_DECREF(pair);
+        if (went <= 0)
+            break;
+    }
+    PyObject *kind, *value, *trace;
+    PyErr_Fetch(&kind, &value, &trace); /* who is answered by now is told, come what may */
+    int failed = end_run(&run) < 0;
+    if (kind != NULL) {
+        PyErr_Restore(kind, value, trace);
+        return NULL;
+    }
+    if (failed)
+        return NULL;
+    return Py_BuildValue("(nlld)", at, times.late, times.many_pressed, times.slowest_ms);
+}
+
+/* -- handing out ------------------------------------------------------------------------------ */
+
+/* What `hand_out` is told, once for all calls: see actors/appends.py. */
+typedef struct {
+    PyObject *written, *unit, *portion, *append, *roles, *session, *awake, *move_to_end, *go_on;
+    PyObject *now;
+    Py_ssize_t pending_max;
+} Office;
+
+/* Forget what is settled of what the session has handed over. */
+static int
+prune(PyObject *pending)
+{
+    for (;;) {
+        Py_ssize_t size = PyObject_Size(pending);
+        if (size <= 0)
+            return size < 0 ? -1 : 0;
+        PyObject *first = PySequence_GetItem(pending, 0);
+        PyObject *unit = first == NULL ? NULL : PyObject_GetAttr(first, str_unit);
+        PyObject *settled = unit == NULL ? NULL : PyObject_GetAttr(unit, str_settled);
+        int over = settled == NULL ? -1 : PyObject_IsTrue(settled);
+        Py_XDECREF(settled);
+        Py_XDECREF(unit);
+        if (over > 0) {
+            PyObject *gone = PyObject_CallMethodNoArgs(pending, str_popleft);
+            if (gone == NULL || PyObject_SetAttr(gone, str_before, Py_None) < 0)
+                over = -1;
+            Py_XDECREF(gone);
+        }
+        Py_XDECREF(first);
+        if (over <= 0)
+            return over;
+    }
+}
+
+static int
+set_all(PyObject *object, PyObject *const *names, PyObject *const *values, int count)
+{
+    for (int i = 0; i < count; i++)
+        if (PyObject_SetAttr(object, names[i], values[i]) < 0)
+            return -1;
+    return 0;
+}
+
+static PyObject *
+made(PyObject *type)
+{
+    return PyBaseObject_Type.tp_new((PyTypeObject *)type, no_arguments, NULL);
+}
+
+/* The unit of an append to a session that is awake and goes on: 1. 0: it is for the twin. */
+static int
+go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject *actor,
+           PyObject *units)
+{
+    int went = -1;
+    PyObject *drafts = PyTuple_GET_ITEM(written, 3), *payloads = PyTuple_GET_ITEM(written, 7);
+    PyObject *inbox = PyObject_GetAttr(actor, str_actor_inbox);
+    PyObject *tail = PyObject_GetAttr(actor, str__tail);
+    PyObject *pending = PyObject_GetAttr(actor, str__pending);
+    PyObject *state = PyObject_GetAttr(actor, str__state);
+    PyObject *next = PyObject_GetAttr(actor, str__next);
+    PyObject *principal = PyObject_GetAttr(request, str_principal);
+    PyObject *is_free = inbox == NULL ? NULL : PyObject_GetAttr(inbox, str_is_free);
+    PyObject *owner = NULL, *command = NULL, *gone_on = NULL, *unit = NULL, *portion = NULL;
+    PyObject *portions = NULL, *count = NULL, *bytes = NULL, *after = NULL, *indices = NULL;
+    PyObject *stream_id = NULL;
+    if (tail == NULL || pending == NULL || state == NULL || next == NULL || principal == NULL ||
+        is_free == NULL)
+        goto end;
+    Py_ssize_t before = PyObject_Size(pending), size = PyList_GET_SIZE(drafts);
+    if (before < 0)
+        goto end;
+    went = 0;
+    if (tail == Py_None || is_free != Py_True || before >= office->pending_max)
+        goto end;
+    went = -1;
+    if ((owner = PyObject_GetAttr(tail, str_principal)) == NULL)
+        goto end;
+    int same = owner == principal ? 1 : PyObject_RichCompareBool(owner, principal, Py_EQ);
+    if (same <= 0) {
+        went = same;
+        goto end;
+    }
+    command = ((PyTypeObject *)office->append)->tp_alloc((PyTypeObject *)office->append, 4);
+    if (command == NULL)
+        goto end;
+    PyTuple_SET_ITEM(command, 0, Py_NewRef(drafts));
+    PyTuple_SET_ITEM(command, 1, Py_NewRef(PyTuple_GET_ITEM(written, 6)));
+    PyTuple_SET_ITEM(command, 2, Py_NewRef(PyTuple_GET_ITEM(written, 4)));
+    PyTuple_SET_ITEM(command, 3, Py_NewRef(PyTuple_GET_ITEM(written, 5)));
+    PyObject *asked[] = {state, command};
+    gone_on = PyObject_Vectorcall(office->go_on, asked, 2, NULL);
+    if (gone_on == NULL)
+        goto end;
+    if (gone_on == Py_None) {
+        went = 0;
+        goto end;
+    }
+    if (prune(pending) < 0)
+        goto end;
+    unit = made(office->unit);
+    portion = made(office->portion);
+    portions = PyList_New(0);
+    count = PyLong_FromSsize_t(size);
+    bytes = PyLong_FromSsize_t(PyBytes_GET_SIZE(payloads));
+    stream_id = PyObject_GetAttr(actor, str_stream_id);
+    indices = size == 1 ? Py_NewRef(one_index)
+                        : PyObject_CallOneArg((PyObject *)&PyRange_Type, count);
+    after = count == NULL ? NULL : PyNumber_Add(next, count);
+    if (unit == NULL || portion == NULL || portions == NULL || bytes == NULL ||
+        stream_id == NULL || indices == NULL || after == NULL || !PyTuple_Check(gone_on) ||
+        PyTuple_GET_SIZE(gone_on) != 2 || PyList_Append(portions, portion) < 0)
+        goto end;
+    PyObject *unit_names[] = {str_request, str_events, str_payload_bytes, str_portions};
+    PyObject *unit_values[] = {request, count, bytes, portions};
+    PyObject *names[] = {str_unit,   str_entity, str_stream_id, str_command, str_indices,
+                         str_drafts, str_before, str_tail,      str_runs,    str_first_seq,
+                         str_next_before, str_decided};
+    PyObject *values[] = {unit,   actor, stream_id, command, indices,
+                          drafts, state, tail,      PyTuple_GET_ITEM(gone_on, 1), next,
+                          next,   Py_True};
+    if (set_all(unit, unit_names, unit_values, 4) < 0 ||
+        set_all(portion, names, values, 12) < 0 || PyList_Append(units, unit) < 0)
+        goto end;
+    PyObject *kept = PyObject_CallMethodOneArg(pending, str_append, portion);
+    if (kept == NULL) {
+        Py_ssize_t last = PyList_GET_SIZE(units) - 1;
+        PyList_SetSlice(units, last, last + 1, NULL);
+        goto end;
+    }
+    Py_DECREF(kept); /* now it is decided: these two are there already, and take what they are given */
+    PyObject_SetAttr(actor, str__state, PyTuple_GET_ITEM(gone_on, 0));
+    PyObject_SetAttr(actor, str__next, after);
+    went = 1;
+end:
+    Py_XDECREF(inbox);
+    Py_XDECREF(tail);
+    Py_XDECREF(pending);
+    Py_XDECREF(state);
+    Py_XDECREF(next);
+    Py_XDECREF(principal);
+    Py_XDECREF(is_free);
+    Py_XDECREF(owner);
+    Py_XDECREF(command);
+    Py_XDECREF(gone_on);
+    Py_XDECREF(unit);
+    Py_XDECREF(portion);
+    Py_XDECREF(portions);
+    Py_XDECREF(count);
+    Py_XDECREF(bytes);
+    Py_XDECREF(after);
+    Py_XDECREF(indices);
+    Py_XDECREF(stream_id);
+    return went;
+}
+
+/* 1: handed out; 0: it is for the twin; -1: failed. */
+static int
+hand_out_one(const Office *office, PyObject *entry, PyObject *units)
+{
+    if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 3)
+        return 0;
+    PyObject *request = PyTuple_GET_ITEM(entry, 0), *written = PyTuple_GET_ITEM(entry, 1);
+    if ((PyObject *)Py_TYPE(written) != office->written)
+        return 0;
+    PyObject *peer = PyObject_GetAttr(request, str_peer);
+    PyObject *role = peer == NULL ? NULL : PyObject_GetAttr(peer, str_role);
+    int may = role == NULL ? -1 : PySet_Contains(office->roles, role);
+    Py_XDECREF(role);
+    Py_XDECREF(peer);
+    if (may <= 0)
+        return may;
+    PyObject *session_id = PyTuple_GET_ITEM(written, 2);
+    PyObject *actor = PyDict_GetItemWithError(office->awake, session_id);
+    if (actor == NULL)
+        return PyErr_Occurred() ? -1 : 0;
+    if ((PyObject *)Py_TYPE(actor) != office->session)
+        return 0;
+    Py_INCREF(actor);
+    PyObject *moved = PyObject_CallOneArg(office->move_to_end, session_id);
+    int went = moved == NULL || PyObject_SetAttr(actor, str_used_at, office->now) < 0
+                   ? -1
+                   : go_on_with(office, request, written, actor, units);
+    Py_XDECREF(moved);
+    Py_DECREF(actor);
+    return went;
+}
+
+/* hand_out(requests, start, units, now, pending_max, office) -> where it stopped; `units` gets what
+ * is the writer's. Whoever something failed with is the twin's, which fails with it as it should. */
+static PyObject *
+swift_hand_out(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Office office;
+    PyObject *requests, *units;
+    Py_ssize_t at;
+    if (!PyArg_ParseTuple(args, "O!nO!On(OOOOOOOOO):hand_out", &PyList_Type, &requests, &at,
+                          &PyList_Type, &units, &office.now, &office.pending_max, &office.written,
+                          &office.unit, &office.portion, &office.append, &office.roles,
+                          &office.session, &office.awake, &office.move_to_end, &office.go_on))
+        return NULL;
+    if (!PyDict_Check(office.awake) || !PyAnySet_Check(office.roles)) {
+        PyErr_SetString(PyExc_TypeError, "not what hand_out works with");
+        return NULL;
+    }
+    int went = 1;
+    for (; at >= 0 && at < PyList_GET_SIZE(requests) && went > 0; at += went > 0) {
+        PyObject *entry = Py_NewRef(PyList_GET_ITEM(requests, at));
+        went = hand_out_one(&office, entry, units);
+        Py_DECREF(entry);
+    }
+    if (went < 0)
+        PyErr_Clear();
+    return PyLong_FromSsize_t(at);
+}
+
+static PyMethodDef methods[] = {
+    {"hand_out", swift_hand_out, METH_VARARGS, NULL},
+    {"answer", swift_answer, METH_VARARGS, NULL},
+    {NULL, NULL, 0, NULL}};
+
+static struct PyModuleDef definition = {
+    PyModuleDef_HEAD_INIT, .m_name = "_swift_appends", .m_size = -1, .m_methods = methods};
+
+PyMODINIT_FUNC
+PyInit__swift_appends(void)
+{
+#define INTERN(name)                                                                               \
+    if ((str_##name = PyUnicode_InternFromString(#name)) == NULL)                                  \
+        return NULL;
+    NAMES(INTERN)
+    if ((one_index = PyObject_CallFunction((PyObject *)&PyRange_Type, "i", 1)) == NULL ||
+        (no_arguments = PyTuple_New(0)) == NULL)
+        return NULL;
+    PyObject *module = PyModule_Create(&definition);
+    if (module != NULL && PyModule_AddIntConstant(module, "VERSION", VERSION) < 0)
+        Py_CLEAR(module);
+    return module;
+}

@@ -1,0 +1,15 @@
+"""The actors' part of the hot path, compiled (`_swift_appends.c`) where a compiler was at hand.
+
+Its twins, which say what it means and run where it is missing, are `Appends.write` with
+`SessionActor.hand_append`, and `answers.answer_plainly`; `tests/actors/test_swift.py` holds them
+equal.
+"""
+
+from typing import Any
+
+try:
+    from palyra_actors.actors import _swift_appends
+except ImportError:  # no compiler when it was installed, or none for this Python
+    compiled: Any = None
+else:
+    compiled = _swift_appends if _swift_appends.VERSION == 1 else None
