@@ -41,7 +41,7 @@ from palyra_actors.actors.crowd import RESERVE, Crowd
 from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.endpoint import host_of, is_served, refuse_strangers
 from palyra_actors.actors.feed import Feed
-from palyra_actors.actors.guard import Guard, Reading, received_bytes
+from palyra_actors.actors.guard import RECEIVE_BUFFER_BYTES, Guard, Reading, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
 from palyra_actors.actors.steering import RETRY_MS_MAX
 from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
@@ -293,6 +293,7 @@ class Door:
             zmq.RCVHWM: RECEIVE_FRAMES,
             zmq.SNDHWM: SEND_FRAMES,
             zmq.MAXMSGSIZE: SOCKET_FRAME_BYTES_MAX,
+            zmq.RCVBUF: RECEIVE_BUFFER_BYTES,
             zmq.LINGER: LINGER_MS,
             # No heartbeats: libzmq 4.3.5 ends the process (`!_io_error`) where one is due
             # on a connection that it had stopped reading and whose peer has closed it.

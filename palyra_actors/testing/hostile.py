@@ -8,6 +8,7 @@ import socket
 import struct
 import time
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any, Final
@@ -18,6 +19,7 @@ from zmq.utils.monitor import recv_monitor_message
 KIB: Final = 1024
 MIB: Final = 1024 * KIB
 DEADLINE_S: Final = 30.0
+SENDERS: Final = 8
 SOCKETS_A_CONTEXT: Final = 1000  # libzmq's own limit is 1023
 
 GREETING: Final = b"\xff" + bytes(8) + b"\x7f\x03\x01CURVE" + bytes(47)
@@ -151,6 +153,34 @@ def _crowd(target: Target, count: int) -> Iterator[Outcome]:
 
 
 @contextlib.contextmanager
+def _crowd_of_frames(target: Target, count: int) -> Iterator[Outcome]:
+    """Connections that all send three whole frames at once, and read nothing. Without keys."""
+    outcome = Outcome()
+    ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+    hello = GREETING[:12] + b"NULL" + bytes(48) + bytes((4, len(ready))) + ready
+    frames = (b"\x02" + struct.pack(">Q", len(_NILS)) + _NILS) * 3
+    with contextlib.ExitStack() as stack:
+        crowd = [
+            stack.enter_context(socket.create_connection(target.address, DEADLINE_S))
+            for _ in range(count)
+        ]
+        for own in crowd:
+            own.sendall(hello)
+        outcome.opened = count
+
+        def send(own: socket.socket) -> bool:
+            try:
+                own.sendall(frames)
+            except OSError:
+                return False
+            return True
+
+        with ThreadPoolExecutor(SENDERS) as pool:
+            outcome.cut = count - sum(pool.map(send, crowd))
+        yield outcome
+
+
+@contextlib.contextmanager
 def _dealer(
     context: "zmq.Context[zmq.Socket[bytes]]", target: Target
 ) -> Iterator["zmq.Socket[bytes]"]:
@@ -197,3 +227,4 @@ INSIDERS: Final[Mapping[str, tuple[Attack, int]]] = {
 """Who has a key, or needs none; and how many of them make one attack."""
 
 CROWD: Final[Attack] = _crowd
+CROWD_OF_FRAMES: Final[Attack] = _crowd_of_frames

@@ -17,7 +17,15 @@ import zmq
 
 from palyra_actors.api.events import new_id
 from palyra_actors.keys import KeyFolder
-from palyra_actors.testing.hostile import CROWD, FLOODS, INSIDERS, STRANGERS, Attack, Target
+from palyra_actors.testing.hostile import (
+    CROWD,
+    CROWD_OF_FRAMES,
+    FLOODS,
+    INSIDERS,
+    STRANGERS,
+    Attack,
+    Target,
+)
 from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, House, Reply, Wire, curve, event
 
@@ -147,6 +155,17 @@ def test_a_crowd_of_insiders_is_served(locked: Besieged, campaign: bool, figure:
     with attack(locked.target, count) as outcome:
         assert outcome.opened == count
         locked.is_well(figure, "100 insiders")
+
+
+@pytest.mark.timeout(600)
+def test_a_crowd_whose_frames_come_all_at_once_waits_its_turn(
+    tmp_path: Path, campaign: bool, figure: Tell
+) -> None:
+    attack: Attack = CROWD_OF_FRAMES
+    with besieged(tmp_path, locked=False) as opened:
+        with attack(opened.target, 400 if campaign else 100):
+            opened.is_well(figure, "three frames of each of a hundred", IN_FLIGHT_MIB_MAX)
+        opened.is_well(figure, "three frames of each of a hundred", IN_FLIGHT_MIB_MAX)
 
 
 def test_a_routing_id_goes_over_to_who_comes_with_it_last(own: House) -> None:
