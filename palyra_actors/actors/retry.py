@@ -281,13 +281,12 @@ def _drop_known(unit: Unit, known: dict[bytes, Stored]) -> None:
         portion.drafts = portion.command.drafts
 
 
-def refusal_of_several(refusal: PalyraError, verdict: Any) -> PalyraError:
+def refusal_of_several(verdict: Any) -> PalyraError:
     """What a request is told that one of several entities refused, when what was decided before it
-    is taken back: the refusal may have rested on that."""
+    is taken back: the refusal may have rested on that, whatever it says (a branch beyond the last
+    event of a session that had one more)."""
     if isinstance(verdict, PalyraError):
         return verdict
-    if isinstance(refusal, Invalid):
-        return refusal
     return Overloaded(
         "what it was decided on could not be written",
         hint="nothing was stored; send it again",

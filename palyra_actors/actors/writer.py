@@ -641,7 +641,7 @@ class Writer(PooledActor):
         for place, unit in enumerate([*units, *queue]):
             affected = unit in bad or any(p.entity in tainted for p in unit.portions)
             if affected and unit.error is not None and len(unit.portions) > 1:
-                self._fail(unit, refusal_of_several(unit.error, bad.get(unit)))
+                self._fail(unit, refusal_of_several(bad.get(unit)))
                 continue
             if not affected:
                 if place < len(units):

@@ -106,6 +106,18 @@ def test_an_approval_and_a_run_are_found_whatever_was_refused_of_their_ids(world
     assert moved["ok"]["run"]["state"] == "in_progress"
 
 
+def test_a_branch_is_not_refused_for_an_event_that_was_never_written(world: World) -> None:
+    """What its parent's last event is rests on an event whose id turns out to be another's."""
+    peer = world.connect()
+    taken = append(S3)
+    world.ask(peer, "journal.append", taken)
+    clashing = append(S1, event_id=taken["events"][0]["event_id"])
+    branch = {"session_id": S1, "new_session_id": S2, "at_session_seq": 2}
+    told = together(world, peer, ("journal.append", clashing), ("session.branch", branch))
+    assert [code(one) for one in told] == ["id_reused", "overloaded"]
+    assert code(world.ask(peer, "session.branch", branch)) == "not_found"
+
+
 def test_a_run_that_an_event_begins_can_be_moved_in_the_same_round(world: World) -> None:
     peer = world.connect()
     moved = {"run_id": X, "to": "cancelled"}
