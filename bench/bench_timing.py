@@ -121,13 +121,15 @@ def main() -> None:
             wire, "lexical search, control", told, rounds,
             lambda n: (search(own[n], "lexical"), search(fresh(), "lexical")),
         )  # fmt: skip
-        measure(
-            wire, "get", quiet, rounds,
-            lambda n: (
-                ("memory.get", {"memory_id": ids[n]}),
-                ("memory.get", {"memory_id": nobodys(ids[n])}),
-            ),
-        )  # fmt: skip
+
+        def get(number: int) -> tuple[Any, Any]:
+            asked = (ids[number], nobodys(ids[number]))
+            there, missing = [("memory.get", {"memory_id": one}) for one in asked]
+            return there, missing
+
+        measure(wire, "get", quiet, rounds, get)
+        wire.ask("memory.purge", {"all": True}, principal="alice", budget_ms=0)
+        measure(wire, "get of what was removed", quiet, rounds, get)
 
 
 if __name__ == "__main__":

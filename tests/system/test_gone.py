@@ -299,18 +299,20 @@ def test_memories_that_were_removed_are_gone_and_their_ids_stay_taken(tmp_path: 
         wire.ok("session.erase", {"session_id": session}, **ALICE)
         database = opened.database
 
+        asked: tuple[tuple[str, dict[str, Any]], ...] = (
+            ("memory.get", {}), ("memory.update", {"content": "x"}), ("memory.delete", {}),
+        )  # fmt: skip
+
         def look(wire: Wire) -> None:
             for name in went:
                 for envelope in (ALICE, {}):
-                    for op, more in (
-                        ("memory.get", {}), ("memory.update", {"content": "x"}),
-                        ("memory.delete", {}),
-                    ):  # fmt: skip
+                    for op, more in asked:
                         error = wire.err(op, {"memory_id": name, **more}, **envelope)
                         assert (error["code"], error["field"]) == ("gone", "memory_id"), op
-                assert wire.err("memory.get", {"memory_id": name}, **BEN) == wire.err(
-                    "memory.get", {"memory_id": new_id()}, **BEN
-                )
+                for op, more in asked:
+                    told = wire.err(op, {"memory_id": name, **more}, **BEN)
+                    assert told == wire.err(op, {"memory_id": new_id(), **more}, **BEN), op
+                    assert told["code"] == "not_found", op
                 again = {"source": "manual", "content": "again", "memory_id": name}
                 assert wire.err("memory.ingest", again, **ALICE)["code"] == "id_reused"
             assert wire.ok("memory.get", {"memory_id": kept}, **ALICE)
