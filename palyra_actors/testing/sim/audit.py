@@ -73,12 +73,18 @@ class Auditor:
             self._seen[stored.hash] = event
             touched += self._take(event)
         if rows:
-            self.note_codes(asked for peer in self.world.peers for asked in peer.asked.values())
+            self.note_time()
         for order in touched:
             require(
                 rules.known(self.model, order), "a request is written whole or not at all",
                 order.op, order.body,
             )  # fmt: skip
+
+    def note_time(self) -> None:
+        """What holds now, before the clock is set or what is known changes."""
+        memories = self.model.memories
+        memories.latest_ms = max(memories.latest_ms, self.world.clock.wall_ms())
+        self.note_codes(asked for peer in self.world.peers for asked in peer.asked.values())
 
     def note_codes(self, several: Iterable[Asked]) -> None:
         """For what those that are under way could be refused now: any moment between a request and
@@ -150,7 +156,9 @@ class Auditor:
             lost = {name for event in events[kept:] if (name := event.event_id) in self.orders}
             for name in lost:
                 self.orders[name].placed = False
+            latest_ms = self.model.memories.latest_ms
             self.model = Model(self.orders)
+            self.model.memories.latest_ms = latest_ms
             for event in events[:kept]:
                 self.model.fold(event)
         self.look()

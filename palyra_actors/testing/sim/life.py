@@ -286,6 +286,7 @@ class _Run:
     def _clock_step(self) -> None:
         self._count("clock")
         step = self.chance.choice((-3_600_000, -50, 50, 10_000, 3_600_000))
+        self.auditor.note_time()
         self.world.clock.jump(max(1, self.world.clock.wall_ms() + step))
 
     def _slow_disk(self) -> None:
