@@ -9,9 +9,10 @@ Three shapes over ipc, the client in another process than the engine:
 each paired, in the same run and in turns, with a loop that only fills the same tables of the same
 schema through apsw, in commits as large as what is in flight, with rows that were made before the
 clock started; and `one` besides with an append and fdatasync of as many bytes and a ZeroMQ echo
-over ipc. Ratios are of the medians of the rounds. `cpu_us_per_event` is what the engine takes of
-the processors in all its threads, `busiest_thread_us_per_event` what its loop takes of them: other
-work on the machine moves these least.
+over ipc, each by itself and one within the other. Ratios are of the medians of the rounds.
+`cpu_us_per_event` is what the engine takes of the processors in all its threads,
+`busiest_thread_us_per_event` what its loop takes of them: other work on the machine moves these
+least.
 
     python bench/bench_append.py [--seconds 5] [--rounds 3] [--shape one|singles|batches]
 """
@@ -160,17 +161,25 @@ def sync_of_an_append(folder: Path, seconds: float, reuse: bool) -> float:
     return statistics.median(took) * 1000
 
 
-def zeromq_echo(folder: Path, seconds: float) -> float:
-    """Median milliseconds of a 600 byte round trip to another process over ipc."""
-    endpoint = f"ipc://{folder}/echo"
+def zeromq_echo(folder: Path, seconds: float, *, synced: bool = False) -> float:
+    """Median milliseconds of a 600 byte round trip to another process over ipc. `synced`: that one
+    writes 12 KiB to the end of a file and waits for fdatasync before it answers, as whoever would
+    lose nothing has to, and its disk and its processor rest between two requests as an engine's do.
+    """
+    endpoint = f"ipc://{folder}/echo-{synced}"
     child = os.fork()
     if child == 0:
         router = zmq.Context().socket(zmq.ROUTER)
         router.bind(endpoint)
+        grows = os.open(folder / "echoed", os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+        block = os.urandom(3 * 4120)
         while True:
             identity, frame = router.recv_multipart()
             if frame == b"stop":
                 os._exit(0)
+            if synced:
+                os.write(grows, block)
+                os.fdatasync(grows)
             router.send_multipart((identity, frame))
     context = zmq.Context()
     dealer = context.socket(zmq.DEALER)
@@ -189,11 +198,12 @@ def zeromq_echo(folder: Path, seconds: float) -> float:
 
 
 def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
-    ours, bare, sync, reused, echo = [], [], [], [], []
+    ours, bare, sync, reused, echo, synced = [], [], [], [], [], []
     for _ in range(rounds):
         with workspace(where) as folder:
             if shape == "one":
                 echo.append(zeromq_echo(folder, seconds / 4))
+                synced.append(zeromq_echo(folder, seconds / 4, synced=True))
                 sync.append(sync_of_an_append(folder, seconds / 4, reuse=False))
                 reused.append(sync_of_an_append(folder, seconds / 4, reuse=True))
             bare.append(bare_loop(folder, shape, seconds))
@@ -224,7 +234,9 @@ def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
         result["append_sync_p50_ms"] = round(statistics.median(sync), 3)
         result["reused_sync_p50_ms"] = round(statistics.median(reused), 3)
         result["echo_p50_ms"] = round(statistics.median(echo), 3)
+        result["synced_echo_p50_ms"] = round(statistics.median(synced), 3)
         result["p50_to_sync_plus_echo"] = round(middle(ours, "p50_ms") / floor, 3)
+        result["p50_to_synced_echo"] = round(middle(ours, "p50_ms") / statistics.median(synced), 3)
     emit("append", **result)
 
 

@@ -35,10 +35,10 @@ class Committer:
     def start(self) -> None:
         self._thread.start()
 
-    def begin(self, storage: WriteSide, batch: Batch) -> bool:
+    def begin(self, storage: WriteSide, batch: Batch, here: bool = False) -> bool:
         """Stage and commit beside the interpreter, where the storage can: then `ended` tells of it
-        and not `done`. False: it cannot, and nothing was begun."""
-        return storage.begin(batch)
+        and not `done`. False: it cannot, and nothing was begun. `here`: in the calling thread."""
+        return storage.begin(batch, here)
 
     def ended(self, storage: WriteSide) -> Ended | None:
         """How what was begun has ended, once; None: it has not yet."""

@@ -488,11 +488,15 @@ class Door:
                 peer = self._peers.get((identity, delimited))
                 if peer is not None and not peer.cut:
                     self._put_aside(peer, frame)
-        if refused or len(found.came) >= PRESSED_FRAMES:
+        pressed = refused or len(found.came) >= PRESSED_FRAMES
+        if pressed:
             self._pressed_at = self._loop.clock.monotonic()
         if found.came:
             self._take_in(found.came)
-        self._tell_porter(porter)
+        if pressed or self._called:
+            self._tell_porter(porter)
+        elif found.came:
+            self._idle = False  # it does nothing before the round's end, when it is told
 
     def _account_for(self, refused: list[router.Refused]) -> None:
         around = self._frame_bytes

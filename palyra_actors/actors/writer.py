@@ -320,12 +320,19 @@ class Writer(PooledActor):
         except Exception as error:  # noqa: BLE001 - raised again where it is nobody's own
             return self._without_faulty(units, error)
         alone = len(units) == 1 and not self._queue and self._plan.quick and COMMIT_HERE
-        if not (alone or here):
+        if alone:
+            self._answer()
+            self._prepare(group)
+        if not here:
             self._under_way(group)  # before it begins: it may be through before we go on
-            if self._committer.begin(self._storage, group.batch):
+            if self._committer.begin(self._storage, group.batch, alone):
                 self._beside = True
-                self._prepare(group)
-                self._look_for_stall()
+                if alone:  # it is through, and was a wait: no work of the loop's
+                    self._slept_s -= clock.monotonic() - group.staged
+                    self.look()
+                else:
+                    self._prepare(group)
+                    self._look_for_stall()
                 return []
             self._plan.committing_since, self._plan.committing_load = None, 0
         self._answer()
@@ -346,7 +353,6 @@ class Writer(PooledActor):
         if alone:
             result = self._committer.commit_here(self._storage)
             self._slept_s -= result.ended - group.staged  # a wait, and no work of the loop's
-            self._prepare(group)
             self._finish(result)
             self._answer()
             return []

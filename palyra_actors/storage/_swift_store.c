@@ -1,7 +1,7 @@
 /* The thread that writes groups and waits for the disk without ever asking for the interpreter's
  * lock. Optional: `storage/journal.py` stages and commits through apsw where this is missing.
  *
- *     begin   rows ──▶ cells ──▶ (its thread: BEGIN, bind, step, COMMIT) ──▶ rings
+ *     begin   rows ──▶ cells ──▶ (its thread: BEGIN, bind, step, COMMIT) ──▶ rings; or the caller's
  *     ended   how it ended, once it has; and the rows are let go
  *
  * It goes on in apsw's connection, with SQLite's functions as SQLite hands them to extensions: there
@@ -19,7 +19,7 @@
 #include <unistd.h>
 
 enum {
-    VERSION = 1,
+    VERSION = 2,
     STATEMENTS_MAX = 128,
     SIZES_MAX = 4, /* for how many numbers of rows an INSERT is prepared */
     STEPS_MAX = 64,
@@ -102,7 +102,7 @@ typedef struct {
     void *prepared;
 } Statement;
 
-typedef enum { IDLE, HANDED, ENDED } State;
+typedef enum { IDLE, HANDED, HERE, ENDED } State; /* HERE: whoever handed it writes it */
 
 typedef struct {
     pthread_t thread;
@@ -295,7 +295,7 @@ wait_for(Lane *lane, int gone, double seconds)
     Py_BEGIN_ALLOW_THREADS
     pthread_mutex_lock(&lane->mutex);
     int late = 0;
-    while (!(there = gone ? lane->left : lane->state != HANDED) && !late) {
+    while (!(there = lane->state != HERE && (gone ? lane->left : lane->state != HANDED)) && !late) {
         if (seconds < 0)
             pthread_cond_wait(&lane->changed, &lane->mutex);
         else
@@ -514,12 +514,14 @@ lane_of(PyObject *capsule)
     return lane;
 }
 
+/* begin(lane, steps, here): `here` it is written in the calling thread, and has ended at the return */
 static PyObject *
 store_begin(PyObject *module, PyObject *args)
 {
     (void)module;
     PyObject *capsule, *steps;
-    if (!PyArg_ParseTuple(args, "OO!:begin", &capsule, &PyList_Type, &steps))
+    int here;
+    if (!PyArg_ParseTuple(args, "OO!p:begin", &capsule, &PyList_Type, &steps, &here))
         return NULL;
     Lane *lane = lane_of(capsule);
     if (lane == NULL)
@@ -538,8 +540,16 @@ store_begin(PyObject *module, PyObject *args)
     }
     pthread_mutex_lock(&lane->mutex);
     lane->job = job;
-    lane->state = HANDED;
+    lane->state = here ? HERE : HANDED;
     pthread_mutex_unlock(&lane->mutex);
+    if (here) {
+        Py_BEGIN_ALLOW_THREADS
+        write_job(lane);
+        pthread_mutex_lock(&lane->mutex);
+        lane->state = ENDED;
+        pthread_mutex_unlock(&lane->mutex);
+        Py_END_ALLOW_THREADS
+    }
     pthread_cond_broadcast(&lane->changed); /* who wakes finds the mutex free */
     Py_RETURN_TRUE;
 }

@@ -19,7 +19,7 @@ try:
 except ImportError:
     _swift: Any = None
 else:
-    _swift = _swift_store if _swift_store.VERSION == 1 else None
+    _swift = _swift_store if _swift_store.VERSION == 2 else None
 
 Step = tuple[tuple[tuple[str, int], ...], Sequence[tuple[Any, ...]], bool]
 """A statement, also as those that take more rows at once, the most first and one last, each with
@@ -50,9 +50,10 @@ class Beside:
     def __init__(self, connection: apsw.Connection, bell: int) -> None:
         self._lane = compiled.attach(connection.sqlite3_pointer(), bell)
 
-    def begin(self, steps: list[Step]) -> bool:
-        """Write these in one transaction. False: it takes no such rows, and nothing was begun."""
-        return bool(compiled.begin(self._lane, steps))
+    def begin(self, steps: list[Step], here: bool = False) -> bool:
+        """Write these in one transaction. False: it takes no such rows, and nothing was begun.
+        `here`: in the calling thread, where it has ended at the return and nothing rings."""
+        return bool(compiled.begin(self._lane, steps, here))
 
     def ended(self) -> Ended | None:
         """How what was begun has ended, once; None: it has not yet."""

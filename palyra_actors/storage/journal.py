@@ -228,9 +228,10 @@ class JournalWriter(_Side):
         if compiled is not None:
             self._beside = Beside(self._connection, bell)
 
-    def begin(self, batch: Batch) -> bool:
+    def begin(self, batch: Batch, here: bool = False) -> bool:
         """Stage and commit the batch beside the interpreter. False: that cannot be done, and
-        nothing was begun. Otherwise the storage is left alone until `ended` says how it ended."""
+        nothing was begun. Otherwise the storage is left alone until `ended` says how it ended:
+        `here`, in the calling thread, it has."""
         if self._beside is None:
             return False
         steps: list[Step] = [
@@ -243,7 +244,7 @@ class JournalWriter(_Side):
         steps += [(_sizes(asked), ids, True) for asked, ids in self._what_is_gone(batch) if ids]
         if batch.events and self._has_idles():
             steps.append((_sizes("answer.clash"), [(batch.events[0][0],)], True))
-        return self._beside.begin(steps)
+        return self._beside.begin(steps, here)
 
     def ended(self) -> Ended | None:
         """How what was begun has ended, once; None: it has not yet."""

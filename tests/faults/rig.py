@@ -158,9 +158,9 @@ class Rig:
         committer: Any = self.writer._committer
         begin = committer.begin
 
-        def may_begin(storage: Any, batch: Any) -> bool:
+        def may_begin(storage: Any, batch: Any, here: bool) -> bool:
             held = not self._gate.is_set() or self._hooks or self._answer_lost
-            begun = beside and not held and begin(storage, batch)
+            begun = beside and not held and begin(storage, batch, here)
             self.begun += bool(begun)
             return bool(begun)
 

@@ -59,8 +59,8 @@ def test_a_group_that_is_through_before_the_loop_goes_on_took_its_time_all_the_s
     committer, measured, seen = works.writer._committer, works.writer._measured, list[Times]()
     begin = committer.begin
 
-    def begin_and_wait(storage: Any, batch: Any) -> bool:
-        return bool(begin(storage, batch) and storage._beside.wait(DEADLINE_S))
+    def begin_and_wait(storage: Any, batch: Any, here: bool) -> bool:
+        return bool(begin(storage, batch, here) and storage._beside.wait(DEADLINE_S))
 
     def note(one: Measured) -> None:
         seen.append(one.times)

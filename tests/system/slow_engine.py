@@ -23,8 +23,8 @@ class SlowCommitter(Committer):
     commit_s = 0.0
     early = False
 
-    def begin(self, storage: Any, batch: Any) -> bool:
-        del storage, batch
+    def begin(self, storage: Any, batch: Any, here: bool = False) -> bool:
+        del storage, batch, here
         return False
 
     def commit(self, storage: Any) -> None:
