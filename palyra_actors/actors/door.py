@@ -488,8 +488,7 @@ class Door:
                 peer = self._peers.get((identity, delimited))
                 if peer is not None and not peer.cut:
                     self._put_aside(peer, frame)
-        pressed = refused or len(found.came) >= PRESSED_FRAMES
-        if pressed:
+        if pressed := refused or len(found.came) >= PRESSED_FRAMES:
             self._pressed_at = self._loop.clock.monotonic()
         if found.came:
             self._take_in(found.came)

@@ -406,6 +406,19 @@ class Unit:
         rows.sort(key=lambda row: row[0])
         return rows
 
+    def is_late(self, moment: float, budget_ms: int) -> bool:
+        """Whether it waits for the disk still, and would be over its budget at that moment, in
+        monotonic seconds. `budget_ms`: of a request that names none; 0: none."""
+        request = self.request
+        if request.budget_ms is not None:
+            budget_ms = request.budget_ms
+        return (
+            budget_ms > 0
+            and (moment - request.arrived) * 1000 > budget_ms
+            and not self.settled
+            and self.error is None
+        )
+
     @property
     def size(self) -> int:
         """Events that it writes, at least: what it takes of a group's room."""

@@ -420,26 +420,15 @@ class Writer(PooledActor):
         if not queue:
             return
         latest = self._loop.clock.monotonic() + (0.0 if plan.slow else plan.commit_s)
-        if not self._is_late(queue[0], latest):
+        if not queue[0].is_late(latest, self._budget_ms):
             return
         refusal = Overloaded(
             "it has waited too long to be durable within its budget",
             hint="nothing was stored; send it again later",
             retry_after_ms=max(1, round((plan.rest_s(latest) + plan.commit_s) * 1000)),
         )
-        late = {unit: refusal for unit in queue if self._is_late(unit, latest)}
+        late = {unit: refusal for unit in queue if unit.is_late(latest, self._budget_ms)}
         self._eject([], late)
-
-    def _is_late(self, unit: Unit, latest: float) -> bool:
-        budget_ms = unit.request.budget_ms
-        if budget_ms is None:
-            budget_ms = self._budget_ms
-        return (
-            budget_ms > 0
-            and (latest - unit.request.arrived) * 1000 > budget_ms
-            and not unit.settled
-            and unit.error is None
-        )
 
     def _may_tidy(self) -> bool:
         """Whether the WAL's rest is to be moved now: at a quiet moment, or at last."""
