@@ -64,7 +64,7 @@ DEFECTS: Final = (
     ),
     Defect(
         7, "what waited beyond its budget is not refused",
-        _ACTORS + "writer.py", "            budget_ms > 0\n", "            budget_ms < 0\n",
+        _ACTORS + "work.py", "            budget_ms > 0\n", "            budget_ms < 0\n",
         "tests/system/test_budget.py"
         "::test_what_waited_too_long_behind_a_stall_is_refused_before_the_stall_ends",
     ),
