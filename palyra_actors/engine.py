@@ -283,6 +283,7 @@ class Works:
         self.keys: Any = None
         self.endpoint: str | None = None
         self.replaced = ""
+        self.away_stamp = (0, 0)
         self.unread, self.unread_at = "", 0.0
 
     def _anchor(self, anchored: Head | None) -> None:
@@ -564,16 +565,24 @@ class Works:
         self.writer.over_limit = over_limit
 
     def _look_after_file(self) -> None:
-        """A file that was replaced under us takes no more writes: they would be lost with it."""
+        """A file that was replaced under us takes no more writes: they would be lost with it. Once
+        that very file has its name again, and nobody has changed it meanwhile, it takes them."""
         self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
         if self.replaced:
+            if self.replaced == FILE_REPLACED and self._is_back() and self.writer.resume():
+                self.replaced = ""
             return
         if not self.lock.still_ours():
             self.replaced = FILE_REPLACED
         elif not self.lock.wal_still_ours():
             self.replaced = WAL_REPLACED
         if self.replaced:
+            self.away_stamp = self.lock.stamp()
             self.writer.refuse(self.replaced)
+
+    def _is_back(self) -> bool:
+        ours = self.lock.still_ours() and self.lock.wal_still_ours()
+        return ours and self.lock.stamp() == self.away_stamp
 
     @staticmethod
     def _size(file: str) -> int:

@@ -5,8 +5,8 @@ path; over TCP it waits. So it never comes to that: beyond a bound, who came las
 
     descriptors ──near the limit──▶ look ──strangers first, then who came last──▶ shut
 
-The bound is as far below the limit as many can come between two looks, so `serve` raises the limit
-as far as it may.
+The bound is as far below the limit as many can come between two looks, so the limit is raised as
+far as it may be.
 """
 
 import logging
@@ -28,9 +28,13 @@ LOOK_S: Final = 0.005
 LOOK_AGAIN_S: Final = 0.001
 """Once a quarter of the room is taken. A look that finds nothing costs two microseconds."""
 
-RESERVE: Final = 512
+RESERVE: Final = 4096
 """Descriptors that stay free for the engine itself and for what comes between two looks; of a
-small limit a half. libzmq accepts up to 50 connections in a millisecond."""
+smaller limit a half. libzmq accepts up to 50 connections in a millisecond."""
+
+DESCRIPTORS_MIN: Final = 2048
+"""Where the process may have fewer, a burst may come to the limit between two looks, and there is
+no door over a path."""
 
 
 class Crowd(Lookout):
@@ -66,17 +70,34 @@ class Crowd(Lookout):
         """One look; the descriptors that are taken."""
         taken = descriptors.lowest_free()
         if taken > self._descriptors_max:
-            for descriptor, inode in self._last_ones()[: taken - self._descriptors_max]:
-                if not descriptors.is_still(descriptor, inode):
-                    continue  # it is somebody else's by now
-                with suppress(OSError), descriptors.borrowed(descriptor) as own:
-                    own.shutdown(sockets.SHUT_RDWR)
-                    self.cut += 1
-                    self._sparing.warn(
-                        "a connection is shut out: the process may have %d files open, and there"
-                        " are too many connections", descriptors.most(),
-                    )  # fmt: skip
+            beyond = range(self._descriptors_max, taken)
+            if not self._shut_strangers(beyond):
+                for descriptor, inode in self._last_ones()[: len(beyond)]:
+                    self._shut(descriptor, inode)
         return taken
+
+    def _shut_strangers(self, numbers: range) -> bool:
+        """Those of the last ones that have not said anything yet, at once: to look at all takes
+        as long as many come in. False: there is none."""
+        peers, cut = self._peers(), self.cut
+        for descriptor in numbers:
+            with suppress(OSError):
+                about = os.fstat(descriptor)
+                stranger = stat.S_ISSOCK(about.st_mode) and about.st_ino not in peers
+                if stranger and self._is_ours(descriptor):
+                    self._shut(descriptor, about.st_ino)
+        return self.cut > cut
+
+    def _shut(self, descriptor: int, inode: int) -> None:
+        if not descriptors.is_still(descriptor, inode):
+            return  # it is somebody else's by now
+        with suppress(OSError), descriptors.borrowed(descriptor) as own:
+            own.shutdown(sockets.SHUT_RDWR)
+            self.cut += 1
+            self._sparing.warn(
+                "a connection is shut out: the process may have %d files open, and there are too"
+                " many connections", descriptors.most(),
+            )  # fmt: skip
 
     def _last_ones(self) -> list[tuple[int, int]]:
         """The door's connections, with their inodes: those that have not said anything yet, then

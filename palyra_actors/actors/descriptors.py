@@ -9,12 +9,22 @@ import os
 import resource
 import socket as sockets
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 
 def most() -> int:
     """How many descriptors the process may have: their numbers stay below."""
     return resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+
+
+def make_room(wanted: int) -> None:
+    """Raise `most` as far as the process may by itself, up to so many: a connection is a file."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if hard != resource.RLIM_INFINITY:
+        wanted = min(wanted, hard)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        with suppress(OSError, ValueError):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def lowest_free() -> int:

@@ -37,7 +37,7 @@ from palyra_actors.actors.authenticator import (
     AuthenticatorStatistics,
     Lock,
 )
-from palyra_actors.actors.crowd import RESERVE, Crowd
+from palyra_actors.actors.crowd import DESCRIPTORS_MIN, RESERVE, Crowd
 from palyra_actors.actors.desk import Desk
 from palyra_actors.actors.endpoint import host_of, is_served, refuse_strangers
 from palyra_actors.actors.feed import Feed
@@ -317,6 +317,17 @@ class Door:
                 field="door.endpoint",
                 hint="is another engine there? Choose another path",
             )
+        if endpoint.startswith("ipc://"):
+            descriptors.make_room(2 * RESERVE)
+            most = descriptors.most()
+            if most < DESCRIPTORS_MIN:
+                self.close()
+                raise ConfigInvalid(
+                    f"the process may have {most} files open: over a path as many connections would"
+                    " end it",
+                    field="door.endpoint",
+                    hint=f"raise the limit (ulimit -n {DESCRIPTORS_MIN}), or serve over tcp",
+                )
         try:
             self._socket.bind(endpoint)
         except zmq.ZMQError as error:

@@ -166,6 +166,26 @@ class Writer(PooledActor):
         """Write nothing more: every unit is answered `unavailable`, whatever happens."""
         self._failing = self._refusing = reason
 
+    def resume(self) -> bool:
+        """Write again after `refuse`, as the file is what it was. False: it is not, or a group is
+        under way. On the loop's thread."""
+        if self._group is not None or self._tidying:
+            return False
+        try:
+            head = self._storage.reopen()
+            names = self._storage.names()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it stays as it was
+            log.warning("the database is back, and cannot be opened: %s", error)
+            return False
+        if head != self._head:
+            log.critical("the database is back, and ends at %s, not at %s", head, self._head)
+            return False
+        log.warning("the database is back as it was: writing goes on")
+        self._names = names
+        self._failing = self._refusing = None
+        self._tell()
+        return True
+
     @property
     def head(self) -> Head:
         """The last durable event."""

@@ -1,9 +1,7 @@
 """An engine as a process: one line when it is ready, logs aside, a clean end on a signal."""
 
-import contextlib
 import gc
 import logging
-import resource
 import signal
 import sys
 import threading
@@ -11,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from palyra_actors.actors import descriptors
 from palyra_actors.cli.logs import log_to_stderr
 from palyra_actors.config import Config
 from palyra_actors.engine import Engine
@@ -69,7 +68,7 @@ def serve(wishes: Wishes) -> None:
     log_to_stderr(config.log.format, config.log.level)
     sys.setswitchinterval(SWITCH_S)
     log = logging.getLogger(__name__)
-    make_room()
+    descriptors.make_room(DESCRIPTORS_MAX)
     path = config.engine.db if wishes.db is None else wishes.db
     with Engine.open(path, config) as engine:
         if config.metrics.listen:
@@ -81,17 +80,6 @@ def serve(wishes: Wishes) -> None:
         sys.stdout.flush()
         ended.wait()
     log.info("stopped")
-
-
-def make_room() -> None:
-    """Raise what the process may have open as far as it may by itself: a connection is a file."""
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    wanted = DESCRIPTORS_MAX
-    if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    if soft != resource.RLIM_INFINITY and soft < wanted:
-        with contextlib.suppress(OSError, ValueError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 def spare_the_collector() -> None:

@@ -110,6 +110,13 @@ class DatabaseLock:
         links = os.fstat(self._descriptor).st_nlink
         return (named.st_dev, named.st_ino) == self._identity and links >= 1
 
+    def stamp(self) -> tuple[int, int]:
+        """When the locked file was changed last, wherever it is by now, and its size."""
+        if self._descriptor is None:
+            return 0, 0
+        found = os.fstat(self._descriptor)
+        return found.st_mtime_ns, found.st_size
+
     def wal_still_ours(self) -> bool:
         """Whether the WAL's name is still that of the one which this process has open. One system
         call, and a look through the descriptors of this process where it is another one than

@@ -423,6 +423,38 @@ def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
     works.assert_at_rest()
 
 
+def test_a_file_that_is_put_back_takes_writes_again(works: Rig, figure: Tell) -> None:
+    session, away = new_id(), works.path.with_name("away.db")
+    works.append(event(session)).ok()
+    works.path.rename(away)
+    _told(works, "replaced or unlinked")
+    assert works.append(event(session)).code() == ("unavailable", "none")
+    away.rename(works.path)
+    began = time.monotonic()
+    works.eventually(lambda: works.status() == "ready", "ready")
+    figure(16, "put back, and ready after", time.monotonic() - began, "s", most=1)
+    works.append(event(session)).ok()
+    assert works.works.writer.head.seq == 2
+    works.assert_at_rest()
+
+
+@pytest.mark.parametrize("change", ["its head", "its bytes"])
+def test_a_file_that_is_put_back_as_another_takes_none(works: Rig, change: str) -> None:
+    session, away = new_id(), works.path.with_name("away.db")
+    works.append(event(session)).ok()
+    works.path.rename(away)
+    _told(works, "replaced or unlinked")
+    if change == "its head":
+        head = works.works.writer.head
+        works.works.writer._head = head._replace(seq=head.seq + 1)
+    else:
+        os.utime(away, ns=(1, 1))
+    away.rename(works.path)
+    works.let_pass(3 * engine_module.OWNER_LOOK_S)
+    assert works.status() == "failing"
+    assert works.append(event(session)).code() == ("unavailable", "none")
+
+
 @pytest.mark.parametrize("linked", [False, True])
 def test_without_its_wal_an_engine_that_ends_in_order_has_lost_nothing(
     tmp_path: Path, linked: bool

@@ -5,6 +5,7 @@ With `--campaign` in their full size. How long the next good request took is tol
 
 import contextlib
 import os
+import socket
 import subprocess
 import sys
 import time
@@ -15,6 +16,7 @@ import psutil
 import pytest
 import zmq
 
+from palyra_actors.actors.crowd import DESCRIPTORS_MIN
 from palyra_actors.api.events import new_id
 from palyra_actors.keys import KeyFolder
 from palyra_actors.testing.hostile import (
@@ -166,6 +168,44 @@ def test_a_crowd_whose_frames_come_all_at_once_waits_its_turn(
         with attack(opened.target, 400 if campaign else 100):
             opened.is_well(figure, "three frames of each of a hundred", IN_FLIGHT_MIB_MAX)
         opened.is_well(figure, "three frames of each of a hundred", IN_FLIGHT_MIB_MAX)
+
+
+def serve_path(folder: Path, files_max: int) -> "subprocess.Popen[str]":
+    """An engine behind a path that may have so many files open."""
+    return subprocess.Popen(
+        ["prlimit", f"--nofile={files_max}:{files_max}", sys.executable, "-m",
+         "palyra_actors.cli", "serve", "--db", str(folder / "journal.db"),
+         "--endpoint", f"ipc://{folder}/door"],
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def test_a_burst_over_a_path_ends_nobody(tmp_path: Path) -> None:
+    """libzmq ends the process where it may not accept another one there."""
+    process = serve_path(tmp_path, DESCRIPTORS_MIN)
+    assert process.stdout is not None
+    process.stdout.readline()
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(3 * DESCRIPTORS_MIN):
+                own = stack.enter_context(socket.socket(socket.AF_UNIX))
+                own.settimeout(DEADLINE_S)
+                with contextlib.suppress(OSError):
+                    own.connect(str(tmp_path / "door"))
+        assert process.poll() is None
+        with Wire(f"ipc://{tmp_path}/door") as wire:
+            assert wire.ok("engine.health")["status"] != "failing"
+    finally:
+        process.terminate()
+        process.communicate(timeout=DEADLINE_S)
+    assert process.returncode == 0
+
+
+def test_where_a_burst_would_end_it_there_is_no_door_over_a_path(tmp_path: Path) -> None:
+    process = serve_path(tmp_path, DESCRIPTORS_MIN - 1)
+    _, said = process.communicate(timeout=DEADLINE_S)
+    assert process.returncode
+    assert "ulimit -n" in said
 
 
 def test_a_routing_id_goes_over_to_who_comes_with_it_last(own: House) -> None:
