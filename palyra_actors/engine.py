@@ -569,7 +569,7 @@ class Works:
         that very file has its name again, and nobody has changed it meanwhile, it takes them."""
         self.loop.call_later(OWNER_LOOK_S, self._look_after_file)
         if self.replaced:
-            if self.replaced == FILE_REPLACED and self._is_back() and self.writer.resume():
+            if self.replaced == FILE_REPLACED and self._is_back():
                 self.replaced = ""
             return
         if not self.lock.still_ours():
@@ -582,7 +582,16 @@ class Works:
 
     def _is_back(self) -> bool:
         ours = self.lock.still_ours() and self.lock.wal_still_ours()
-        return ours and self.lock.stamp() == self.away_stamp
+        if not ours or self.lock.stamp() != self.away_stamp:
+            return False
+        try:
+            back = self.writer.resume()
+        except Exception as error:  # noqa: BLE001 - whatever it is, it stays as it was
+            log.warning("the database is back, and cannot be opened: %s", error)
+            return False
+        if back:
+            log.warning("the database is back as it was: writing goes on")
+        return back
 
     @staticmethod
     def _size(file: str) -> int:

@@ -37,9 +37,9 @@ from palyra_actors.actors.authenticator import (
     AuthenticatorStatistics,
     Lock,
 )
-from palyra_actors.actors.crowd import DESCRIPTORS_MIN, RESERVE, Crowd
+from palyra_actors.actors.crowd import RESERVE, Crowd
 from palyra_actors.actors.desk import Desk
-from palyra_actors.actors.endpoint import host_of, is_served, refuse_strangers
+from palyra_actors.actors.endpoint import host_of, refuse_path, refuse_strangers
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.guard import RECEIVE_BUFFER_BYTES, Guard, Reading, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
@@ -310,26 +310,12 @@ class Door:
             self._socket.setsockopt(option, value)
 
     def _bind(self, endpoint: str) -> str:
-        if endpoint.startswith("ipc://") and is_served(endpoint.removeprefix("ipc://")):
-            self.close()
-            raise ConfigInvalid(
-                f"cannot bind {endpoint}: somebody is served there",
-                field="door.endpoint",
-                hint="is another engine there? Choose another path",
-            )
-        if endpoint.startswith("ipc://"):
-            descriptors.make_room(2 * RESERVE)
-            most = descriptors.most()
-            if most < DESCRIPTORS_MIN:
-                self.close()
-                raise ConfigInvalid(
-                    f"the process may have {most} files open: over a path as many connections would"
-                    " end it",
-                    field="door.endpoint",
-                    hint=f"raise the limit (ulimit -n {DESCRIPTORS_MIN}), or serve over tcp",
-                )
         try:
+            refuse_path(endpoint)
             self._socket.bind(endpoint)
+        except ConfigInvalid:
+            self.close()
+            raise
         except zmq.ZMQError as error:
             self.close()
             raise ConfigInvalid(

@@ -5,6 +5,8 @@ import socket as sockets
 from contextlib import suppress
 from typing import Final
 
+from palyra_actors.actors import descriptors
+from palyra_actors.actors.crowd import DESCRIPTORS_MIN, RESERVE
 from palyra_actors.errors import ConfigInvalid
 
 PORT_MAX: Final = 65_535  # libzmq takes higher ones modulo 65,536
@@ -18,6 +20,26 @@ def is_served(path: str) -> bool:
         except OSError:
             return False
     return True
+
+
+def refuse_path(endpoint: str) -> None:
+    """Where somebody is served, or a burst of connections would end the process: see `crowd`."""
+    if not endpoint.startswith("ipc://"):
+        return
+    if is_served(endpoint.removeprefix("ipc://")):
+        raise ConfigInvalid(
+            f"cannot bind {endpoint}: somebody is served there",
+            field="door.endpoint",
+            hint="is another engine there? Choose another path",
+        )
+    descriptors.make_room(2 * RESERVE)
+    most = descriptors.most()
+    if most < DESCRIPTORS_MIN:
+        raise ConfigInvalid(
+            f"the process may have {most} files open: over a path as many connections would end it",
+            field="door.endpoint",
+            hint=f"raise the limit (ulimit -n {DESCRIPTORS_MIN}), or serve over tcp",
+        )
 
 
 def host_of(endpoint: str) -> str | None:

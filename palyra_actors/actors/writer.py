@@ -167,24 +167,13 @@ class Writer(PooledActor):
         self._failing = self._refusing = reason
 
     def resume(self) -> bool:
-        """Write again after `refuse`, as the file is what it was. False: it is not, or a group is
-        under way. On the loop's thread."""
-        if self._group is not None or self._tidying:
-            return False
-        try:
-            head = self._storage.reopen()
-            names = self._storage.names()
-        except Exception as error:  # noqa: BLE001 - whatever it is, it stays as it was
-            log.warning("the database is back, and cannot be opened: %s", error)
-            return False
-        if head != self._head:
-            log.critical("the database is back, and ends at %s, not at %s", head, self._head)
-            return False
-        log.warning("the database is back as it was: writing goes on")
-        self._names = names
-        self._failing = self._refusing = None
-        self._tell()
-        return True
+        """After `refuse`, where the file is what it was. Raises what opening it does."""
+        same = self._group is None and not self._tidying and self._storage.reopen() == self._head
+        if same:
+            self._names = self._storage.names()
+            self._failing = self._refusing = None
+            self._tell()
+        return same
 
     @property
     def head(self) -> Head:
@@ -715,7 +704,7 @@ class Writer(PooledActor):
         self._rejected_bytes = sum(unit.payload_bytes for unit in group.units)
         if not self._probing:
             self._probing = True
-            self._probe_again()
+            self._loop.call_later(PROBE_S, self._probe)
 
     def _probe(self) -> None:
         if self._rejected is None:
@@ -723,16 +712,15 @@ class Writer(PooledActor):
         elif self._failing is None:
             self.chore(self._try_disk)
         else:
-            self._probe_again()
+            self._loop.call_later(PROBE_S, self._probe)
 
     def _try_disk(self, storage: WriteSide) -> None:
         """In the committer's thread."""
         try:
             storage.probe(self._rejected_bytes)
+            self._rejected = None
         except StorageUnavailable as still:
             log.debug("the disk takes nothing yet: %s", still)
-        else:
-            self._rejected = None
         self._loop.call_soon(self._probe_again)
 
     def _probe_again(self) -> None:
