@@ -676,9 +676,8 @@ class Writer(PooledActor):
             self._fail(unit, verdict.error)
         elif verdict.answer is not None:
             unit.settle()
-            now = self._loop.clock.monotonic()
             request = unit.request
-            total_ms = (now - request.arrived) * 1000
+            total_ms = (self._loop.clock.monotonic() - request.arrived) * 1000
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
             within = budget_ms == 0 or total_ms <= budget_ms
             self._late += not within
