@@ -97,6 +97,8 @@ def open_reader(
         OpenRefused: there is no such file, or it may not be used as it is.
         StorageUnavailable: the disk failed, or the file is locked; it may pass.
     """
+    if vfs is None and cannot_change(path):
+        return open_untouched(path)
     return _open_existing(
         path,
         flags=apsw.SQLITE_OPEN_READONLY,
@@ -106,11 +108,25 @@ def open_reader(
     )
 
 
-def open_untouched(path: str | os.PathLike[str], *, vfs: str | None = None) -> apsw.Connection:
+def cannot_change(path: str | os.PathLike[str]) -> bool:
+    """A database without a WAL on a file system that is mounted read-only: SQLite wants to make
+    files beside it, and need not."""
+    file = os.path.realpath(path)
+    try:
+        mounted = os.statvfs(os.path.dirname(file))
+    except OSError:
+        return False
+    return bool(mounted.f_flag & os.ST_RDONLY) and size_bytes(file + "-wal") == 0
+
+
+def open_untouched(
+    path: str | os.PathLike[str], *, vfs: str | None = None, alone: bool = False
+) -> apsw.Connection:
     """A connection that leaves no trace: no file is made, moved into another, or removed.
 
     Where there is no WAL the file is opened as one that nobody changes; else the WAL is read and
-    stays as it is. For the owner of the lock, before anybody else is let in.
+    stays as it is; `alone`: is passed over. For the owner of the lock, before anybody else is let
+    in.
 
     Raises: as `open_reader`.
     """
@@ -120,7 +136,7 @@ def open_untouched(path: str | os.PathLike[str], *, vfs: str | None = None) -> a
         if inspect(file, vfs) is None:
             raise OpenRefused(f"{file} does not exist or is empty", detail={"path": file})
         flags, name = apsw.SQLITE_OPEN_READONLY, file
-        if size_bytes(file + "-wal") == 0:
+        if alone or size_bytes(file + "-wal") == 0:
             flags, name = flags | apsw.SQLITE_OPEN_URI, f"file:{quote(file)}?immutable=1"
         connection = apsw.Connection(name, flags=flags, vfs=vfs)
         with _closed_on_failure(connection):

@@ -23,7 +23,9 @@ from palyra_actors.storage.audit import Audit, audit
 from palyra_actors.storage.connection import (
     PAGE_BYTES,
     SQLITE_VERSION_MIN,
+    cannot_change,
     open_reader,
+    open_untouched,
     pragma,
 )
 from palyra_actors.storage.files import inspect, restoring, size_bytes
@@ -86,8 +88,13 @@ def examine(file: str, anchor_path: str, *, full: bool) -> Iterator[Finding]:
     try:
         with closing(open_reader(file, cache_bytes=_CACHE_BYTES)) as connection:
             yield _schema(connection, file)
-            yield _settings(connection)
-            yield from _content(connection, file, anchor_path, full=full)
+            yield _settings(connection, file)
+            damaged = False
+            for finding in _content(connection, file, anchor_path, full=full):
+                damaged |= finding.verdict == "damaged"
+                yield finding
+            if damaged and size_bytes(file + "-wal") and holder_of(file) is None:
+                yield from _without_wal(file, anchor_path)
             yield from _room(connection, file)
             yield _clock(connection)
     except PalyraError as refusal:
@@ -236,8 +243,10 @@ def _sqlite() -> Finding:
     return Finding("SQLite", "fine", f"{version}, at least {wanted}")
 
 
-def _settings(connection: apsw.Connection) -> Finding:
+def _settings(connection: apsw.Connection, file: str) -> Finding:
     wanted = {"journal_mode": "wal", "auto_vacuum": 2, "page_size": PAGE_BYTES, "encoding": "UTF-8"}
+    if cannot_change(file):
+        del wanted["journal_mode"]  # opened as a file that nobody changes, it tells another
     wrong = [
         f"{name} is {found!r}, not {value!r}"
         for name, value in wanted.items()
@@ -278,6 +287,31 @@ def _content(
         yield Finding("anchor", "wrong", refusal.message, refusal.hint or "")
     else:
         yield _anchor(file, anchor_path, anchored, head, reader.hash_at)
+
+
+def _without_wal(file: str, anchor_path: str) -> Iterator[Finding]:
+    """The database is damaged as its WAL has it: whether it is sound alone, and what is missing."""
+    try:
+        with closing(JournalReader(open_untouched(file, alone=True))) as reader:
+            found = audit(reader)
+    except (PalyraError, apsw.Error):
+        return
+    if not found.sound:
+        return
+    seen = None
+    with suppress(OpenRefused):
+        seen = anchor.read(anchor_path)
+    missing = 0 if seen is None else max(0, seen.seq - found.head.seq)
+    said = (
+        "it is another database's, or damaged: without it this one is sound and ends with event"
+        f" {found.head.seq}"
+    )
+    if not missing:
+        hint = f"move {file}-wal and {file}-shm away, and look again"
+    else:
+        said += f"; {missing} that the anchor has seen were in its own"
+        hint = f"put the right {file}-wal there; or, to do without, move it and -shm away"
+    yield Finding("WAL", "damaged", said, hint)
 
 
 def _chain(file: str, found: Audit, from_seq: int) -> Finding:

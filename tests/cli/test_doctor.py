@@ -3,6 +3,8 @@
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +13,9 @@ import pytest
 
 from palyra_actors.cli import exits
 from palyra_actors.engine import Engine
+from palyra_actors.storage import anchor
 from palyra_actors.storage.migrations import latest_version
+from palyra_actors.storage.port import Head
 from tests.cli.conftest import Run
 from tests.storage.test_backup import flip
 
@@ -236,6 +240,43 @@ def test_the_doctor_looks_beside_a_running_engine_and_names_it(run: Run, path: P
         code, _, err = run("doctor", "--db", path, "--accept-loss")
         assert code == exits.BROKEN
         assert "in use by this process" in err
+
+
+def crash(file: Path, events: int) -> None:
+    """An engine ends without a word and leaves its WAL."""
+    code = f"""
+import os
+from pathlib import Path
+from tests.cli.test_doctor import SESSION
+from palyra_actors.engine import Engine
+engine = Engine.open(Path({str(file)!r}))
+for n in range({events}):
+    engine.sessions.open(SESSION).append("x.a", {{"n": n}}, actor="user", budget_ms=0)
+os._exit(9)
+"""
+    subprocess.run([sys.executable, "-c", code], check=False)
+
+
+@pytest.mark.parametrize("missing", [0, 3])
+def test_the_doctor_knows_a_wal_of_another_database(
+    run: Run, path: Path, tmp_path: Path, missing: int
+) -> None:
+    other = tmp_path / "data" / "other.db"
+    fill(other, 30)
+    crash(other, 5)
+    if missing:
+        anchor.write(anchor.beside(str(path)), Head(20 + missing, bytes(32)))
+    shutil.copy(f"{other}-wal", f"{path}-wal")
+    before = path.read_bytes()
+    code, out, _ = run("doctor", "--db", path)
+    assert code == exits.DAMAGED
+    assert "without it this one is sound and ends with event 20" in out
+    assert (f"{missing} that the anchor has seen were in its own" in out) is bool(missing)
+    assert path.read_bytes() == before
+    if not missing:
+        Path(f"{path}-wal").unlink()
+        Path(f"{path}-shm").unlink(missing_ok=True)
+        assert run("doctor", "--db", path)[0] == 0
 
 
 def test_an_index_in_another_order_is_refused_by_all_that_prove(

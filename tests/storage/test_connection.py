@@ -332,6 +332,25 @@ def test_a_hard_link_apart_from_its_wal_is_refused(database: Path) -> None:
     again.close()
 
 
+def test_on_a_file_system_that_is_mounted_read_only_nothing_is_made_beside_it(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = writer_at(database)
+    migrate(writer, str(database))
+    writer.pragma("wal_checkpoint(TRUNCATE)")
+    writer.close()
+    for beside in ("-wal", "-shm"):
+        database.with_name(database.name + beside).unlink(missing_ok=True)
+    here = os.statvfs(database.parent)
+    mounted = os.statvfs_result((*here[:8], here.f_flag | os.ST_RDONLY, *here[9:]))
+    monkeypatch.setattr(os, "statvfs", lambda _: mounted)
+    before = sorted(database.parent.iterdir())
+    reader = open_reader(database, cache_bytes=1 << 20)
+    assert reader.pragma("user_version") == latest_version()
+    assert sorted(database.parent.iterdir()) == before
+    reader.close()
+
+
 def test_a_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(OpenRefused, match="no regular file"):
         writer_at(tmp_path)
