@@ -185,6 +185,13 @@ DEFECTS: Final = (
         "::test_a_frame_of_one_byte_more_is_too_large_and_says_both_sizes",
     ),
     Defect(
+        25, "nobody waits while all together bring in too much",
+        "palyra_actors/actors/guard.py",
+        "much = sum(one.held_bytes for one in connections) > ALL_HELD_BYTES_FREE",
+        "much = sum(one.held_bytes for one in connections) < 0",
+        "tests/actors/test_guard.py::test_while_too_much_is_on_its_way_all_but_a_few_wait",
+    ),
+    Defect(
         26, "a patch goes on behind a test that failed",
         _DOMAIN + "document.py",
         "if not alike(found, value):", "if found is None:",

@@ -423,7 +423,9 @@ def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
     works.assert_at_rest()
 
 
-def test_a_file_that_is_put_back_takes_writes_again(works: Rig, figure: Tell) -> None:
+def test_a_file_that_was_taken_away_and_is_put_back_takes_writes_again(
+    works: Rig, figure: Tell
+) -> None:
     session, away = new_id(), works.path.with_name("away.db")
     works.append(event(session)).ok()
     works.path.rename(away)
@@ -439,7 +441,9 @@ def test_a_file_that_is_put_back_takes_writes_again(works: Rig, figure: Tell) ->
 
 
 @pytest.mark.parametrize("change", ["its head", "its bytes"])
-def test_a_file_that_is_put_back_as_another_takes_none(works: Rig, change: str) -> None:
+def test_a_file_that_was_taken_away_and_is_put_back_as_another_takes_none(
+    works: Rig, change: str
+) -> None:
     session, away = new_id(), works.path.with_name("away.db")
     works.append(event(session)).ok()
     works.path.rename(away)
