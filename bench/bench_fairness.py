@@ -2,14 +2,15 @@
 
 1,000 sessions are appended to in turn at a modest, steady rate (open loop: a request is sent when
 it is due, whatever became of those before it, and its latency counts from then), over one
-connection. In every second round another connection floods one more session, with many requests in
-flight, without a budget. The rounds alternate in one run over one engine; `ratio` is that of the
+connection. In every second round another connection has one more session, which is hot or flooded
+without a budget. The rounds alternate in one run over one engine; `ratio` is that of the
 medians of the rounds' p99.
 
-    batches  16 requests of 64 events in flight
-    singles  256 requests of one event in flight
+    hot      5,000 events a second in requests of eight: twenty times what all others have together
+    batches  16 requests of 64 events in flight: all that the machine can do
+    singles  256 requests of one event in flight: the same
 
-    python bench/bench_fairness.py [--seconds 5] [--rounds 4] [--rate 250] [--flood batches|singles]
+    python bench/bench_fairness.py [--seconds 5] [--rounds 4] [--rate 250] [--flood hot|batches|…]
 """
 
 import argparse
@@ -24,8 +25,10 @@ from typing import Any
 
 import zmq
 from load import Load, _reply_id, emit, engine, frames, workspace
+from openloop import OK, OpenLoop
 
 FLOODS = {"batches": (16, 64), "singles": (256, 1)}  # requests in flight, events in each
+HOT_RATE, HOT_EVENTS = 625, 8  # requests a second, events in each
 FLOOD_EVENTS_PER_SECOND_MAX = 60_000  # how many frames to make: more than can be served
 SESSIONS = 1_000
 PATIENCE_S = 30.0
@@ -89,6 +92,16 @@ def _no_text_ids(frame: bytes) -> Any:
 
 def flood(endpoint: str, shape: str, seconds: float) -> None:
     """The hot session, in a process of its own: one line once it is ready, one with the result."""
+    if shape == "hot":
+        hot = OpenLoop(endpoint, connections=1, sessions=1, events=HOT_EVENTS)
+        print("ready", flush=True)
+        sys.stdin.readline()
+        outcome = hot.run(HOT_RATE, seconds)
+        taken = float((outcome.code == OK).sum()) / seconds * HOT_EVENTS
+        p99 = float(sorted(outcome.latency_ms(OK))[int(taken / HOT_EVENTS * seconds * 0.99)])
+        hot.close()
+        print(json.dumps({"events_per_second": taken, "p99_ms": p99}), flush=True)
+        return
     window, events = FLOODS[shape]
     made = frames(int(FLOOD_EVENTS_PER_SECOND_MAX * seconds / events), events, 1, 2, budget_ms=0)
     load = Load(endpoint)
@@ -167,14 +180,14 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each round")
     parser.add_argument("--rounds", type=int, default=4, help="with, and as many without")
     parser.add_argument("--rate", type=float, default=250.0, help="polite requests a second")
-    parser.add_argument("--flood", choices=[*FLOODS, "all"], default="all")
+    parser.add_argument("--flood", choices=["hot", *FLOODS, "all"], default="all")
     parser.add_argument("--dir", help="on the disk to measure; default: here")
     parser.add_argument("--as-flood", metavar="ENDPOINT", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.as_flood:
         flood(options.as_flood, options.flood, options.seconds)
         return
-    for shape in FLOODS if options.flood == "all" else [options.flood]:
+    for shape in ["hot", *FLOODS] if options.flood == "all" else [options.flood]:
         with workspace(options.dir) as folder:
             measure(folder, shape, options.rate, options.seconds, options.rounds)
 
