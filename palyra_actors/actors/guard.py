@@ -47,7 +47,7 @@ WINDOW_LOOKS: Final = 100  # a second, while nothing grows
 ALERT_BYTES: Final = 3 * MIB
 """By which the process may grow within the window before its size is looked at more often."""
 
-GROWTH_BYTES_MAX: Final = 6 * MIB
+GROWTH_BYTES_MAX: Final = 4 * MIB
 """By which the process may grow within the window before it is asked who holds what."""
 
 HELD_BYTES_MAX: Final = IN_FLIGHT_BYTES_MAX + FRAME_BYTES_MAX
@@ -75,9 +75,11 @@ WAIT_S_MAX: Final = 1.0
 """For how long a connection has to wait before it is cut, or may keep others waiting and bring in
 nothing."""
 
-TRIM_BYTES: Final = 4 * MIB
+TRIM_BYTES: Final = 2 * MIB
 TRIM_EVERY_S: Final = 0.02
-"""What is free in the heap meanwhile, beyond which it is given back, and how often at the most."""
+SIEGE_S: Final = 1.0
+"""What is free in the heap meanwhile and for a second after, beyond which it is given back, and how
+often at the most."""
 
 ALL_HELD_BYTES_MAX: Final = 48 * MIB
 """Held for all together before the largest are cut."""
@@ -165,7 +167,7 @@ class Guard(Lookout):
         self._waiting: dict[int, float] = {}
         self._going: dict[int, tuple[float, int]] = {}
         self._rest_bytes = 0
-        self._trimmed_at = -inf
+        self._trimmed_at = self._narrow_at = -inf
         self._emptied = 0
         self._own_bytes = 0
         self._alert = False
@@ -188,11 +190,14 @@ class Guard(Lookout):
         reading = self._reading()
         self._window.append(resident_bytes)
         grown = resident_bytes - min(self._window)
-        self._alert = grown > ALERT_BYTES or bool(self._narrow)
+        if self._narrow:
+            self._narrow_at = time.monotonic()
+        besieged = time.monotonic() < self._narrow_at + SIEGE_S
+        self._alert = grown > ALERT_BYTES or besieged
         if not self._alert:
             self._rest_bytes = resident_bytes
         crowded = count and descriptors.lowest_free() > self._connections_max
-        if grown <= GROWTH_BYTES_MAX and not crowded and not self._narrow:
+        if grown <= GROWTH_BYTES_MAX and not crowded and not besieged:
             self._before.clear()
             return
         emptied = reading.waiting or reading.emptied != self._emptied
@@ -202,10 +207,9 @@ class Guard(Lookout):
         connections = [self._aged(one, emptied) for one in connections]
         self._before = {one.inode: one for one in connections}
         self._emptied = reading.emptied
-        if grown > GROWTH_BYTES_MAX or self._narrow:
-            waited = bool(self._narrow)
+        if grown > GROWTH_BYTES_MAX or besieged:
             self._let_wait(connections)
-            if waited:
+            if besieged:
                 self._give_back(resident_bytes, held_bytes)
             self._cut_who_holds_too_much(connections)
         if crowded:
@@ -254,9 +258,6 @@ class Guard(Lookout):
             return
         _trim(0)
         self._trimmed_at = now
-        with open("/proc/self/statm", "rb", buffering=0) as statm:
-            left_bytes = _resident_bytes(statm.fileno()) - held_bytes
-        self._rest_bytes = max(self._rest_bytes, left_bytes - TRIM_BYTES)
 
     def _moved_at(self, one: Held) -> tuple[float, int]:
         """When it brought something in last, and what it had brought in then."""

@@ -158,7 +158,7 @@ def _crowd_of_frames(target: Target, count: int) -> Iterator[Outcome]:
     outcome = Outcome()
     ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
     hello = GREETING[:12] + b"NULL" + bytes(48) + bytes((4, len(ready))) + ready
-    frames = (b"\x02" + struct.pack(">Q", len(_NILS)) + _NILS) * 3
+    frames = (b"\x02" + struct.pack(">Q", 4 * MIB - 100) + bytes(4 * MIB - 100)) * 3
     with contextlib.ExitStack() as stack:
         crowd = [
             stack.enter_context(socket.create_connection(target.address, DEADLINE_S))
