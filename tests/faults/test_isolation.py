@@ -278,12 +278,19 @@ def test_a_listener_that_fails_costs_no_reply_and_no_commit(
 ) -> None:
     session = new_id()
     name = "_published" if place == "publish" else "_measured"
-    real = getattr(works.writer, name)
-    patch.setattr(works.writer, name, raising(error, real, times=3))
+    fails = raising(error, getattr(works.writer, name), times=3)
+    told: list[Any] = []
+
+    def listen(what: Any) -> None:
+        told.append(what)
+        fails(what)
+
+    patch.setattr(works.writer, name, listen)
     opened = works.writer._storage._connection
     for number in range(1, 5):
         assert works.append(event(session)).numbers() == [number]
         works.settle()  # a group is shown after its replies have left
+    assert len(told) == 4, "of each group once"
     assert works.writer._storage._connection is opened, "nobody doubted the file"
     assert works.status() == "ready"
     works.assert_at_rest()
