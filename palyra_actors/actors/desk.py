@@ -146,15 +146,16 @@ class Desk:
             stamps = ((now, False),) * len(arrivals)
         lets_in = admission.gate(now).lets_in
         requests: list[tuple[Request, Any, bytes]] = []
-        place, looked = 0, False
-        for (peer, frame), (arrived, promised) in zip(arrivals, stamps, strict=True):
+        looked = False
+        for place, ((peer, frame), (arrived, promised)) in enumerate(
+            zip(arrivals, stamps, strict=True)
+        ):
             if self._slice <= 0 and not looked:
                 looked = True
                 if admission.alone(peer, now) and all(one is peer for one, _ in arrivals[place:]):
                     self._rest = [*arrivals[place:]], [*stamps[place:]]
                     office.house.loop.call_soon(self._serve_rest)
                     break
-            place += 1
             request = None
             try:
                 size = len(frame)
@@ -188,14 +189,9 @@ class Desk:
                     request.budget_ms = message.budget_ms
                 if type(message) in WRITES:
                     request.admission = admission
-                    if (
-                        tally.under_way > office.requests_max
-                        or peer.under_way > office.peer_requests_max
-                    ) and not self._has_room(request):
+                    if not self._has_room(request):
                         continue
-                    if request.budget_ms is not None and not admission.may_go_on(
-                        request, size, now
-                    ):
+                    if not admission.may_go_on(request, size, now):
                         admission.wait(request, frame, codec.session_of(frame), message)
                         continue
                     load = load_of(size)

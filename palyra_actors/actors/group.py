@@ -32,8 +32,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Group:
     """What one COMMIT makes durable, and what to do once it has.
 
-    XX
-        tail and principal of each row of `batch.events`.
+    `began` and `staged` are monotonic seconds. `tails` and `names` are what stream ends and
+    principals' numbers become then; `owners` names tail and principal of each row of
+    `batch.events`.
     """
 
     units: list[Unit]

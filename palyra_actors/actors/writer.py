@@ -136,12 +136,7 @@ class Writer(PooledActor):
 
     def submit(self, unit: Unit) -> None:
         """Queue a unit: all its portions are decided, or it is refused."""
-        self._queue.append(unit)
-        entity = unit.portions[0].entity
-        if entity is not self._last_entity:
-            self._last_entity = entity
-            self._company = COMPANY_GROUPS
-        self._tell()
+        self.submit_all((unit,))
 
     def submit_all(self, units: Sequence[Unit]) -> None:
         """`submit`, of several."""
