@@ -104,8 +104,8 @@ DEFECTS: Final = (
         13, "a file that could not be opened anew is not tried again",
         _ACTORS + "writer.py",
         "self._loop.call_later(REOPEN_S, lambda: self._reopen(group))", "pass",
-        "tests/faults/test_disk.py"
-        "::test_whichever_operation_fails_acks_hold_refusals_hold_and_writing_goes_on",
+        "tests/faults/test_group_failures.py"
+        "::test_a_file_that_cannot_be_opened_anew_is_tried_until_it_can",
     ),
     Defect(
         14, "a listener that fails takes the writer along",

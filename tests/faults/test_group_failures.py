@@ -389,3 +389,27 @@ def test_a_commit_that_fails_half_way_is_unknown_and_the_same_ids_give_one_event
     assert len(faulty.sessions()[session]) == 5
     faulty.assert_states_equal_the_file()
     faulty.assert_at_rest()
+
+
+def test_a_file_that_cannot_be_opened_anew_is_tried_until_it_can(
+    faulty: Rig, disk: FaultVFS
+) -> None:
+    """Nobody has to write, and nobody has to start the engine again."""
+    session = new_id()
+    faulty.append(event(session)).ok()
+
+    def fail() -> None:
+        disk.inject(Fault("open", "db", times=None))
+        disk.inject(Fault("sync", "wal", code=apsw.SQLITE_IOERR_FSYNC))
+
+    with faulty.group(before_commit=fail):
+        under_way = faulty.append(event(session))
+    assert under_way.code() == ("unavailable", "unknown")
+    assert faulty.append(event(session)).code() == ("unavailable", "none")
+    faulty.let_pass(2 * writer.REOPEN_S)
+    assert faulty.status() == "failing", "it was tried, and did not go"
+    disk.heal()
+    faulty.let_pass(2 * writer.REOPEN_S)
+    assert faulty.append(event(session)).numbers() == [2]
+    faulty.assert_states_equal_the_file()
+    faulty.assert_at_rest()
