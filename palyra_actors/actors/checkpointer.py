@@ -90,7 +90,8 @@ class Checkpoints(Lookout):
         try:
             if self._steps is None:
                 self._steps = self._open()
-            report = self._steps.step(force=bool(urged))
+            # over its cap the WAL does not grow until it was looked at again: nothing becomes due
+            report = self._steps.step(force=bool(urged) or self.over_limit)
             self.failure = None
             if report is not None:
                 self.over_limit = report.over_limit

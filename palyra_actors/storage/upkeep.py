@@ -12,7 +12,8 @@ Measured (bench/bench_wal.py): 128 MiB of rows written without a pause, threshol
 never found a moment to start the WAL again, it ended at 171 MiB; with `finish` it stayed at 9 MiB,
 at the same rate, for at most 8 ms of the writer's time at a go.
 
-A reader that holds an old snapshot stops both; the report says so.
+A reader that holds an old snapshot stops both; the report says so. Of a WAL that has outgrown its
+cap by then the step itself sees to it that the next write starts it anew: until then there is none.
 """
 
 import os
@@ -146,13 +147,19 @@ class Checkpointer:
             before = wal_state(self._connection)
             done = _checkpoint(self._connection)
             after = wal_state(self._connection)
+            used = wal_used_bytes(after, self._frame_bytes)
+            if (
+                used > self._wal_bytes_max
+                and not after.remaining
+                and _starts_anew(self._connection)
+            ):
+                used = 0
         except apsw.BusyError:
             return None
         except apsw.Error:
             self._count_failure()
             raise
         seconds = self._monotonic() - began
-        used = wal_used_bytes(after, self._frame_bytes)
         report = CheckpointReport(
             moved_frames=max(0, done.moved - (before.moved if before.frames <= done.frames else 0)),
             remaining_frames=done.remaining,
@@ -273,6 +280,16 @@ def _checkpoint(connection: apsw.Connection) -> WalState:
     """A passive checkpoint; `apsw.BusyError` if another connection is at one."""
     frames, moved = connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
     return WalState(max(0, frames), max(0, moved))
+
+
+def _starts_anew(connection: apsw.Connection) -> bool:
+    """Whether the next write starts the WAL from its beginning: all of it is moved, and nobody
+    reads in it or writes it now."""
+    try:
+        frames, moved = connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_RESTART)
+    except apsw.BusyError:
+        return False
+    return frames == moved
 
 
 def _number(connection: apsw.Connection, name: str) -> int:

@@ -69,3 +69,18 @@ def test_a_checkpoint_that_somebody_waits_for_comes_at_once_and_is_told_of_first
     assert done.wait(DEADLINE_S)
     assert order == ["stepped", "urged"]
     assert checkpoints.stop(DEADLINE_S)
+
+
+def test_a_wal_over_its_cap_is_looked_at_again_though_nothing_becomes_due() -> None:
+    """Writes are refused until it is not, so it does not grow meanwhile."""
+    heard: list[bool] = []
+
+    class Outgrown(Steps):
+        def step(self, *, force: bool = False) -> Any:
+            first = not heard
+            return SimpleNamespace(wants_finish=False, over_limit=first) if first or force else None
+
+    checkpoints = Checkpoints(Outgrown, lambda _, over_limit: heard.append(over_limit))
+    for _ in range(3):
+        checkpoints.look(0.0)
+    assert heard == [True, False]

@@ -2,13 +2,18 @@
 
 import threading
 from collections.abc import Iterator
+from contextlib import closing
 from pathlib import Path
 
 import apsw
 import pytest
 
+from palyra_actors.api.events import Event, new_id
+from palyra_actors.engine import Engine
 from palyra_actors.errors import InternalFault
 from palyra_actors.storage.connection import open_checkpointer, open_reader, open_writer
+from palyra_actors.storage.journal import JournalReader
+from palyra_actors.storage.port import Selection
 from palyra_actors.storage.upkeep import (
     Checkpointer,
     WalState,
@@ -22,9 +27,13 @@ from palyra_actors.storage.upkeep import (
 )
 from palyra_actors.testing.clock import ManualClock
 from palyra_actors.testing.faults import Fault, FaultVFS, Operation
+from tests.faults.rig import NO_BUDGET, rig
+from tests.system.harness import event
 
 THRESHOLD = 20 * 4120
 LIMIT = 100 * 4120
+WRITES_MAX = 400
+"""Of a quarter of a megabyte each, until it is noticed that their WAL is over its cap of 8 MiB."""
 
 
 @pytest.fixture
@@ -194,14 +203,53 @@ def test_a_wal_above_its_limit_is_reported_until_it_starts_anew(
     assert above.over_limit
     assert above.used_bytes > LIMIT
     reader.close()
-    assert checkpointer.step() is not None
-    assert finish(writer, frames_max=10)
+    moved = checkpointer.step()
+    assert moved is not None
+    assert (moved.remaining_frames, moved.used_bytes, moved.over_limit) == (0, 0, False)
     write_pages(writer, 25)
     below = checkpointer.step()
     assert below is not None
     assert not below.over_limit
     assert below.file_bytes < LIMIT, "cut back to what is kept"
-    assert checkpointer.statistics().over_limit == 2
+    assert checkpointer.statistics().over_limit == 1
+
+
+def test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_go(
+    database: Path,
+) -> None:
+    small = {"wal_keep_bytes": 0, "checkpoint_bytes": 1 << 20, "wal_bytes_max": 8 << 20}
+    with rig(database, NO_BUDGET.replaced("storage", **small)) as works:
+        session = new_id()
+        works.append(event(session)).ok()
+        large, numbers = {"text": "x" * 250_000}, [1]
+        with closing(open_reader(database, cache_bytes=1 << 20)) as reader:
+            reader.execute("BEGIN").fetchall()
+            reader.execute("SELECT count(*) FROM events").fetchall()
+            while (
+                len(numbers) < WRITES_MAX
+                and "ok" in works.append(event(session, payload=large)).reply()
+            ):
+                numbers.append(len(numbers) + 1)
+            error = works.append(event(session)).err()
+            assert (error["code"], error["retry_after_ms"] > 0) == ("overloaded", True)
+            assert works.status() == "degraded"
+        works.until("ready")
+        assert works.append(event(session)).numbers() == [len(numbers) + 1]
+        works.assert_at_rest()
+
+
+def test_a_page_ends_with_what_it_has_once_its_snapshot_is_old(database: Path) -> None:
+    session = new_id()
+    with Engine.open(database, NO_BUDGET) as engine:
+        engine.append([Event(session, "message_received", {"n": n}) for n in range(600)])
+    times = iter([0.0, 0.5, 2.0, 2.0])
+    connection = open_reader(database, cache_bytes=1 << 20)
+    reader = JournalReader(connection, page_seconds_max=1.0, monotonic=lambda: next(times))
+    page = reader.page(Selection(), 1_000, 1 << 30)
+    assert (len(page.events), page.next_after_seq, page.end) == (511, 511, False)
+    rest = reader.page(Selection(page.next_after_seq), 1_000, 1 << 30)
+    assert ([one.seq for one in rest.events], rest.end) == (list(range(512, 601)), True)
+    reader.close()
 
 
 def test_a_step_during_a_finish_is_no_error(
