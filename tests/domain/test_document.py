@@ -253,6 +253,7 @@ def test_what_is_plain_is_told_from_what_is_not(document: dict[str, Any], plain:
         ([{"op": "add", "path": 5, "value": 1}], 0),
         ([{"op": "test", "path": "/one", "value": True}], 0),
         ([{"op": "test", "path": "/one", "value": 1}, {"op": "remove", "path": "/two"}], 1),
+        ([{"op": "add", "path": "/list/-", "value": 3}, {"op": "remove", "path": "/two"}], 1),
         ([{"op": "move", "from": "/list", "path": "/list/0"}], 0),
         ([{"op": "remove", "path": ""}], 0),
         ([{"op": "replace", "path": "", "value": [1]}], 0),

@@ -198,6 +198,10 @@ class Rig:
         """For `before_commit`: the COMMIT is done, and its caller hears that it failed."""
         self._answer_lost = True
 
+    def before_commits(self, call: Callable[[], object], commits: int) -> None:
+        """`call` runs in the committer before each of the next so many COMMITs."""
+        self._hooks.extend([call] * commits)
+
     def forget_hooks(self) -> None:
         """What was to happen at a COMMIT that did not come."""
         self._hooks.clear()

@@ -20,6 +20,7 @@ from palyra_actors.testing.faults import Fault, FaultVFS
 from tests.faults.rig import Rig, rig
 from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, event
+from tests.system.test_session_model import rebuilt_differences
 
 
 @pytest.fixture(params=[False, True], ids=["here", "beside"])
@@ -258,6 +259,18 @@ def test_a_refusal_that_rests_on_what_fails_is_decided_anew(works: Rig) -> None:
     works.assert_states_equal_the_file()
 
 
+def test_nobody_hears_of_a_run_before_it_is_durable(works: Rig) -> None:
+    heard: list[int] = []
+    worker = works.ask("cron.work", {"credit": 1})
+    never = {"at_ms": 4_000_000_000_000}
+    job = works.ask("cron.create", {"name": "digest", "schedule": never}).ok()["job"]["job_id"]
+    works.before_commits(lambda: heard.append(len(worker.items)), 3)
+    works.ask("cron.run_now", {"job_id": job}).ok()
+    works.eventually(lambda: len(worker.items) == 1, "its run is a worker's")
+    works.forget_hooks()
+    assert heard == [0, 0], "its start, and its lease"
+
+
 def test_a_run_of_a_refused_event_alone_is_not_there_though_its_session_is_going(
     works: Rig,
 ) -> None:
@@ -381,6 +394,7 @@ def test_a_commit_that_fails_half_way_is_unknown_and_the_same_ids_give_one_event
     assert fault.fired == (failure != "done")
     faulty.until("ready")
     assert disk.counts["open", "wal"] > opened, "the file was opened anew"
+    assert rebuilt_differences(faulty.path) == 0, "all of it is there, or nothing"
     again = [faulty.append(one) for one in events]
     assert [one.numbers() for one in again] == [[2], [3], [4]]
     if failure == "done":

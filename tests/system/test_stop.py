@@ -1,6 +1,7 @@
 """SIGTERM under load: what is under way is answered, the new is refused, and the end is clean."""
 
 import sys
+import threading
 import time
 from collections import Counter
 from pathlib import Path
@@ -8,9 +9,10 @@ from typing import Any
 
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import STOP_S_MAX
+from tests.faults.rig import rig
 from tests.faults.test_disk import ids_in
 from tests.figures import Tell
-from tests.system.harness import Silent, Wire, event, served
+from tests.system.harness import DEADLINE_S, Silent, Wire, event, served
 
 
 def test_a_signal_under_load_leaves_no_request_in_doubt_and_ends_with_0(
@@ -55,6 +57,33 @@ def test_a_signal_under_load_leaves_no_request_in_doubt_and_ends_with_0(
     assert wrong == 0
     assert seen["ok"], "it was in the middle of it"
     assert set(seen) <= {"ok", "unavailable", "closed", "overloaded"}
+
+
+def test_an_engine_that_ends_answers_what_is_under_way_before_it_shuts(database: Path) -> None:
+    with rig(database) as works:
+        session, reached, answered = new_id(), threading.Event(), list[list[bool]]()
+        asked = [works.hold(), *(works.append(event(session)) for _ in range(3))]
+        works.settle()
+        desk, shut = works.works.desk, works.works.shut
+        stop = desk.stop
+
+        def stopping() -> None:
+            stop()
+            reached.set()
+
+        def shutting(left: float) -> bool:
+            answered.append([one.answered for one in asked])
+            reached.set()
+            return bool(shut(left))
+
+        desk.stop, works.works.shut = stopping, shutting
+        ending = threading.Thread(target=works.engine.close)
+        ending.start()
+        assert reached.wait(DEADLINE_S)
+        works.let_go()
+        ending.join(DEADLINE_S)
+        assert answered == [[True] * 4]
+        assert [one.numbers() for one in asked] == [[1], [1], [2], [3]]
 
 
 def test_a_killed_engine_is_started_again_at_once_on_what_the_kill_left(tmp_path: Path) -> None:
