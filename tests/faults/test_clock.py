@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from palyra_actors.api.events import new_id
+from palyra_actors.api.events import Event, new_id
 from palyra_actors.clock import Clock, SystemClock
 from palyra_actors.engine import Engine
 from palyra_actors.testing.clock import ManualClock
@@ -47,6 +47,15 @@ def test_the_engines_own_clock_measures_time_by_what_nobody_can_set(
     monkeypatch.setattr(time, "time_ns", lambda: 0)
     assert clock.wall_ms() == 0
     assert clock.monotonic() >= before
+
+
+def test_under_a_clock_that_stands_still_no_commit_takes_any_time(database: Path) -> None:
+    """Nor does one that is timed where no test's clock is known."""
+    with Engine.open(database, clock=ManualClock()) as engine:
+        for _ in range(20):
+            timing = engine.append(Event(new_id(), "message_received", {})).timing
+            assert (timing.commit_ms, timing.within_budget) == (0.0, True)
+        assert engine.health().status == "ready"
 
 
 def test_events_are_read_in_the_order_of_their_numbers_when_the_clock_is_set_back(
