@@ -490,7 +490,7 @@ DEFECTS: Final = (
         "::test_a_principal_hears_of_its_own_events_only_from_file_and_live",
     ),
     Defect(
-        24, "another's session is denied and not missing",
+        24, "another's session is answered otherwise than a missing one",
         "palyra_actors/actors/clerks/session.py",
         '        raise NotFound("there is no such session", field=field)\n    session = found',
         '        raise NotFound("there is none" if row is None else "not yours", field=field)\n'
