@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import zmq
-from load import Load, _reply_id, emit, engine, frames, workspace
-from openloop import OK, OpenLoop
+from load import FIRST_ID, Load, emit, engine, frames, reply_id, workspace
+from openloop import OK, OpenLoop, play
 
 FLOODS = {"batches": (16, 64), "singles": (256, 1)}  # requests in flight, events in each
 HOT_RATE, HOT_EVENTS = 625, 8  # requests a second, events in each
@@ -64,7 +64,7 @@ class Polite:
             if now > ends:
                 raise RuntimeError(f"{len(self._due)} requests were never answered")
             while place < count and dues[place] <= now:
-                self._due[self._next] = dues[place]
+                self._due[FIRST_ID + self._next] = dues[place]
                 self._socket.send(self._made[self._next])
                 self._next += 1
                 place += 1
@@ -80,14 +80,10 @@ class Polite:
                 frame = self._socket.recv(zmq.DONTWAIT)
             except zmq.Again:
                 return taken
-            due = self._due.pop(_reply_id(frame, _no_text_ids))
+            due = self._due.pop(reply_id(frame))
             self._latencies.append((time.perf_counter() - due) * 1000)
             self.refused += b"\xa3err" in frame[:24]
             taken += 1
-
-
-def _no_text_ids(frame: bytes) -> Any:
-    raise RuntimeError(f"an answer to nothing: {frame[:40]!r}")
 
 
 def flood(endpoint: str, shape: str, seconds: float) -> None:
@@ -104,11 +100,9 @@ def flood(endpoint: str, shape: str, seconds: float) -> None:
         return
     window, events = FLOODS[shape]
     made = frames(int(FLOOD_EVENTS_PER_SECOND_MAX * seconds / events), events, 1, 2, budget_ms=0)
-    load = Load(endpoint)
     print("ready", flush=True)
     sys.stdin.readline()
-    result = load.run(made, window, seconds)
-    load.close()
+    result = play(endpoint, made, window, seconds)
     print(json.dumps({**result, "events_per_second": result["per_second"] * events}), flush=True)
 
 

@@ -4,6 +4,7 @@
  * reader would count against the engine. A frame is a row of bytes in which ids are columns.
  */
 #include <errno.h>
+#include <math.h>
 #include <poll.h>
 #include <stdint.h>
 #include <stdlib.h>
@@ -12,7 +13,7 @@
 #include <time.h>
 
 enum { OK, REFUSED, FAILED, WAITING, UNSENT };
-enum { IN_BYTES = 1 << 20, PLACES_MAX = 1024, ID_BYTES = 26 };
+enum { IN_BYTES = 1 << 20, PLACES_MAX = 1024, ID_BYTES = 26, PLAY_LATE_S = 60 };
 
 typedef struct {
     int fd, closed;
@@ -37,6 +38,12 @@ typedef struct {
     int8_t *code;
     uint8_t *within;
 } Columns;
+
+/* Those who were refused and have to stay away: until when. */
+typedef struct {
+    double *back;
+    int64_t *count;
+} Refusals;
 
 static double
 now_s(void)
@@ -171,9 +178,21 @@ take(const Columns *to, const uint8_t *reply, size_t bytes, double now, int *ok)
     return 1;
 }
 
+/* When whoever got this refusal may come back, in seconds from now. */
+static double
+come_back_s(const uint8_t *reply, size_t bytes)
+{
+    static const char key[] = "retry_after_ms";
+    const uint8_t *at = memmem(reply, bytes, key, sizeof key - 1);
+    if (at == NULL || (at += sizeof key - 1) + 3 > reply + bytes)
+        return 0;
+    int ms = *at == 0xCD ? at[1] << 8 | at[2] : *at == 0xCC ? at[1] : *at;
+    return ms * 1e-3;
+}
+
 /* What has come on a connection; how many replies that is. */
 static int64_t
-receive(Connection *one, const Columns *to, double began, int64_t *oks)
+receive(Connection *one, const Columns *to, double began, int64_t *oks, const Refusals *refusals)
 {
     ssize_t got = recv(one->fd, one->in + one->in_end, IN_BYTES - one->in_end, MSG_DONTWAIT);
     if (got <= 0) {
@@ -205,6 +224,9 @@ receive(Connection *one, const Columns *to, double began, int64_t *oks)
         if (!(head[0] & 4) && take(to, head + around, size, now, &ok)) {
             count++;
             *oks += ok;
+            if (!ok && refusals != NULL)
+                refusals->back[(*refusals->count)++] =
+                    now + come_back_s(head + around, size);
         }
         at += around + size;
     }
@@ -276,7 +298,7 @@ load_run(Load *load, const Columns *to, double slice_s, double ends_s)
             Connection *one = &load->each[i];
             flush(one);
             if (load->polled[i].revents & (POLLIN | POLLHUP | POLLERR))
-                left -= receive(one, to, began, &oks);
+                left -= receive(one, to, began, &oks, NULL);
         }
     }
     clock_gettime(CLOCK_THREAD_CPUTIME_ID, &cpu);
@@ -301,7 +323,7 @@ load_closed(Load *load, int busy, int64_t share, uint32_t *next_id, double secon
         for (int i = 0; i < load->connections; i++) {
             Connection *one = &load->each[i];
             if (load->polled[i].revents & (POLLIN | POLLHUP | POLLERR)) {
-                int64_t count = receive(one, &nowhere, began, &oks);
+                int64_t count = receive(one, &nowhere, began, &oks, NULL);
                 for (int64_t n = 0; n < count; n++)
                     make(load, one, (*next_id)++);
             }
@@ -322,8 +344,58 @@ load_drain(Load *load, double quiet_s, double most_s)
         look(load, 0.02);
         for (int i = 0; i < load->connections; i++) {
             flush(&load->each[i]);
-            if (load->polled[i].revents && receive(&load->each[i], &nowhere, 0, &oks))
+            if (load->polled[i].revents && receive(&load->each[i], &nowhere, 0, &oks, NULL))
                 quiet_at = now_s() + quiet_s;
         }
     }
+}
+
+/* Closed loop of frames that are made already, one behind the other: frame i ends at `ends[i]`, and
+ * `window` of them are in flight on this connection, until `seconds` are over or all are sent. Who is
+ * refused sends the next one when it was told to come back. When each was sent and answered, and
+ * what became of it, is in `to`. How many were answered. */
+int64_t
+load_play(int fd, const uint8_t *frames, const int64_t *ends, int64_t window, double seconds,
+          const Columns *to)
+{
+    Connection one = {.fd = fd, .in = malloc(IN_BYTES)};
+    double *back = malloc(sizeof(double) * (size_t)window);
+    struct pollfd polled = {fd, POLLIN, 0};
+    int64_t sent = 0, done = 0, out = 0, away = 0;
+    Refusals refusals = {back, &away};
+    double began = now_s();
+    while (!one.closed) {
+        double now = now_s() - began, next = 0.02;
+        if (now > seconds + PLAY_LATE_S || (now > seconds && done == sent))
+            break;
+        for (int64_t i = 0; i < away;) {
+            if (back[i] <= now)
+                back[i] = back[--away];
+            else
+                next = fmin(next, back[i++] - now);
+        }
+        int64_t most = done + window - away;
+        while (now < seconds && sent < most && sent < to->count)
+            to->sent[sent++] = now;
+        int64_t end = sent ? ends[sent - 1] : 0;
+        while (out < end) {
+            ssize_t taken =
+                send(fd, frames + out, (size_t)(end - out), MSG_NOSIGNAL | MSG_DONTWAIT);
+            if (taken <= 0)
+                break;
+            out += taken;
+        }
+        if (sent == to->count && done == sent)
+            break;
+        struct timespec wait = {0, (long)(next * 1e9)};
+        polled.events = out < end ? POLLIN | POLLOUT : POLLIN;
+        ppoll(&polled, 1, &wait, NULL);
+        if (polled.revents & (POLLIN | POLLHUP | POLLERR)) {
+            int64_t oks = 0;
+            done += receive(&one, to, began, &oks, &refusals);
+        }
+    }
+    free(one.in);
+    free(back);
+    return done;
 }

@@ -23,14 +23,13 @@ from typing import Any
 
 import msgspec
 import numpy as np
-from load import PAYLOAD
+from load import FIRST_ID, PAYLOAD
 
 from palyra_actors.ids import Ulids, format_ulid
 
 OK, REFUSED, FAILED, WAITING, UNSENT = 0, 1, 2, 3, 4
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
 READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
-ID_FIRST = 1 << 24  # so that every id takes five bytes
 SEND_BYTES = 64 * 1024  # of one connection, in its socket
 NICE = 10
 NORMAL_S = 0.5
@@ -135,6 +134,12 @@ def _exactly(stream: socket.socket, count: int) -> bytes:
     return got
 
 
+def zmtp(frame: bytes) -> bytes:
+    """A message of one frame, as it goes over the wire."""
+    short = len(frame) < 256
+    return (bytes((0, len(frame))) if short else b"\x02" + struct.pack(">Q", len(frame))) + frame
+
+
 class Template:
     """Appends of one event each (or `events`): the row of bytes that all of them are, and where in
     it ids stand."""
@@ -154,15 +159,12 @@ class Template:
                 for _ in range(events)
             ]
         }  # fmt: skip
-        request: dict[str, Any] = {"v": 1, "id": ID_FIRST, "op": "journal.append", "body": body}
+        request: dict[str, Any] = {"v": 1, "id": FIRST_ID, "op": "journal.append", "body": body}
         if budget_ms is not None:
             request["budget_ms"] = budget_ms
         frame = msgspec.msgpack.encode(request)
-        head = (
-            b"\x02" + struct.pack(">Q", len(frame)) if len(frame) > 255 else bytes((0, len(frame)))
-        )
-        self.row = head + frame
-        self.id_at = self.row.index(struct.pack(">I", ID_FIRST))
+        self.row = zmtp(frame)
+        self.id_at = self.row.index(struct.pack(">I", FIRST_ID))
         self.event_at = _places(self.row, start.encode())
         self.session_at = _places(self.row, b"S" * 26)
 
@@ -192,6 +194,15 @@ class Outcome:
     seconds: float
     client_s: float = 0.0
     client_share: float = 0.0
+
+    @classmethod
+    def of(cls, due: Any, seconds: float) -> "Outcome":
+        """Nothing has been sent yet."""
+        count = len(due)
+        return cls(
+            due, np.full(count, np.nan), np.full(count, np.nan), np.full(count, WAITING, np.int8),
+            np.full(count, np.nan), np.zeros(count, bool), seconds,
+        )  # fmt: skip
 
     def latency_ms(self, code: int, since: Any = None) -> Any:
         """From due (or `since`) to answered, sorted."""
@@ -258,7 +269,7 @@ class OpenLoop:
     ) -> None:  # fmt: skip
         self.connections = [Connection(endpoint) for _ in range(connections)]
         made = Template(sessions, events, budget_ms)
-        self._next_id = ctypes.c_uint32(ID_FIRST)
+        self._next_id = ctypes.c_uint32(FIRST_ID)
         self._load = _compiled().load_new(
             connections, _ints([one.socket.fileno() for one in self.connections], ctypes.c_int),
             made.row, len(made.row), made.id_at,
@@ -285,17 +296,10 @@ class OpenLoop:
     def steps(self, schedule: list[tuple[float, float]], drain: bool = True) -> Outcome:
         """Rates one after the other, without a pause between them."""
         due = np.concatenate(_dues(schedule))
-        count, seconds = len(due), sum(step[1] for step in schedule)
-        outcome = Outcome(
-            due, np.full(count, np.nan), np.full(count, np.nan), np.full(count, WAITING, np.int8),
-            np.full(count, np.nan), np.zeros(count, bool), seconds,
-        )  # fmt: skip
-        columns = Columns(
-            count, self._next_id.value,
-            *(one.ctypes.data for one in (due, outcome.sent, outcome.answered, outcome.total_ms,
-                                          outcome.code, outcome.within)),
-        )  # fmt: skip
-        self._next_id.value += count
+        seconds = sum(step[1] for step in schedule)
+        outcome = Outcome.of(due, seconds)
+        columns = Columns.of(outcome, self._next_id.value)
+        self._next_id.value += len(due)
         began = time.perf_counter()
         outcome.client_s = _compiled().load_run(
             self._load, ctypes.byref(columns), SLICE_S, seconds + (DRAIN_S_MAX if drain else 0)
@@ -314,6 +318,32 @@ class OpenLoop:
         return float(oks / took.value)
 
 
+def play(endpoint: str, made: list[bytes], window: int, seconds: float) -> dict[str, Any]:
+    """`load.Load.run` by a client in C, which stays away after a refusal as long as it was told."""
+    connection = Connection(endpoint)
+    rows = [zmtp(frame) for frame in made]
+    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+    outcome = Outcome.of(np.full(len(made), np.nan), seconds)
+    columns = Columns.of(outcome, int(msgspec.msgpack.decode(made[0])["id"]))
+    began = time.perf_counter()
+    done = _compiled().load_play(
+        connection.socket.fileno(), b"".join(rows), ends.ctypes.data, window, seconds,
+        ctypes.byref(columns),
+    )  # fmt: skip
+    took = time.perf_counter() - began
+    connection.close()
+    latencies = np.sort(outcome.answered[:done] - outcome.sent[:done]) * 1000
+    return {
+        "requests": done,
+        "refused": int((outcome.code == REFUSED).sum()),
+        "seconds": took,
+        "per_second": done / took,
+        "p50_ms": at(latencies, 0.5),
+        "p99_ms": at(latencies, 0.99),
+        "max_ms": at(latencies, 1.0),
+    }
+
+
 class Columns(ctypes.Structure):
     """The columns of an `Outcome`, for `openloop.c`."""
 
@@ -322,6 +352,13 @@ class Columns(ctypes.Structure):
         ("sent", ctypes.c_void_p), ("answered", ctypes.c_void_p), ("total_ms", ctypes.c_void_p),
         ("code", ctypes.c_void_p), ("within", ctypes.c_void_p),
     )  # fmt: skip
+
+    @classmethod
+    def of(cls, outcome: Outcome, first_id: int) -> "Columns":
+        """To be filled in by requests whose ids rise by one from this one."""
+        each = (outcome.due, outcome.sent, outcome.answered, outcome.total_ms, outcome.code,
+                outcome.within)  # fmt: skip
+        return cls(len(outcome.due), first_id, *(one.ctypes.data for one in each))
 
 
 @cache
@@ -342,6 +379,8 @@ def _compiled() -> Any:
     library.load_run.argtypes = [at, at, real, real]
     library.load_closed.restype = long
     library.load_closed.argtypes = [at, ctypes.c_int, long, at, real, at]
+    library.load_play.restype = long
+    library.load_play.argtypes = [ctypes.c_int, ctypes.c_char_p, at, long, real, at]
     library.load_drain.argtypes = [at, real, real]
     library.load_free.argtypes = [at]
     return library
