@@ -10,20 +10,118 @@
  */
 #include "../domain/_swift_reply.h"
 
-enum { VERSION = 1 }; /* of what is agreed with actors/swift.py: another one is not used */
+#include <stddef.h>
+#include <structmember.h>
+
+enum { VERSION = 2 }; /* of what is agreed with actors/swift.py: another one is not used */
 
 #define NAMES(name)                                                                                \
-    name(request) name(settled) name(portions) name(arrived) name(budget_ms) name(id)              \
-    name(answered) name(tally) name(peer) name(admission) name(load) name(ok) name(under_way)      \
-    name(acked) name(send) name(give_back_all) name(events) name(payload_bytes) name(unit)         \
-    name(entity) name(stream_id) name(command) name(indices) name(drafts) name(before) name(tail)  \
-    name(runs) name(first_seq) name(next_before) name(decided) name(principal) name(used_at)       \
-    name(actor_inbox) name(is_free) name(_tail) name(_pending) name(_state) name(_next)            \
-    name(popleft) name(append) name(role)
+    name(ok) name(under_way) name(acked) name(send) name(give_back_all) name(stream_id)            \
+    name(principal) name(used_at) name(actor_inbox) name(is_free) name(_tail) name(_pending)       \
+    name(_state) name(_next) name(popleft) name(append) name(role)
 #define DECLARE(name) static PyObject *str_##name;
 NAMES(DECLARE)
 
-static PyObject *one_index, *no_arguments; /* range(1), () */
+static PyObject *one_index; /* range(1) */
+
+/* -- requests, units and portions: their slots are read and written where they lie ---------------- */
+
+#define OF_REQUEST(slot)                                                                           \
+    slot(request, answered) slot(request, budget_ms) slot(request, arrived) slot(request, id)      \
+    slot(request, tally) slot(request, peer) slot(request, admission) slot(request, load)          \
+    slot(request, principal)
+#define OF_UNIT(slot)                                                                              \
+    slot(unit, request) slot(unit, settled) slot(unit, portions) slot(unit, events)                \
+    slot(unit, payload_bytes)
+#define OF_PORTION(slot)                                                                           \
+    slot(portion, unit) slot(portion, entity) slot(portion, stream_id) slot(portion, command)      \
+    slot(portion, indices) slot(portion, drafts) slot(portion, before) slot(portion, tail)         \
+    slot(portion, runs) slot(portion, first_seq) slot(portion, next_before) slot(portion, decided)
+#define PLACE(of, name) static Py_ssize_t of##_##name;
+OF_REQUEST(PLACE)
+OF_UNIT(PLACE)
+OF_PORTION(PLACE)
+
+static PyTypeObject *request_type, *unit_type, *portion_type;
+static PyObject *new_unit, *new_portion; /* all that is made here begins as a copy of these */
+
+/* The slot's value, which an object of that type always has. */
+#define AT(object, place) (*(PyObject **)((char *)(object) + (place)))
+
+static void
+put(PyObject *object, Py_ssize_t place, PyObject *value)
+{
+    PyObject *before = AT(object, place);
+    AT(object, place) = Py_NewRef(value);
+    Py_DECREF(before);
+}
+
+static Py_ssize_t
+place_of(PyTypeObject *type, const char *name)
+{
+    PyObject *slot = PyObject_GetAttrString((PyObject *)type, name);
+    if (slot == NULL)
+        return -1;
+    Py_ssize_t place = -1;
+    if (Py_TYPE(slot) == &PyMemberDescr_Type &&
+        ((PyMemberDescrObject *)slot)->d_member->type == T_OBJECT_EX)
+        place = ((PyMemberDescrObject *)slot)->d_member->offset;
+    else
+        PyErr_Format(PyExc_TypeError, "%s.%s is no slot", type->tp_name, name);
+    Py_DECREF(slot);
+    return place;
+}
+
+/* An object that has nothing but slots, each of which is taken. */
+static int
+is_whole(PyObject *object)
+{
+    for (Py_ssize_t at = (Py_ssize_t)sizeof(PyObject); at < Py_TYPE(object)->tp_basicsize;
+         at += (Py_ssize_t)sizeof(PyObject *))
+        if (AT(object, at) == NULL) {
+            PyErr_Format(PyExc_TypeError, "%s has an empty slot", Py_TYPE(object)->tp_name);
+            return 0;
+        }
+    return 1;
+}
+
+static PyObject *
+copy_of(PyObject *object)
+{
+    PyTypeObject *type = Py_TYPE(object);
+    PyObject *copy = type->tp_alloc(type, 0);
+    if (copy != NULL)
+        for (Py_ssize_t at = (Py_ssize_t)sizeof(PyObject); at < type->tp_basicsize;
+             at += (Py_ssize_t)sizeof(PyObject *))
+            AT(copy, at) = Py_NewRef(AT(object, at));
+    return copy;
+}
+
+/* setup(Request, Unit, Portion) */
+static PyObject *
+swift_setup(PyObject *module, PyObject *args)
+{
+    (void)module;
+    if (!PyArg_ParseTuple(args, "O!O!O!:setup", &PyType_Type, &request_type, &PyType_Type,
+                          &unit_type, &PyType_Type, &portion_type))
+        return NULL;
+    PyTypeObject *request = request_type, *unit = unit_type, *portion = portion_type;
+#define FIND(of, name)                                                                             \
+    if ((of##_##name = place_of(of, #name)) < 0)                                                   \
+        return NULL;
+    OF_REQUEST(FIND)
+    OF_UNIT(FIND)
+    OF_PORTION(FIND)
+    Py_XSETREF(new_unit, PyObject_CallFunction((PyObject *)unit, "O", Py_None));
+    Py_XSETREF(new_portion, PyObject_CallFunction((PyObject *)portion, "OOOOO", Py_None, Py_None,
+                                                  Py_None, Py_None, Py_None));
+    if (new_unit == NULL || new_portion == NULL || !is_whole(new_unit) || !is_whole(new_portion))
+        return NULL;
+    Py_INCREF(request);
+    Py_INCREF(unit);
+    Py_INCREF(portion);
+    Py_RETURN_NONE;
+}
 
 /* -- answering -------------------------------------------------------------------------------- */
 
@@ -92,50 +190,37 @@ end_run(Run *run)
     return failed ? -1 : 0;
 }
 
-static int
-double_of(PyObject *object, PyObject *name, double *value)
-{
-    PyObject *number = PyObject_GetAttr(object, name);
-    if (number == NULL)
-        return -1;
-    *value = PyFloat_AsDouble(number);
-    Py_DECREF(number);
-    return *value == -1.0 && PyErr_Occurred() ? -1 : 0;
-}
-
 /* Put an answer into the run, which is another one where it is another peer's. */
 static int
 add_to_run(Run *run, PyObject *request, PyObject *frame)
 {
-    PyObject *tally = PyObject_GetAttr(request, str_tally);
-    PyObject *peer = PyObject_GetAttr(request, str_peer);
-    PyObject *admission = PyObject_GetAttr(request, str_admission);
-    PyObject *load = PyObject_GetAttr(request, str_load);
-    long more = load == NULL ? -1 : PyLong_AsLong(load);
-    int failed = tally == NULL || peer == NULL || admission == NULL || more < 0;
-    if (!failed && (peer != run->peer || tally != run->tally || admission != run->admission)) {
-        failed = end_run(run) < 0 || (run->frames = PyList_New(0)) == NULL;
-        if (!failed) {
-            run->tally = Py_NewRef(tally);
-            run->peer = Py_NewRef(peer);
-            run->admission = Py_NewRef(admission);
-        }
+    PyObject *tally = AT(request, request_tally), *peer = AT(request, request_peer);
+    PyObject *admission = AT(request, request_admission);
+    long more = PyLong_AsLong(AT(request, request_load));
+    if (more < 0) {
+        if (!PyErr_Occurred())
+            PyErr_SetString(PyExc_ValueError, "not a load");
+        return -1;
     }
-    failed = failed || PyObject_SetAttr(request, str_answered, Py_True) < 0 ||
-             PyList_Append(run->frames, frame) < 0;
-    if (!failed && more && admission != Py_None) {
+    if (peer != run->peer || tally != run->tally || admission != run->admission) {
+        if (end_run(run) < 0 || (run->frames = PyList_New(0)) == NULL)
+            return -1;
+        run->tally = Py_NewRef(tally);
+        run->peer = Py_NewRef(peer);
+        run->admission = Py_NewRef(admission);
+    }
+    if (PyList_Append(run->frames, frame) < 0)
+        return -1;
+    put(request, request_answered, Py_True);
+    if (more && admission != Py_None) {
         PyObject *nothing = PyLong_FromLong(0);
+        if (nothing == NULL)
+            return -1;
         run->load += more;
-        failed = nothing == NULL || PyObject_SetAttr(request, str_load, nothing) < 0;
-        Py_XDECREF(nothing);
+        put(request, request_load, nothing);
+        Py_DECREF(nothing);
     }
-    Py_XDECREF(tally);
-    Py_XDECREF(peer);
-    Py_XDECREF(admission);
-    Py_XDECREF(load);
-    if (failed && !PyErr_Occurred())
-        PyErr_SetString(PyExc_ValueError, "not a load");
-    return failed ? -1 : 0;
+    return 0;
 }
 
 typedef struct {
@@ -149,37 +234,27 @@ typedef struct {
 static int
 answer_one(Times *times, Run *run, PyObject *unit, PyObject *results, PyObject *request)
 {
-    PyObject *answered = PyObject_GetAttr(request, str_answered);
-    Py_XDECREF(answered); /* True and False are for ever */
-    if (answered != Py_False)
-        return answered == NULL ? -1 : 0;
-    PyObject *own = PyObject_GetAttr(request, str_budget_ms);
-    if (own == NULL)
-        return -1;
+    if (AT(request, request_answered) != Py_False)
+        return 0;
+    PyObject *own = AT(request, request_budget_ms), *came = AT(request, request_arrived);
     long budget_ms = own == Py_None ? times->budget_ms : PyLong_AsLong(own);
-    Py_DECREF(own);
-    double arrived;
-    if ((budget_ms == -1 && PyErr_Occurred()) || double_of(request, str_arrived, &arrived) < 0)
+    double arrived = PyFloat_AsDouble(came);
+    if ((budget_ms == -1 || arrived == -1.0) && PyErr_Occurred())
         return -1;
     double total_ms = (times->ended - arrived) * 1000;
     int within = budget_ms == 0 || total_ms <= (double)budget_ms;
-    PyObject *id = PyObject_GetAttr(request, str_id);
-    PyObject *frame = id == NULL ? NULL
-                                 : ok_of_append(id, results, (times->began - arrived) * 1000,
-                                                (times->ended - times->began) * 1000, total_ms,
-                                                within);
-    Py_XDECREF(id);
-    if (frame == NULL)
-        return -1;
-    PyObject *came = PyFloat_FromDouble(arrived);
-    PyObject *none = PyList_New(0);
-    int failed = came == NULL || none == NULL || PyList_Append(times->arrived, came) < 0 ||
-                 PyObject_SetAttr(unit, str_settled, Py_True) < 0 ||
-                 PyObject_SetAttr(unit, str_portions, none) < 0 ||
-                 add_to_run(run, request, frame) < 0;
+    PyObject *frame = ok_of_append(AT(request, request_id), results,
+                                   (times->began - arrived) * 1000,
+                                   (times->ended - times->began) * 1000, total_ms, within);
+    PyObject *none = frame == NULL ? NULL : PyList_New(0);
+    int failed = none == NULL || PyList_Append(times->arrived, came) < 0;
+    if (!failed) {
+        put(unit, unit_settled, Py_True);
+        put(unit, unit_portions, none);
+        failed = add_to_run(run, request, frame) < 0;
+    }
     Py_XDECREF(none);
-    Py_XDECREF(came);
-    Py_DECREF(frame);
+    Py_XDECREF(frame);
     if (failed)
         return -1;
     times->late += !within;
@@ -191,19 +266,19 @@ answer_one(Times *times, Run *run, PyObject *unit, PyObject *results, PyObject *
     return 1;
 }
 
-/* answer(answers, start, began, ended, budget_ms, pressed, unit_type, request_type, arrived)
+/* answer(answers, start, began, ended, budget_ms, pressed, arrived)
  *     -> (where it stopped, late, pressed, slowest_ms); arrivals are appended to `arrived` */
 static PyObject *
 swift_answer(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyObject *answers, *unit_type, *request_type;
+    PyObject *answers;
     Py_ssize_t at;
     Times times = {.slowest_ms = 0.0};
     Run run = {NULL, NULL, NULL, NULL, 0};
-    if (!PyArg_ParseTuple(args, "O!nddldO!O!O!:answer", &PyList_Type, &answers, &at, &times.began,
-                          &times.ended, &times.budget_ms, &times.pressed, &PyType_Type, &unit_type,
-                          &PyType_Type, &request_type, &PyList_Type, &times.arrived))
+    if (!PyArg_ParseTuple(args, "O!nddldO!:answer", &PyList_Type, &answers, &at, &times.began,
+                          &times.ended, &times.budget_ms, &times.pressed, &PyList_Type,
+                          &times.arrived))
         return NULL;
     int went = 1;
     for (; at >= 0 && at < PyList_GET_SIZE(answers); at++) {
@@ -211,17 +286,15 @@ swift_answer(PyObject *module, PyObject *args)
         if (!PyTuple_Check(pair) || PyTuple_GET_SIZE(pair) != 2)
             break;
         PyObject *unit = PyTuple_GET_ITEM(pair, 0), *results = PyTuple_GET_ITEM(pair, 1);
-        if ((PyObject *)Py_TYPE(unit) != unit_type || !PyBytes_CheckExact(results))
+        if (Py_TYPE(unit) != unit_type || !PyBytes_CheckExact(results))
+            break;
+        PyObject *request = AT(unit, unit_request);
+        if (Py_TYPE(request) != request_type)
             break;
         Py_INCREF(pair);
-        PyObject *request = PyObject_GetAttr(unit, str_request);
-        if (request == NULL)
-            went = -1;
-        else if ((PyObject *)Py_TYPE(request) != request_type)
-            went = 0;
-        else
-            went = answer_one(&times, &run, unit, results, request);
-        Py_XDECREF(request);
+        Py_INCREF(request);
+        went = answer_one(&times, &run, unit, results, request);
+        Py_DECREF(request);
         Py_DECREF(pair);
         if (went <= 0)
             break;
@@ -242,7 +315,7 @@ swift_answer(PyObject *module, PyObject *args)
 
 /* What `hand_out` is told, once for all calls: see actors/appends.py. */
 typedef struct {
-    PyObject *written, *unit, *portion, *append, *roles, *session, *awake, *move_to_end, *go_on;
+    PyObject *written, *append, *roles, *session, *awake, *move_to_end, *go_on;
     PyObject *now;
     Py_ssize_t pending_max;
 } Office;
@@ -256,36 +329,25 @@ prune(PyObject *pending)
         if (size <= 0)
             return size < 0 ? -1 : 0;
         PyObject *first = PySequence_GetItem(pending, 0);
-        PyObject *unit = first == NULL ? NULL : PyObject_GetAttr(first, str_unit);
-        PyObject *settled = unit == NULL ? NULL : PyObject_GetAttr(unit, str_settled);
-        int over = settled == NULL ? -1 : PyObject_IsTrue(settled);
-        Py_XDECREF(settled);
-        Py_XDECREF(unit);
+        if (first == NULL)
+            return -1;
+        PyObject *unit = Py_TYPE(first) == portion_type ? AT(first, portion_unit) : NULL;
+        int over = unit != NULL && Py_TYPE(unit) == unit_type ? AT(unit, unit_settled) == Py_True
+                                                              : -1;
         if (over > 0) {
             PyObject *gone = PyObject_CallMethodNoArgs(pending, str_popleft);
-            if (gone == NULL || PyObject_SetAttr(gone, str_before, Py_None) < 0)
+            if (gone == NULL)
                 over = -1;
+            else
+                put(first, portion_before, Py_None);
             Py_XDECREF(gone);
         }
-        Py_XDECREF(first);
+        Py_DECREF(first);
+        if (over < 0 && !PyErr_Occurred())
+            PyErr_SetString(PyExc_TypeError, "not a portion");
         if (over <= 0)
             return over;
     }
-}
-
-static int
-set_all(PyObject *object, PyObject *const *names, PyObject *const *values, int count)
-{
-    for (int i = 0; i < count; i++)
-        if (PyObject_SetAttr(object, names[i], values[i]) < 0)
-            return -1;
-    return 0;
-}
-
-static PyObject *
-made(PyObject *type)
-{
-    return PyBaseObject_Type.tp_new((PyTypeObject *)type, no_arguments, NULL);
 }
 
 /* The unit of an append to a session that is awake and goes on: 1. 0: it is for the twin. */
@@ -300,13 +362,12 @@ go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject 
     PyObject *pending = PyObject_GetAttr(actor, str__pending);
     PyObject *state = PyObject_GetAttr(actor, str__state);
     PyObject *next = PyObject_GetAttr(actor, str__next);
-    PyObject *principal = PyObject_GetAttr(request, str_principal);
+    PyObject *principal = AT(request, request_principal);
     PyObject *is_free = inbox == NULL ? NULL : PyObject_GetAttr(inbox, str_is_free);
     PyObject *owner = NULL, *command = NULL, *gone_on = NULL, *unit = NULL, *portion = NULL;
     PyObject *portions = NULL, *count = NULL, *bytes = NULL, *after = NULL, *indices = NULL;
     PyObject *stream_id = NULL;
-    if (tail == NULL || pending == NULL || state == NULL || next == NULL || principal == NULL ||
-        is_free == NULL)
+    if (tail == NULL || pending == NULL || state == NULL || next == NULL || is_free == NULL)
         goto end;
     Py_ssize_t before = PyObject_Size(pending), size = PyList_GET_SIZE(drafts);
     if (before < 0)
@@ -339,8 +400,8 @@ go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject 
     }
     if (prune(pending) < 0)
         goto end;
-    unit = made(office->unit);
-    portion = made(office->portion);
+    unit = copy_of(new_unit);
+    portion = copy_of(new_portion);
     portions = PyList_New(0);
     count = PyLong_FromSsize_t(size);
     bytes = PyLong_FromSsize_t(PyBytes_GET_SIZE(payloads));
@@ -352,16 +413,23 @@ go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject 
         stream_id == NULL || indices == NULL || after == NULL || !PyTuple_Check(gone_on) ||
         PyTuple_GET_SIZE(gone_on) != 2 || PyList_Append(portions, portion) < 0)
         goto end;
-    PyObject *unit_names[] = {str_request, str_events, str_payload_bytes, str_portions};
-    PyObject *unit_values[] = {request, count, bytes, portions};
-    PyObject *names[] = {str_unit,   str_entity, str_stream_id, str_command, str_indices,
-                         str_drafts, str_before, str_tail,      str_runs,    str_first_seq,
-                         str_next_before, str_decided};
-    PyObject *values[] = {unit,   actor, stream_id, command, indices,
-                          drafts, state, tail,      PyTuple_GET_ITEM(gone_on, 1), next,
-                          next,   Py_True};
-    if (set_all(unit, unit_names, unit_values, 4) < 0 ||
-        set_all(portion, names, values, 12) < 0 || PyList_Append(units, unit) < 0)
+    put(unit, unit_request, request);
+    put(unit, unit_events, count);
+    put(unit, unit_payload_bytes, bytes);
+    put(unit, unit_portions, portions);
+    put(portion, portion_unit, unit);
+    put(portion, portion_entity, actor);
+    put(portion, portion_stream_id, stream_id);
+    put(portion, portion_command, command);
+    put(portion, portion_indices, indices);
+    put(portion, portion_drafts, drafts);
+    put(portion, portion_before, state);
+    put(portion, portion_tail, tail);
+    put(portion, portion_runs, PyTuple_GET_ITEM(gone_on, 1));
+    put(portion, portion_first_seq, next);
+    put(portion, portion_next_before, next);
+    put(portion, portion_decided, Py_True);
+    if (PyList_Append(units, unit) < 0)
         goto end;
     PyObject *kept = PyObject_CallMethodOneArg(pending, str_append, portion);
     if (kept == NULL) {
@@ -379,7 +447,6 @@ end:
     Py_XDECREF(pending);
     Py_XDECREF(state);
     Py_XDECREF(next);
-    Py_XDECREF(principal);
     Py_XDECREF(is_free);
     Py_XDECREF(owner);
     Py_XDECREF(command);
@@ -402,13 +469,11 @@ hand_out_one(const Office *office, PyObject *entry, PyObject *units)
     if (!PyTuple_Check(entry) || PyTuple_GET_SIZE(entry) != 3)
         return 0;
     PyObject *request = PyTuple_GET_ITEM(entry, 0), *written = PyTuple_GET_ITEM(entry, 1);
-    if ((PyObject *)Py_TYPE(written) != office->written)
+    if ((PyObject *)Py_TYPE(written) != office->written || Py_TYPE(request) != request_type)
         return 0;
-    PyObject *peer = PyObject_GetAttr(request, str_peer);
-    PyObject *role = peer == NULL ? NULL : PyObject_GetAttr(peer, str_role);
+    PyObject *role = PyObject_GetAttr(AT(request, request_peer), str_role);
     int may = role == NULL ? -1 : PySet_Contains(office->roles, role);
     Py_XDECREF(role);
-    Py_XDECREF(peer);
     if (may <= 0)
         return may;
     PyObject *session_id = PyTuple_GET_ITEM(written, 2);
@@ -436,10 +501,9 @@ swift_hand_out(PyObject *module, PyObject *args)
     Office office;
     PyObject *requests, *units;
     Py_ssize_t at;
-    if (!PyArg_ParseTuple(args, "O!nO!On(OOOOOOOOO):hand_out", &PyList_Type, &requests, &at,
+    if (!PyArg_ParseTuple(args, "O!nO!On(OOOOOOO):hand_out", &PyList_Type, &requests, &at,
                           &PyList_Type, &units, &office.now, &office.pending_max, &office.written,
-                          &office.unit, &office.portion, &office.append, &office.roles,
-                          &office.session, &office.awake, &office.move_to_end, &office.go_on))
+                          &office.append, &office.roles, &office.session, &office.awake, &office.move_to_end, &office.go_on))
         return NULL;
     if (!PyDict_Check(office.awake) || !PyAnySet_Check(office.roles)) {
         PyErr_SetString(PyExc_TypeError, "not what hand_out works with");
@@ -457,6 +521,7 @@ swift_hand_out(PyObject *module, PyObject *args)
 }
 
 static PyMethodDef methods[] = {
+    {"setup", swift_setup, METH_VARARGS, NULL},
     {"hand_out", swift_hand_out, METH_VARARGS, NULL},
     {"answer", swift_answer, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL}};
@@ -471,8 +536,7 @@ PyInit__swift_appends(void)
     if ((str_##name = PyUnicode_InternFromString(#name)) == NULL)                                  \
         return NULL;
     NAMES(INTERN)
-    if ((one_index = PyObject_CallFunction((PyObject *)&PyRange_Type, "i", 1)) == NULL ||
-        (no_arguments = PyTuple_New(0)) == NULL)
+    if ((one_index = PyObject_CallFunction((PyObject *)&PyRange_Type, "i", 1)) == NULL)
         return NULL;
     PyObject *module = PyModule_Create(&definition);
     if (module != NULL && PyModule_AddIntConstant(module, "VERSION", VERSION) < 0)

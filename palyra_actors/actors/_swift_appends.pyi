@@ -2,6 +2,7 @@ from typing import Any
 
 VERSION: int
 
+def setup(request: type, unit: type, portion: type, /) -> None: ...
 def hand_out(
     requests: list[tuple[Any, Any, bytes]],
     start: int,
@@ -18,8 +19,6 @@ def answer(
     ended: float,
     budget_ms: int,
     pressed: float,
-    unit: type,
-    request: type,
     arrived: list[float],
     /,
 ) -> tuple[int, int, int, float]: ...

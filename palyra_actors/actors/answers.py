@@ -9,7 +9,7 @@ from typing import Any, Final
 
 from palyra_actors.actors.group import Group
 from palyra_actors.actors.swift import compiled
-from palyra_actors.actors.work import Request, Unit
+from palyra_actors.actors.work import Unit
 from palyra_actors.wire.append import encode_ok
 from palyra_actors.wire.messages import Timing
 
@@ -35,7 +35,7 @@ def answer(group: Group, ended: float, budget_ms: int) -> Answered:
     answers, found, at = group.answers, Answered(), 0
     while at < len(answers):
         at, late, pressed, slowest_ms = compiled.answer(
-            answers, at, group.began, ended, budget_ms, PRESSED, Unit, Request, found.arrived
+            answers, at, group.began, ended, budget_ms, PRESSED, found.arrived
         )
         found.late += late
         found.pressed += pressed

@@ -38,8 +38,7 @@ class Appends:
         self._directory = directory
         self._submit = submit
         self._with = (
-            Written, Unit, Portion, Append, AppendBody.roles, SessionActor,
-            *directory.awake(), go_on,
+            Written, Append, AppendBody.roles, SessionActor, *directory.awake(), go_on,
         )  # fmt: skip
         self._sealer = Sealer()
         self._plain = False  # nothing in any payload of the round is suspicious

@@ -7,9 +7,13 @@ equal.
 
 from typing import Any
 
+from palyra_actors.actors.work import Portion, Request, Unit
+
 try:
     from palyra_actors.actors import _swift_appends
 except ImportError:  # no compiler when it was installed, or none for this Python
     compiled: Any = None
 else:
-    compiled = _swift_appends if _swift_appends.VERSION == 1 else None
+    compiled = _swift_appends if _swift_appends.VERSION == 2 else None
+    if compiled is not None:
+        compiled.setup(Request, Unit, Portion)

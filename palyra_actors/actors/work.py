@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Final, NamedTuple, Protocol
 
 import msgspec
 
@@ -103,13 +103,10 @@ class Request:
     write has its `admission` from the moment when it is known to be one.
     """
 
-    # Defaults stand in the class: an attribute costs only the requests that differ.
-    answered = False
-    admission: "Charged | None" = None
-    load = 0
-    budget_ms: int | None = None
-    traceparent: str | None = None
-    hold: Callable[[Any], None] | None = None
+    __slots__ = (
+        "admin", "admission", "answered", "arrived", "budget_ms", "hold", "id", "load", "peer",
+        "principal", "tally", "traceparent",
+    )  # fmt: skip
 
     def __init__(
         self,
@@ -122,6 +119,12 @@ class Request:
         self.id = request_id
         self.arrived = arrived
         self.tally = tally
+        self.answered = False
+        self.admission: Charged | None = None
+        self.load = 0
+        self.budget_ms: int | None = None
+        self.traceparent: str | None = None
+        self.hold: Callable[[Any], None] | None = None
         tally.received += 1
         tally.under_way += 1
         peer.under_way += 1
@@ -227,7 +230,7 @@ class Errand(Request):
     thread. It is not counted among the clients'. It has no budget unless it is given one.
     """
 
-    budget_ms = 0
+    __slots__ = ("_done",)
 
     def __init__(
         self,
@@ -238,6 +241,7 @@ class Errand(Request):
         admin: bool = True,
     ) -> None:
         super().__init__(_Nobody(), None, arrived, Tally())
+        self.budget_ms = 0
         self.principal = principal
         self.admin = admin
         self._done = done
@@ -317,19 +321,11 @@ class Portion:
     `after` them.
     """
 
-    decided = False
-    waits = False
-    first_seq = 0
-    next_before = 0
-    before: Any = None
-    tail: Tail | None = None
-    runs: Sequence[tuple[bytes, Run, bool]] = ()
-    changes: Sequence[Change] = ()
-    facts: Sequence[Fact] = ()
-    sessions: Sequence[bytes | None] | None = None
-    answer: Mapping[str, Any] | None = None
-    recall: Mapping[str, Any] | None = None
-    after: Any = None
+    __slots__ = (
+        "after", "answer", "before", "changes", "command", "decided", "drafts", "entity", "facts",
+        "first_seq", "indices", "next_before", "recall", "runs", "sessions", "stream_id", "tail",
+        "unit", "waits",
+    )  # fmt: skip
 
     def __init__(  # noqa: PLR0917 - made once an append, where keywords are a tenth of its cost
         self,
@@ -346,6 +342,23 @@ class Portion:
         self.command = command
         self.indices = indices
         self.drafts = drafts
+        self.decided = False
+        self.waits = False
+        self.first_seq = 0
+        self.next_before = 0
+        self.before: Any = None
+        self.tail: Tail | None = None
+        self.runs: Sequence[tuple[bytes, Run, bool]] = ()
+        self.changes: Sequence[Change] = ()
+        self.facts: Sequence[Fact] = ()
+        self.sessions: Sequence[bytes | None] | None = None
+        self.answer: Mapping[str, Any] | None = None
+        self.recall: Mapping[str, Any] | None = None
+        self.after: Any = None
+
+
+NO_ECHO: Final[Mapping[int, EventResult]] = MappingProxyType({})
+NO_REPEATS: Final[Mapping[int, int]] = MappingProxyType({})
 
 
 class Key(NamedTuple):
@@ -371,21 +384,25 @@ class Unit:
     its command of their answers, or raises the refusal.
     """
 
-    left = 0
-    clashes = 0
-    error: PalyraError | None = None
-    settled = False
-    key: Key | None = None
-    inform: Callable[[Sequence[Mapping[str, Any]]], Any] | None = None
-    is_command = False
-    echo: Mapping[int, EventResult] = MappingProxyType({})
-    repeats: Mapping[int, int] = MappingProxyType({})
+    __slots__ = (
+        "clashes", "echo", "error", "events", "inform", "is_command", "key", "left",
+        "payload_bytes", "portions", "repeats", "request", "settled",
+    )  # fmt: skip
 
     def __init__(self, request: Request, events: int = 0, payload_bytes: int = 0) -> None:
         self.request = request
         self.events = events
         self.payload_bytes = payload_bytes
         self.portions: list[Portion] = []
+        self.left = 0
+        self.clashes = 0
+        self.error: PalyraError | None = None
+        self.settled = False
+        self.key: Key | None = None
+        self.inform: Callable[[Sequence[Mapping[str, Any]]], Any] | None = None
+        self.is_command = False
+        self.echo: Mapping[int, EventResult] = NO_ECHO
+        self.repeats: Mapping[int, int] = NO_REPEATS
 
     def settle(self) -> None:
         """It was answered. Unit and portions point at each other; without this the garbage
