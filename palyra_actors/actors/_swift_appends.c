@@ -2,11 +2,13 @@
  * writer's queue, and from its durable group to its answer.
  *
  *     hand_out   appends of a round ──▶ their sessions go on, and the writer has them
+ *     lay_out    a group of them    ──▶ what is chained and stored
  *     answer     a durable group    ──▶ its requests are answered
  *
  * The first is the twin of `Appends.write` with `SessionActor.hand_append`, the second of
- * `answers.answer_plainly`, which say what they mean. Both take what comes as long as it is usual
- * and tell where something else stands: the twin goes on there. Nothing is refused here.
+ * `group.lay_out_plainly`, the third of `answers.answer_plainly`, which say what they mean. All take
+ * what is usual and tell where something else stands: the twin goes on there, or does the whole
+ * group. Nothing is refused here.
  */
 #include "../domain/_swift_reply.h"
 
@@ -18,31 +20,36 @@ enum { VERSION = 2 }; /* of what is agreed with actors/swift.py: another one is 
 #define NAMES(name)                                                                                \
     name(ok) name(under_way) name(acked) name(send) name(give_back_all) name(stream_id)            \
     name(principal) name(used_at) name(actor_inbox) name(is_free) name(_tail) name(_pending)       \
-    name(_state) name(_next) name(popleft) name(append) name(role)
+    name(_state) name(_next) name(popleft) name(append) name(role) name(last) name(entries)        \
+    name(open)
 #define DECLARE(name) static PyObject *str_##name;
 NAMES(DECLARE)
 
 static PyObject *one_index; /* range(1) */
 
-/* -- requests, units and portions: their slots are read and written where they lie ---------------- */
+/* -- requests, units, portions, tails: their slots are read and written where they lie ------------ */
 
 #define OF_REQUEST(slot)                                                                           \
     slot(request, answered) slot(request, budget_ms) slot(request, arrived) slot(request, id)      \
     slot(request, tally) slot(request, peer) slot(request, admission) slot(request, load)          \
-    slot(request, principal)
+    slot(request, principal) slot(request, traceparent)
 #define OF_UNIT(slot)                                                                              \
     slot(unit, request) slot(unit, settled) slot(unit, portions) slot(unit, events)                \
-    slot(unit, payload_bytes)
+    slot(unit, payload_bytes) slot(unit, key)
 #define OF_PORTION(slot)                                                                           \
     slot(portion, unit) slot(portion, entity) slot(portion, stream_id) slot(portion, command)      \
     slot(portion, indices) slot(portion, drafts) slot(portion, before) slot(portion, tail)         \
-    slot(portion, runs) slot(portion, first_seq) slot(portion, next_before) slot(portion, decided)
+    slot(portion, runs) slot(portion, first_seq) slot(portion, next_before)                        \
+    slot(portion, decided) slot(portion, changes) slot(portion, facts) slot(portion, sessions)
+#define OF_TAIL(slot)                                                                              \
+    slot(tail, stream) slot(tail, kind) slot(tail, stream_id) slot(tail, seq) slot(tail, exists)
 #define PLACE(of, name) static Py_ssize_t of##_##name;
 OF_REQUEST(PLACE)
 OF_UNIT(PLACE)
 OF_PORTION(PLACE)
+OF_TAIL(PLACE)
 
-static PyTypeObject *request_type, *unit_type, *portion_type;
+static PyTypeObject *request_type, *unit_type, *portion_type, *tail_type;
 static PyObject *new_unit, *new_portion; /* all that is made here begins as a copy of these */
 
 /* The slot's value, which an object of that type always has. */
@@ -97,29 +104,31 @@ copy_of(PyObject *object)
     return copy;
 }
 
-/* setup(Request, Unit, Portion) */
+/* setup(Request, Unit, Portion, Tail) */
 static PyObject *
 swift_setup(PyObject *module, PyObject *args)
 {
     (void)module;
-    if (!PyArg_ParseTuple(args, "O!O!O!:setup", &PyType_Type, &request_type, &PyType_Type,
-                          &unit_type, &PyType_Type, &portion_type))
+    PyTypeObject *request, *unit, *portion, *tail;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!:setup", &PyType_Type, &request, &PyType_Type, &unit,
+                          &PyType_Type, &portion, &PyType_Type, &tail))
         return NULL;
-    PyTypeObject *request = request_type, *unit = unit_type, *portion = portion_type;
 #define FIND(of, name)                                                                             \
     if ((of##_##name = place_of(of, #name)) < 0)                                                   \
         return NULL;
     OF_REQUEST(FIND)
     OF_UNIT(FIND)
     OF_PORTION(FIND)
+    OF_TAIL(FIND)
     Py_XSETREF(new_unit, PyObject_CallFunction((PyObject *)unit, "O", Py_None));
     Py_XSETREF(new_portion, PyObject_CallFunction((PyObject *)portion, "OOOOO", Py_None, Py_None,
                                                   Py_None, Py_None, Py_None));
     if (new_unit == NULL || new_portion == NULL || !is_whole(new_unit) || !is_whole(new_portion))
         return NULL;
-    Py_INCREF(request);
-    Py_INCREF(unit);
-    Py_INCREF(portion);
+    request_type = (PyTypeObject *)Py_NewRef(request);
+    unit_type = (PyTypeObject *)Py_NewRef(unit);
+    portion_type = (PyTypeObject *)Py_NewRef(portion);
+    tail_type = (PyTypeObject *)Py_NewRef(tail);
     Py_RETURN_NONE;
 }
 
@@ -520,9 +529,194 @@ swift_hand_out(PyObject *module, PyObject *args)
     return PyLong_FromSsize_t(at);
 }
 
+/* -- laying out ------------------------------------------------------------------------------- */
+
+/* What a group becomes; the names are those of `group.Group` and `port.Batch`. */
+typedef struct {
+    PyObject *starts, *stretches, *owners, *marks, *tails, *ends, *moves;
+    PyObject *names, *stretch, *stream_names;
+    long long seq, first_seq, mark_every;
+} Laid;
+
+/* Whether a sequence has nothing in it. */
+static int
+is_empty(PyObject *sequence)
+{
+    return PyTuple_CheckExact(sequence)  ? !PyTuple_GET_SIZE(sequence)
+           : PyList_CheckExact(sequence) ? !PyList_GET_SIZE(sequence)
+                                         : 0;
+}
+
+static int
+add_item(PyObject *list, PyObject *item)
+{
+    int failed = item == NULL || PyList_Append(list, item) < 0;
+    Py_XDECREF(item);
+    return failed ? -1 : 0;
+}
+
+static int
+set_number(PyObject *dict, PyObject *key, long long number)
+{
+    PyObject *value = PyLong_FromLongLong(number);
+    int failed = value == NULL || PyDict_SetItem(dict, key, value) < 0;
+    Py_XDECREF(value);
+    return failed ? -1 : 0;
+}
+
+/* A run that goes on, as its row will say. 1: it does; 0: it begins or ends. */
+static int
+move_run(Laid *laid, PyObject *entry)
+{
+    if (!PyTuple_CheckExact(entry) || PyTuple_GET_SIZE(entry) != 3 ||
+        PyTuple_GET_ITEM(entry, 2) != Py_False)
+        return 0;
+    PyObject *run_id = PyTuple_GET_ITEM(entry, 0), *run = PyTuple_GET_ITEM(entry, 1);
+    PyObject *last = PyObject_GetAttr(run, str_last);
+    Py_XDECREF(last);
+    if (last != Py_None)
+        return last == NULL ? -1 : 0;
+    PyObject *entries = PyObject_GetAttr(run, str_entries), *open = PyObject_GetAttr(run, str_open);
+    PyObject *move = entries == NULL || open == NULL
+                         ? NULL
+                         : Py_BuildValue("(OiO)", entries, PyObject_IsTrue(open), run_id);
+    int failed = move == NULL || PyDict_SetItem(laid->moves, run_id, move) < 0;
+    Py_XDECREF(entries);
+    Py_XDECREF(open);
+    Py_XDECREF(move);
+    return failed ? -1 : 1;
+}
+
+static int
+mark(Laid *laid, PyObject *stream, long long number, Py_ssize_t count)
+{
+    long long every = laid->mark_every, marked = (number + every - 1) / every * every;
+    for (; marked < number + count; marked += every)
+        if (add_item(laid->marks, Py_BuildValue("(OLL)", stream, marked / every,
+                                                laid->seq + 1 + marked - number)) < 0)
+            return -1;
+    return 0;
+}
+
+/* 1: laid out; 0: it is not usual. */
+static int
+lay_out_one(Laid *laid, PyObject *unit)
+{
+    if (Py_TYPE(unit) != unit_type || AT(unit, unit_key) != Py_None)
+        return 0;
+    PyObject *request = AT(unit, unit_request), *portions = AT(unit, unit_portions);
+    if (!PyObject_TypeCheck(request, request_type) || !PyList_CheckExact(portions) ||
+        PyList_GET_SIZE(portions) != 1)
+        return 0;
+    PyObject *portion = PyList_GET_ITEM(portions, 0);
+    if (Py_TYPE(portion) != portion_type || !is_empty(AT(portion, portion_changes)) ||
+        !is_empty(AT(portion, portion_facts)) || AT(portion, portion_sessions) != Py_None)
+        return 0;
+    PyObject *tail = AT(portion, portion_tail), *drafts = AT(portion, portion_drafts);
+    PyObject *name = AT(request, request_principal), *runs = AT(portion, portion_runs);
+    if (Py_TYPE(tail) != tail_type || !PyList_CheckExact(drafts) ||
+        !(PyList_CheckExact(runs) || PyTuple_CheckExact(runs)))
+        return 0;
+    PyObject *principal = PyDict_GetItemWithError(laid->names, name); /* all of these are borrowed */
+    PyObject *last = PyDict_GetItemWithError(laid->tails, tail);
+    PyObject *stream_name = PyDict_GetItemWithError(laid->stream_names, AT(tail, tail_kind));
+    if (PyErr_Occurred())
+        return -1;
+    if (last == NULL && AT(tail, tail_exists) == Py_True)
+        last = AT(tail, tail_seq);
+    if (principal == NULL || last == NULL || stream_name == NULL)
+        return 0;
+    if (add_item(laid->starts, PyLong_FromLongLong(laid->seq - laid->first_seq)) < 0)
+        return -1;
+    Py_ssize_t count = PyList_GET_SIZE(drafts);
+    if (!count)
+        return 1;
+    for (Py_ssize_t i = 0; i < PySequence_Fast_GET_SIZE(runs); i++) {
+        int went = move_run(laid, PySequence_Fast_GET_ITEM(runs, i));
+        if (went <= 0)
+            return went;
+    }
+    PyObject *stream = AT(tail, tail_stream), *first = AT(portion, portion_first_seq);
+    long long number = PyLong_AsLongLong(first);
+    if (number == -1 && PyErr_Occurred())
+        return -1;
+    PyObject *fields[] = {drafts, stream, stream_name, AT(tail, tail_stream_id), first,
+                          last,   Py_None, principal,  name, AT(request, request_traceparent)};
+    PyObject *stretch = ((PyTypeObject *)laid->stretch)->tp_alloc((PyTypeObject *)laid->stretch, 10);
+    if (stretch == NULL)
+        return -1;
+    for (int i = 0; i < 10; i++)
+        PyTuple_SET_ITEM(stretch, i, Py_NewRef(fields[i]));
+    PyObject *owner = PyTuple_Pack(2, tail, name);
+    int failed = add_item(laid->stretches, stretch) < 0 || owner == NULL;
+    for (Py_ssize_t i = 0; i < count && !failed; i++)
+        failed = PyList_Append(laid->owners, owner) < 0;
+    Py_XDECREF(owner);
+    if (failed || mark(laid, stream, number, count) < 0)
+        return -1;
+    laid->seq += count;
+    if (set_number(laid->tails, tail, laid->seq) < 0 ||
+        set_number(laid->ends, tail, number + count - 1) < 0)
+        return -1;
+    return 1;
+}
+
+/* (stream, its last number, its last seq) of each */
+static PyObject *
+heads_of(const Laid *laid)
+{
+    PyObject *heads = PyList_New(0), *tail, *end;
+    Py_ssize_t at = 0;
+    while (heads != NULL && PyDict_Next(laid->ends, &at, &tail, &end))
+        if (add_item(heads, PyTuple_Pack(3, AT(tail, tail_stream), end,
+                                         PyDict_GetItemWithError(laid->tails, tail))) < 0)
+            Py_CLEAR(heads);
+    return heads;
+}
+
+/* lay_out(units, names, seq, Stretch, stream names, mark every) -> (starts, stretches, owners, marks,
+ * tails, heads, run moves, seq), or None: something is not usual, and nothing has changed */
+static PyObject *
+swift_lay_out(PyObject *module, PyObject *args)
+{
+    (void)module;
+    PyObject *units;
+    Laid laid = {0};
+    if (!PyArg_ParseTuple(args, "O!O!LO!O!L:lay_out", &PyList_Type, &units, &PyDict_Type,
+                          &laid.names, &laid.first_seq, &PyType_Type, &laid.stretch, &PyDict_Type,
+                          &laid.stream_names, &laid.mark_every))
+        return NULL;
+    laid.seq = laid.first_seq;
+    PyObject **lists[] = {&laid.starts, &laid.stretches, &laid.owners, &laid.marks};
+    PyObject **dicts[] = {&laid.tails, &laid.ends, &laid.moves};
+    int went = 1;
+    for (int i = 0; i < 4 && went > 0; i++)
+        went = (*lists[i] = PyList_New(0)) == NULL ? -1 : 1;
+    for (int i = 0; i < 3 && went > 0; i++)
+        went = (*dicts[i] = PyDict_New()) == NULL ? -1 : 1;
+    for (Py_ssize_t i = 0; went > 0 && i < PyList_GET_SIZE(units); i++)
+        went = lay_out_one(&laid, PyList_GET_ITEM(units, i));
+    PyObject *found = NULL;
+    if (went > 0) {
+        PyObject *heads = heads_of(&laid), *moves = PyDict_Values(laid.moves);
+        if (heads != NULL && moves != NULL)
+            found = Py_BuildValue("(OOOOOOOL)", laid.starts, laid.stretches, laid.owners,
+                                  laid.marks, laid.tails, heads, moves, laid.seq);
+        Py_XDECREF(heads);
+        Py_XDECREF(moves);
+    } else if (!went)
+        found = Py_NewRef(Py_None);
+    for (int i = 0; i < 4; i++)
+        Py_XDECREF(*lists[i]);
+    for (int i = 0; i < 3; i++)
+        Py_XDECREF(*dicts[i]);
+    return found;
+}
+
 static PyMethodDef methods[] = {
     {"setup", swift_setup, METH_VARARGS, NULL},
     {"hand_out", swift_hand_out, METH_VARARGS, NULL},
+    {"lay_out", swift_lay_out, METH_VARARGS, NULL},
     {"answer", swift_answer, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL}};
 

@@ -2,7 +2,7 @@ from typing import Any
 
 VERSION: int
 
-def setup(request: type, unit: type, portion: type, /) -> None: ...
+def setup(request: type, unit: type, portion: type, tail: type, /) -> None: ...
 def hand_out(
     requests: list[tuple[Any, Any, bytes]],
     start: int,
@@ -12,6 +12,15 @@ def hand_out(
     office: tuple[Any, ...],
     /,
 ) -> int: ...
+def lay_out(
+    units: list[Any],
+    names: dict[str, int],
+    seq: int,
+    stretch: type,
+    stream_names: dict[int, str],
+    mark_every: int,
+    /,
+) -> tuple[Any, ...] | None: ...
 def answer(
     answers: list[tuple[Any, Any]],
     start: int,

@@ -8,6 +8,7 @@ from typing import Any, Final
 import msgspec
 
 from palyra_actors.actors.retry import kept_answer
+from palyra_actors.actors.swift import compiled
 from palyra_actors.actors.work import EntityCalls, Key, Portion, Tail, Unit
 from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, SESSION, STREAM_NAMES
 from palyra_actors.domain.chain import Stored, Stretch, chain_rows
@@ -84,12 +85,34 @@ def fits(unit: Unit, shares: dict[EntityCalls, int]) -> bool:
     return False
 
 
-def lay_out(group: Group, names: Mapping[str, int]) -> None:
+def lay_out(group: Group, names: dict[str, int]) -> None:
     """Number and chain the group's units, in order, and make its rows.
 
-    `seq` goes on from `group.before`; nothing outside the group is changed. One long function on
-    purpose: a call for each unit is felt where a unit is one event.
+    `seq` goes on from `group.before`; nothing outside the group is changed. Appends that only go
+    on, streams and runs alike, are a matter for `swift`.
     """
+    laid = None
+    if compiled is not None:
+        laid = compiled.lay_out(
+            group.units, names, group.before.seq, Stretch, STREAM_NAMES, MARK_EVERY
+        )
+    if laid is None:
+        lay_out_plainly(group, names)
+        return
+    batch = group.batch
+    (
+        group.starts, stretches, group.owners, batch.marks, group.tails, batch.heads,
+        batch.run_moves, seq,
+    ) = laid  # fmt: skip
+    batch.events, last_hash = chain_rows(
+        stretches, group.before.seq, group.before.hash, group.recorded_ms
+    )
+    group.after = Head(seq, last_hash)
+
+
+def lay_out_plainly(group: Group, names: Mapping[str, int]) -> None:
+    """`lay_out`, of whatever there is. One long function on purpose: a call for each unit is felt
+    where a unit is one event."""
     batch, tails, recorded_ms = group.batch, group.tails, group.recorded_ms
     start, mark, own = group.starts.append, batch.marks.append, group.owners.append
     seq, prev_hash = group.before

@@ -1,13 +1,13 @@
 """The actors' part of the hot path, compiled (`_swift_appends.c`) where a compiler was at hand.
 
 Its twins, which say what it means and run where it is missing, are `Appends.write` with
-`SessionActor.hand_append`, and `answers.answer_plainly`; `tests/actors/test_swift.py` holds them
-equal.
+`SessionActor.hand_append`, `group.lay_out_plainly` and `answers.answer_plainly`;
+`tests/actors/test_swift.py` holds them equal.
 """
 
 from typing import Any
 
-from palyra_actors.actors.work import Portion, Request, Unit
+from palyra_actors.actors.work import Portion, Request, Tail, Unit
 
 try:
     from palyra_actors.actors import _swift_appends
@@ -16,4 +16,4 @@ except ImportError:  # no compiler when it was installed, or none for this Pytho
 else:
     compiled = _swift_appends if _swift_appends.VERSION == 2 else None
     if compiled is not None:
-        compiled.setup(Request, Unit, Portion)
+        compiled.setup(Request, Unit, Portion, Tail)

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from palyra_actors.actors import answers, appends
+from palyra_actors.actors import answers, appends, group, writer
+from palyra_actors.actors.group import Group
 from palyra_actors.actors.swift import compiled
 from palyra_actors.api.events import new_id
 from palyra_actors.ids import format_ulid
@@ -19,10 +20,12 @@ pytestmark = pytest.mark.skipif(compiled is None, reason="no compiler when it wa
 SEEDS = range(6)
 
 
-def plan(seed: int) -> list[list[tuple[int, dict[str, Any]]]]:
+def plan(
+    seed: int, among: int = 5, one_is_odd_in: int = 12
+) -> list[list[tuple[int, dict[str, Any]]]]:
     """Rounds of requests, each with the caller whose it is; most are usual, and some are not."""
     rnd = random.Random(seed)
-    sessions = [new_id() for _ in range(5)]
+    sessions = [new_id() for _ in range(among)]
     runs = {session: new_id() for session in sessions}
     stored: list[dict[str, Any]] = []
     rounds = []
@@ -34,7 +37,7 @@ def plan(seed: int) -> list[list[tuple[int, dict[str, Any]]]]:
             for one in events:
                 if rnd.random() < 0.5:
                     one["run_id"] = runs[session]
-            match rnd.randrange(60):
+            match rnd.randrange(5 * one_is_odd_in):
                 case 0:
                     events.append(event(rnd.choice(sessions)))
                 case 1 if stored:
@@ -118,7 +121,39 @@ def test_what_is_compiled_writes_answers_and_counts_as_its_twin_does(
         quick = live(works, rounds)
     monkeypatch.setattr(appends, "compiled", None)
     monkeypatch.setattr(answers, "compiled", None)
+    monkeypatch.setattr(group, "compiled", None)
     with rig(tmp_path / "plain.db", NO_BUDGET) as works:
         plain = live(works, rounds)
     assert quick == plain
     assert sum(handed) > 30, "much of it was compiled"
+
+
+@pytest.mark.parametrize("seed", SEEDS)
+def test_a_group_is_laid_out_as_its_twin_does(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usual: list[bool] = []
+    marks = 0
+
+    class Noted:
+        @staticmethod
+        def lay_out(*said: Any) -> Any:
+            laid = compiled.lay_out(*said)
+            usual.append(laid is not None)
+            return laid
+
+    def both(made: Group, names: dict[str, int]) -> None:
+        plain = Group(made.units, made.before, made.began, made.recorded_ms)
+        group.lay_out(made, names)
+        if usual[-1]:
+            nonlocal marks
+            group.lay_out_plainly(plain, names)
+            assert made == plain
+            marks += len(made.batch.marks)
+
+    monkeypatch.setattr(group, "compiled", Noted)
+    monkeypatch.setattr(writer, "lay_out", both)
+    with rig(tmp_path / "j.db", NO_BUDGET) as works:
+        live(works, plan(seed, among=1, one_is_odd_in=100))
+    assert sum(usual) > 5, "some of it was compiled"
+    assert marks
