@@ -14,6 +14,7 @@ SOCKET_FRAME_BYTES_MAX: Final = 2 * FRAME_BYTES_MAX
 gets its `too_large`."""
 IN_FLIGHT_BYTES_MAX: Final = 16 * 1024 * 1024  # ours: what a client sends ahead of its answers
 REQUEST_ID_BYTES_MAX: Final = 64
+TEXT_BYTES_MAX: Final = 64 * 1024  # ours: of a text that is no value; each has a limit below it
 TRACEPARENT_BYTES_MAX: Final = 128  # W3C Trace Context, version 00 has 55; ours leaves room
 PRINCIPAL_BYTES_MAX: Final = 64  # ours
 BUDGET_MS_DEFAULT: Final = 25

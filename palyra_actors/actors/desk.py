@@ -24,9 +24,8 @@ from palyra_actors.actors.work import Peer, Request, Tally, Unit, stopping
 from palyra_actors.domain.catalog import kind_name, kind_to_find
 from palyra_actors.domain.redact import redact_text
 from palyra_actors.domain.swift import Written, compiled
-from palyra_actors.errors import Denied, InternalFault, Invalid, Overloaded, PalyraError, TooLarge
+from palyra_actors.errors import Denied, InternalFault, Invalid, Overloaded, PalyraError
 from palyra_actors.ids import parse_ulid
-from palyra_actors.limits import KINDS_FILTER_MAX
 from palyra_actors.runtime.actor import Ref
 from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.storage.port import Head, Selection, WriteSide
@@ -528,12 +527,6 @@ def _no_secret(traceparent: str) -> str:
 def _stored_kinds(kinds: list[str] | None) -> frozenset[int | str] | None:
     if kinds is None:
         return None
-    if len(kinds) > KINDS_FILTER_MAX:
-        raise TooLarge(
-            f"at most {KINDS_FILTER_MAX} kinds",
-            field="kinds",
-            detail={"limit": KINDS_FILTER_MAX, "actual": len(kinds)},
-        )
     stored: set[int | str] = set()
     for index, name in enumerate(kinds):
         kind = kind_to_find(name)

@@ -6,7 +6,8 @@
  *     chain_rows      drafts  ──▶ numbered, chained rows
  *     encode_results  rows    ──▶ what the request is answered
  *     encode_ok       answer and times ──▶ the reply's frame
- *     skim            a frame ──▶ where its map's values lie, or None
+ *     skim            a map   ──▶ where its values lie, and whether that is all of it
+ *     skim_list       a list  ──▶ where its items lie, or None
  *
  * It refuses nothing: what it does not accept is looked at again in Python. It makes no object for
  * what it only checks, so a payload of a million empty maps costs it no memory.
@@ -26,7 +27,7 @@
 #endif
 
 enum {
-    VERSION = 3, /* of what is agreed with domain/swift.py: another one is not used */
+    VERSION = 4, /* of what is agreed with domain/swift.py: another one is not used */
     ID_BYTES = 16,
     ID_TEXT = 26,
     HASH_BYTES = 32,
@@ -464,11 +465,12 @@ read_event(Cursor *c, Append *out, Py_ssize_t index, const uint8_t **seen_id)
         } else if (is(key, key_length, "payload")) {
             field = PAYLOAD;
             payload = c->at;
-            if (!read_payload(c, &own_tokens))
+            Cursor within = {payload, c->end - payload > payload_bytes_max ? payload + payload_bytes_max
+                                                                           : c->end};
+            if (!read_payload(&within, &own_tokens))
                 return 0;
+            c->at = within.at;
             payload_length = c->at - payload;
-            if (payload_length > payload_bytes_max)
-                return 0;
         } else
             return 0;
         if (seen & field)
@@ -1145,13 +1147,17 @@ swift_encode_ok(PyObject *module, PyObject *args)
 
 enum {
     SKIM_KEYS_MAX = 64,
-    SKIM_DEPTH_MAX = 256,
+    SKIM_KEY_BYTES_MAX = 1024, /* of a key that is shown whole: no name is so long */
+    SKIM_DEPTH_MAX = 512,      /* msgspec goes twice as deep, and no value may */
     SKIM_BYTES_MIN = 16 * 1024 /* below it, giving the interpreter's lock back costs more */
 };
 
+enum { SKIMMED = 0, SKIM_BROKEN = 1, SKIM_TOO_DEEP = 2 };
+
+/* Where a value lies, and its key; NULL: that is no text, and lies from `key_begins` on. */
 typedef struct {
     const char *key;
-    Py_ssize_t key_length, begins, ends;
+    Py_ssize_t key_length, key_begins, begins, ends;
 } Span;
 
 /* The bytes of a value whose first one tells them; 0: it does not, or is none of these. */
@@ -1173,8 +1179,8 @@ know_sizes(void)
         is_one[head] = size_by_head[head] == 1;
 }
 
-/* Behind the value that begins here, whatever it is; its texts are not looked at. 0: it does not end
- * within the frame, nests too deep, or is an extension type: rare, and for the twin. */
+/* Behind the value that begins here, whatever it is; its texts are not looked at. Not SKIMMED: it
+ * does not end within the frame, is none, or nests too deep. */
 static int
 skip_value(Cursor *c)
 {
@@ -1196,7 +1202,7 @@ skip_value(Cursor *c)
             if (!step)
                 break;
             if (end - at < step)
-                return 0;
+                return SKIM_BROKEN;
             at += step;
             more--;
         }
@@ -1207,83 +1213,155 @@ skip_value(Cursor *c)
             continue;
         }
         if (at >= end)
-            return 0;
+            return SKIM_BROKEN;
         uint8_t head = *at;
         c->at = at;
         more--;
         if ((head >= 0x80 && head <= 0x9F) || (head >= 0xDC && head <= 0xDF)) {
             int map = head < 0xA0 ? head < 0x90 : head >= 0xDE;
-            if (depth == SKIM_DEPTH_MAX || !read_count(c, map ? 0x80 : 0x90, map ? 0xDE : 0xDC, &size))
-                return 0;
+            if (depth == SKIM_DEPTH_MAX)
+                return SKIM_TOO_DEEP;
+            if (!read_count(c, map ? 0x80 : 0x90, map ? 0xDE : 0xDC, &size))
+                return SKIM_BROKEN;
             left[depth++] = more;
             more = size << map;
         } else {
-            int is_text = head >= 0xD9 && head <= 0xDB;
-            if (!is_text && !(head >= 0xC4 && head <= 0xC6))
-                return 0;
+            int width = head >= 0xD9 && head <= 0xDB   ? 1 << (head - 0xD9) /* text */
+                        : head >= 0xC4 && head <= 0xC6 ? 1 << (head - 0xC4) /* bytes */
+                        : head >= 0xC7 && head <= 0xC9 ? 1 << (head - 0xC7) /* an extension type */
+                                                       : 0;
             c->at++;
-            if (!number_of(c, 1 << (head - (is_text ? 0xD9 : 0xC4)), &size) ||
-                (uint64_t)(end - c->at) < size)
-                return 0;
+            if (head >= 0xD4 && head <= 0xD8)
+                size = 1 + (1u << (head - 0xD4));
+            else if (!width || !number_of(c, width, &size))
+                return SKIM_BROKEN; /* or the byte that MessagePack does not use */
+            else if (head >= 0xC7 && head <= 0xC9)
+                size++;
+            if ((uint64_t)(end - c->at) < size)
+                return SKIM_BROKEN;
             c->at += size;
         }
         at = c->at;
     }
     c->at = at;
-    return 1;
+    return SKIMMED;
 }
 
-/* How many keys the map has; -1: it is none, has too many, or something behind it. */
 static int
-skim(Cursor *c, Span *spans)
+is_container(const Cursor *c)
+{
+    return c->at < c->end && ((*c->at >= 0x80 && *c->at <= 0x9F) || (*c->at >= 0xDC && *c->at <= 0xDF));
+}
+
+/* As many values as were found before something was wrong go to `found`. */
+static int
+skim(Cursor *c, Span *spans, int *found)
 {
     const uint8_t *began = c->at;
     uint64_t count;
+    *found = 0;
     if (!read_count(c, 0x80, 0xDE, &count) || count > SKIM_KEYS_MAX)
-        return -1;
+        return SKIM_BROKEN;
     for (uint64_t i = 0; i < count; i++) {
-        if (!read_text(c, &spans[i].key, &spans[i].key_length))
-            return -1;
+        Cursor key = *c;
+        spans[i].key_begins = c->at - began;
+        if (!read_text(c, &spans[i].key, &spans[i].key_length)) {
+            *c = key;
+            spans[i].key = NULL;
+            if (is_container(c) || skip_value(c) != SKIMMED)
+                return SKIM_BROKEN;
+        } else if (!is_utf8((const uint8_t *)spans[i].key, (size_t)spans[i].key_length))
+            return SKIM_BROKEN;
         spans[i].begins = c->at - began;
-        if (!skip_value(c))
-            return -1;
+        int state = skip_value(c);
+        if (state != SKIMMED)
+            return state;
         spans[i].ends = c->at - began;
+        *found = (int)i + 1;
     }
-    return c->at == c->end ? (int)count : -1;
+    return c->at == c->end ? SKIMMED : SKIM_BROKEN;
+}
+
+/* The key of a span: its text, or where it lies. Of a text that is no name its beginning. */
+static PyObject *
+key_of(const Span *span)
+{
+    if (span->key == NULL)
+        return Py_BuildValue("(nn)", span->key_begins, span->begins);
+    Py_ssize_t length = span->key_length;
+    if (length > SKIM_KEY_BYTES_MAX)
+        return PyUnicode_DecodeUTF8(span->key, SKIM_KEY_BYTES_MAX, "ignore");
+    return PyUnicode_DecodeUTF8(span->key, length, NULL);
 }
 
 static PyObject *
-swift_skim(PyObject *module, PyObject *frame)
+swift_skim(PyObject *module, PyObject *map)
 {
     (void)module;
-    if (!PyBytes_Check(frame))
-        Py_RETURN_NONE;
+    Py_buffer bytes;
+    if (PyObject_GetBuffer(map, &bytes, PyBUF_SIMPLE) < 0)
+        return NULL;
     Span spans[SKIM_KEYS_MAX];
-    Cursor c = {(const uint8_t *)PyBytes_AS_STRING(frame), NULL};
-    c.end = c.at + PyBytes_GET_SIZE(frame);
-    int count;
-    if (PyBytes_GET_SIZE(frame) < SKIM_BYTES_MIN)
-        count = skim(&c, spans);
+    Cursor c = {bytes.buf, NULL};
+    c.end = c.at + bytes.len;
+    int state, count;
+    if (bytes.len < SKIM_BYTES_MIN)
+        state = skim(&c, spans, &count);
     else {
         Py_BEGIN_ALLOW_THREADS
-        count = skim(&c, spans);
+        state = skim(&c, spans, &count);
         Py_END_ALLOW_THREADS
     }
-    if (count < 0)
-        Py_RETURN_NONE;
     PyObject *found = PyDict_New();
     for (int i = 0; found != NULL && i < count; i++) {
-        PyObject *key = PyUnicode_DecodeUTF8(spans[i].key, spans[i].key_length, NULL);
+        PyObject *key = key_of(&spans[i]);
         PyObject *place = Py_BuildValue("(nn)", spans[i].begins, spans[i].ends);
         if (key == NULL || place == NULL || PyDict_SetItem(found, key, place) < 0)
             Py_CLEAR(found);
         Py_XDECREF(key);
         Py_XDECREF(place);
     }
-    if (found == NULL && PyErr_ExceptionMatches(PyExc_UnicodeDecodeError)) {
-        PyErr_Clear();
-        Py_RETURN_NONE;
+    PyBuffer_Release(&bytes);
+    return found == NULL ? NULL : Py_BuildValue("(Ni)", found, state);
+}
+
+/* None: it is no list of at most so many items, or something stands behind it. */
+static PyObject *
+swift_skim_list(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Py_buffer bytes;
+    Py_ssize_t most;
+    if (!PyArg_ParseTuple(args, "y*n:skim_list", &bytes, &most))
+        return NULL;
+    Cursor c = {bytes.buf, NULL};
+    const uint8_t *began = c.at;
+    c.end = c.at + bytes.len;
+    uint64_t count;
+    Py_ssize_t *ends = NULL;
+    int sound = read_count(&c, 0x90, 0xDC, &count) && most >= 0 && count <= (uint64_t)most;
+    Py_ssize_t first = c.at - began;
+    if (sound && (ends = PyMem_Malloc(((size_t)count + 1) * sizeof *ends)) == NULL) {
+        PyBuffer_Release(&bytes);
+        return PyErr_NoMemory();
     }
+    Py_BEGIN_ALLOW_THREADS
+    for (uint64_t i = 0; sound && i < count; i++) {
+        sound = skip_value(&c) == SKIMMED;
+        ends[i] = c.at - began;
+    }
+    Py_END_ALLOW_THREADS
+    sound = sound && c.at == c.end;
+    PyObject *found = sound ? PyList_New((Py_ssize_t)count) : Py_NewRef(Py_None);
+    for (Py_ssize_t i = 0; sound && found != NULL && i < (Py_ssize_t)count; i++) {
+        PyObject *place = Py_BuildValue("(nn)", i ? ends[i - 1] : first, ends[i]);
+        if (place == NULL)
+            Py_CLEAR(found);
+        else
+            PyList_SET_ITEM(found, i, place);
+    }
+    PyMem_Free(ends);
+    PyBuffer_Release(&bytes);
     return found;
 }
 
@@ -1391,6 +1469,7 @@ static PyMethodDef methods[] = {
     {"encode_results", swift_encode_results, METH_VARARGS, NULL},
     {"encode_ok", swift_encode_ok, METH_VARARGS, NULL},
     {"skim", swift_skim, METH_O, NULL},
+    {"skim_list", swift_skim_list, METH_VARARGS, NULL},
     {NULL, NULL, 0, NULL}};
 
 static struct PyModuleDef definition = {

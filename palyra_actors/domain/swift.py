@@ -36,7 +36,7 @@ try:
 except ImportError:  # no compiler when it was installed, or none for this Python
     compiled: Any = None
 else:
-    compiled = _swift if _swift.VERSION == 3 else None  # a build that was left from before
+    compiled = _swift if _swift.VERSION == 4 else None  # a build that was left from before
 try:
     from palyra_actors.domain import _swift_json
 except ImportError:

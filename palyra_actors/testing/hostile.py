@@ -152,32 +152,36 @@ def _crowd(target: Target, count: int) -> Iterator[Outcome]:
         yield outcome
 
 
-@contextlib.contextmanager
-def _crowd_of_frames(target: Target, count: int) -> Iterator[Outcome]:
+def _crowd_of_frames(frame: bytes) -> Attack:
     """Connections that all send three whole frames at once, and read nothing. Without keys."""
-    outcome = Outcome()
-    ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
-    hello = GREETING[:12] + b"NULL" + bytes(48) + bytes((4, len(ready))) + ready
-    frames = (b"\x02" + struct.pack(">Q", 4 * MIB - 100) + bytes(4 * MIB - 100)) * 3
-    with contextlib.ExitStack() as stack:
-        crowd = [
-            stack.enter_context(socket.create_connection(target.address, DEADLINE_S))
-            for _ in range(count)
-        ]
-        for own in crowd:
-            own.sendall(hello)
-        outcome.opened = count
 
-        def send(own: socket.socket) -> bool:
-            try:
-                own.sendall(frames)
-            except OSError:
-                return False
-            return True
+    @contextlib.contextmanager
+    def attack(target: Target, count: int) -> Iterator[Outcome]:
+        outcome = Outcome()
+        ready = b"\x05READY\x0bSocket-Type" + struct.pack(">I", 6) + b"DEALER"
+        hello = GREETING[:12] + b"NULL" + bytes(48) + bytes((4, len(ready))) + ready
+        frames = (b"\x02" + struct.pack(">Q", len(frame)) + frame) * 3
+        with contextlib.ExitStack() as stack:
+            crowd = [
+                stack.enter_context(socket.create_connection(target.address, DEADLINE_S))
+                for _ in range(count)
+            ]
+            for own in crowd:
+                own.sendall(hello)
+            outcome.opened = count
 
-        with ThreadPoolExecutor(SENDERS) as pool:
-            outcome.cut = count - sum(pool.map(send, crowd))
-        yield outcome
+            def send(own: socket.socket) -> bool:
+                try:
+                    own.sendall(frames)
+                except OSError:
+                    return False
+                return True
+
+            with ThreadPoolExecutor(SENDERS) as pool:
+                outcome.cut = count - sum(pool.map(send, crowd))
+            yield outcome
+
+    return attack
 
 
 @contextlib.contextmanager
@@ -197,11 +201,49 @@ def _dealer(
         own.close()
 
 
-_NILS: Final = (
-    b"\x84\xa1v\x01\xa2id\x01\xa2op\xaejournal.append\xa4body\x81\xa6events\xdd"
-    + (4_190_000).to_bytes(4, "big")
-    + b"\xc0" * 4_190_000
-)
+MANY: Final = 4_190_000
+"""One-byte values that a frame has room for."""
+
+
+def _many(item: bytes) -> bytes:
+    return b"\xdd" + MANY.to_bytes(4, "big") + item * MANY
+
+
+def _request(op: bytes, body: bytes) -> bytes:
+    """One of id 1."""
+    return b"\x84\xa1v\x01\xa2id\x01\xa2op" + bytes((0xA0 | len(op),)) + op + b"\xa4body" + body
+
+
+_NILS: Final = _request(b"journal.append", b"\x81\xa6events" + _many(b"\xc0"))
+
+HOSTILE_FRAMES: Final[Mapping[str, bytes]] = {
+    "zeros": bytes(4 * MIB - 100),
+    "nils as events": _NILS,
+    "nils in a payload": _request(
+        b"journal.append", b"\x81\xa6events\x91\x81\xa7payload" + _many(b"\xc0")
+    ),
+    "empty maps as a state": _request(b"canvas.create", b"\x81\xa5state" + _many(b"\x80")),
+    "empty texts as kinds": _request(b"journal.read", b"\x81\xa5kinds" + _many(b"\xa0")),
+    "more than there is": _request(
+        b"journal.read", b"\x81\xa5kinds\xdd\xff\xff\xff\xff" + b"\xa0" * MANY
+    ),
+    "nils as a key": b"\x81" + _many(b"\xc0") + b"\xc0",
+    "empty maps beside broken text": _request(
+        b"memory.ingest",
+        b"\x83\xa4tags\x91\xa1a\xa7content\xa1\xff\xa4tags" + _many(b"\x80"),
+    ),
+    "nils behind a long key": _request(
+        b"journal.append",
+        b"\x82\xda\x13\x88" + b"x" * 5_000 + b"\xc0\xa6events\xdd"
+        + (MANY - 6_000).to_bytes(4, "big") + b"\xc0" * (MANY - 6_000),
+    ),
+    "a long word": _request(
+        b"cron.finish",
+        b"\x81\xa6status\xdb" + MANY.to_bytes(4, "big")
+        + b"x" * (MANY - 4) + "\N{GRINNING FACE}".encode(),
+    ),
+}  # fmt: skip
+"""Frames of 4 MiB that a decoder would make large or slow: each is refused."""
 
 STRANGERS: Final[Mapping[str, Attack]] = {
     "silence": _strangers(lambda _: b""),
@@ -227,4 +269,6 @@ INSIDERS: Final[Mapping[str, tuple[Attack, int]]] = {
 """Who has a key, or needs none; and how many of them make one attack."""
 
 CROWD: Final[Attack] = _crowd
-CROWD_OF_FRAMES: Final[Attack] = _crowd_of_frames
+CROWDS_OF_FRAMES: Final[Mapping[str, Attack]] = {
+    name: _crowd_of_frames(frame) for name, frame in HOSTILE_FRAMES.items()
+}

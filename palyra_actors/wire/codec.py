@@ -2,20 +2,22 @@
 
 The usual frame is decoded and checked by one call in C. Only what that call refuses is looked at
 again, slowly, to say what is wrong with it.
+
+Of a large frame it is first seen where its values lie (`wire.places`): what stays bytes is not
+decoded, and the rest is small. So 4 MiB of nils neither keep the guard of the door
+(`actors.guard`) from looking, nor become a list of four million.
 """
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Annotated, Any, Final, Literal, TypeAlias, Union
 
-import msgpack
 import msgspec
 import msgspec.inspect
 from msgspec import Raw
 
 from palyra_actors.domain.redact import redact
-from palyra_actors.domain.swift import compiled
 from palyra_actors.errors import (
     Invalid,
     Malformed,
@@ -28,24 +30,45 @@ from palyra_actors.limits import (
     APPEND_EVENTS_MAX,
     BUDGET_MS_MAX,
     FRAME_BYTES_MAX,
+    KINDS_FILTER_MAX,
+    MEMORY_TAGS_MAX,
     PROTOCOL_VERSION,
     REQUEST_ID_BYTES_MAX,
+    TEXT_BYTES_MAX,
     VALUE_DEPTH_MAX,
 )
-from palyra_actors.wire.messages import AppendBody, Envelope, EventIn, WriteBody
+from palyra_actors.wire.messages import AppendBody, Body, Envelope, EventIn, WriteBody
 from palyra_actors.wire.operations import BODIES, envelope_types
+from palyra_actors.wire.places import (
+    KEYS_MAX,
+    NIL,
+    TOO_DEEP,
+    WHOLE,
+    fields_of,
+    items_said,
+    keys_said,
+    read_items,
+    read_map,
+)
 
 RequestId: TypeAlias = int | str | None
 """None only in the answer to a frame that has no usable id."""
 
-ENVELOPE_KEYS_MAX: Final = 64
-"""Keys of an envelope's map. Read from the header, before a single object is made."""
-
 LARGE_BYTES: Final = 64 * 1024
-"""From here on the envelope of a frame is read around its body, and not with it."""
+"""From here on a frame is read around its values, and not with them."""
 
-EVENTS_SAID_WITHIN_BYTES: Final = 4096
-"""Of a body: where the number of its events is looked for before all of them are."""
+WALKED_BYTES: Final = 512 * 1024
+"""From here on a frame is decoded so: a smaller one keeps the interpreter's lock for two or three
+milliseconds at most, and is decoded in a third of the time at once."""
+
+SCALAR_BYTES_MAX: Final = 1024
+"""Of a version, an id or an operation's name that is looked at."""
+
+CONTENTS_BYTES_MAX: Final = 16 * 1024
+"""Of a list or a map that is decoded to find what is wrong in it: a megabyte of objects."""
+
+MESSAGE_CHARACTERS_MAX: Final = 400
+"""Of what the decoder says: it quotes keys and words, whatever their size."""
 
 REQUEST_TYPES: Final = envelope_types()
 """Operation to the type of its decoded request: what a dispatcher switches on."""
@@ -58,10 +81,9 @@ WRITES: Final = frozenset(
 WRITE_TYPES: Final = frozenset(REQUEST_TYPES[op] for op in WRITES)
 
 _decode_request = msgspec.msgpack.Decoder(Union[tuple(REQUEST_TYPES.values())]).decode  # noqa: UP007 - made of a list
-_decode_any_map = msgspec.msgpack.Decoder(dict[str, Raw]).decode
-_decode_odd_map = msgspec.msgpack.Decoder(dict[Any, Raw]).decode
 _decode_any = msgspec.msgpack.Decoder().decode
 _encode = msgspec.msgpack.Encoder().encode
+NO_FIELDS: Final = Raw(b"\x80")
 _AT = re.compile(r"(.*?)(?: - at `\$\.?(.*)`)?\Z", re.DOTALL)
 
 
@@ -95,7 +117,7 @@ class _EventPlace(msgspec.Struct, gc=False):
 
 
 class _Places(msgspec.Struct, gc=False):
-    events: list[_EventPlace]
+    events: Annotated[list[_EventPlace], msgspec.Meta(max_length=APPEND_EVENTS_MAX)]
 
 
 class _Placed(msgspec.Struct, gc=False):
@@ -104,6 +126,7 @@ class _Placed(msgspec.Struct, gc=False):
 
 _decode_head = msgspec.msgpack.Decoder(Head).decode
 _decode_placed = msgspec.msgpack.Decoder(_Placed).decode
+_decode_place = msgspec.msgpack.Decoder(_EventPlace).decode
 
 
 class _Ok(msgspec.Struct, gc=False):
@@ -127,20 +150,21 @@ def decode(frame: bytes) -> Any:
     Raises:
         Unusable: anything else; carries what to answer.
     """
-    if len(frame) <= FRAME_BYTES_MAX:
-        try:
-            request = _decode_request(frame)
-        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-            pass
-        else:
-            request_id = request.id
-            if (
-                type(request_id) is int
-                or request_id.isascii()
-                or len(request_id.encode()) <= REQUEST_ID_BYTES_MAX
-            ):
-                return request
-    raise _explain(frame)
+    if len(frame) >= WALKED_BYTES:
+        return _look(frame)
+    try:
+        request = _decode_request(frame)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
+        pass
+    else:
+        request_id = request.id
+        if (
+            type(request_id) is int
+            or request_id.isascii()
+            or len(request_id.encode()) <= REQUEST_ID_BYTES_MAX
+        ):
+            return request
+    raise Unusable(*_refusal_of(frame))
 
 
 def decode_head(frame: bytes) -> Head | None:
@@ -148,7 +172,7 @@ def decode_head(frame: bytes) -> Head | None:
     try:
         around = frame
         if len(frame) >= LARGE_BYTES:
-            envelope = envelope_of(frame)
+            envelope = fields_of(frame)
             around = _encode(
                 {key: envelope[key] for key in Head.__struct_fields__ if key in envelope}
             )
@@ -166,7 +190,12 @@ def decode_head(frame: bytes) -> Head | None:
 def session_of(frame: bytes) -> str | None:
     """The session that all events of an append name; None: there are several, or none is found."""
     try:
-        events = _decode_placed(frame).body.events
+        if len(frame) < LARGE_BYTES:
+            events = _decode_placed(frame).body.events
+        else:
+            body = fields_of(fields_of(frame).get("body", NO_FIELDS))
+            items = read_items(body.get("events", NIL), APPEND_EVENTS_MAX)
+            events = [_decode_place(each) for each in items]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if not events:
@@ -208,32 +237,139 @@ def too_many_events(count: int) -> TooLarge:
     )
 
 
+def too_many_kinds(count: int) -> TooLarge:
+    """The refusal of a filter by that many kinds."""
+    return TooLarge(
+        f"at most {KINDS_FILTER_MAX} kinds",
+        field="kinds",
+        detail={"limit": KINDS_FILTER_MAX, "actual": count},
+    )
+
+
+def too_many_tags(count: int) -> TooLarge:
+    """The refusal of that many tags."""
+    return TooLarge(
+        f"an item has at most {MEMORY_TAGS_MAX} tags",
+        field="tags",
+        detail={"limit": MEMORY_TAGS_MAX, "actual": count},
+    )
+
+
+_TOO_MANY: Final = {
+    "events": (APPEND_EVENTS_MAX, too_many_events),
+    "kinds": (KINDS_FILTER_MAX, too_many_kinds),
+    "tags": (MEMORY_TAGS_MAX, too_many_tags),
+}
+"""Lists of a body that have an error of their own where they are longer than their type says. None
+is built to find that out: four million texts in 4 MiB of a frame take 50 of memory."""
+
+
+# -- large ones -----------------------------------------------------------------------------------
+
+_KINDS: Final[tuple[type[Body], ...]] = (EventIn, *BODIES.values())
+_STAY_BYTES: Final[dict[type, list[str]]] = {
+    kind: [field.encode_name for field in msgspec.structs.fields(kind) if field.type is Raw]
+    for kind in _KINDS
+}
+"""Of each map the values that are carried on as they are."""
+
+
+def _read_envelope(envelope: Mapping[str, Raw]) -> Envelope:
+    around = {key: envelope[key] for key in Envelope.__struct_fields__ if key in envelope}
+    if _too_long_in(around, Envelope):
+        raise msgspec.ValidationError("Expected less")
+    return msgspec.msgpack.decode(_encode(around), type=Envelope)
+
+
+def _read(raw: Raw, kind: type[Body]) -> Any:
+    """A map as what it has to be: a large one around the values that stay bytes, and each event by
+    itself. Raises MsgspecError, UnicodeDecodeError, RecursionError."""
+    if len(memoryview(raw)) < LARGE_BYTES or keys_said(raw) is None:
+        return msgspec.msgpack.decode(raw, type=kind)
+    fields = dict(fields_of(raw))
+    if _too_many(fields, kind) or _too_long_in(fields, kind):
+        raise msgspec.ValidationError("Expected less")
+    kept: dict[str, Any] = {name: fields[name] for name in _STAY_BYTES[kind] if name in fields}
+    if kind is AppendBody and items_said(fields.get("events", NIL)):
+        items = read_items(fields["events"], APPEND_EVENTS_MAX)
+        kept["events"] = [_read(each, EventIn) for each in items]
+        fields["events"] = Raw(b"\x90")
+    fields.update(dict.fromkeys(_STAY_BYTES[kind] & kept.keys(), NIL))
+    made = msgspec.msgpack.decode(_encode(fields), type=kind)
+    for name, value in kept.items():
+        setattr(made, name, value)
+    return made
+
+
+def _too_long(value: Raw, place: str, levels: int = 2) -> TooLarge | None:
+    """The refusal of a text in it that is longer than any may be; None: there is none. Decoded,
+    one of 4 MiB takes four times that, and what quotes it as much again."""
+    size = len(memoryview(value))
+    if size < TEXT_BYTES_MAX:
+        return None
+    if bytes(memoryview(value)[:1]) == _LARGE_TEXT:
+        return TooLarge(
+            f"a text takes at most {TEXT_BYTES_MAX} bytes",
+            field=place,
+            detail={"limit": TEXT_BYTES_MAX, "actual": size - _TEXT_HEAD_BYTES},
+        )
+    inner: Iterable[tuple[str, Raw]] = ()
+    with suppress(msgspec.MsgspecError, RecursionError):
+        if levels and keys_said(value) is not None:
+            inner = ((f"{place}.{key[:64]}", each) for key, each in fields_of(value).items())
+        elif levels and items_said(value) is not None:
+            items = read_items(value, KEYS_MAX)
+            inner = ((f"{place}[{index}]", each) for index, each in enumerate(items))
+    found = (_too_long(each, name, levels - 1) for name, each in inner)
+    return next((one for one in found if one is not None), None)
+
+
+def _too_long_in(fields: Mapping[str, Raw], kind: type[msgspec.Struct]) -> TooLarge | None:
+    """The same of the values of a map that are decoded."""
+    decoded = set(kind.__struct_fields__) - {"events", *_STAY_BYTES.get(kind, ())}
+    found = (_too_long(value, name) for name, value in fields.items() if name in decoded)
+    return next((one for one in found if one is not None), None)
+
+
+_LARGE_TEXT: Final = b"\xdb"
+_TEXT_HEAD_BYTES: Final = 5
+
+
 # -- what is wrong with it ------------------------------------------------------------------------
 
 
-def _explain(frame: bytes) -> Unusable:
+def _refusal_of(frame: bytes) -> tuple[RequestId, PalyraError]:
+    """The id to answer to and what is wrong with a frame that could not be decoded."""
     try:
-        envelope = _envelope_map(frame)
-    except RecursionError:
-        return _too_deep(frame)
-    if envelope is None:
+        request = _look(frame)
+    except Unusable as unusable:
+        return unusable.request_id, unusable.error
+    return request.id, Malformed("the frame is not one MessagePack map and nothing else")
+
+
+def _look(frame: bytes) -> Any:
+    """The request of a frame, read around its values. Raises Unusable."""
+    envelope, state = read_map(frame)
+    if state == TOO_DEEP:
+        raise _too_deep(envelope)
+    if state != WHOLE:
         if len(frame) > FRAME_BYTES_MAX:
-            return Unusable(None, _frame_too_large(frame))
-        return Unusable(
+            raise Unusable(None, _frame_too_large(frame))
+        raise Unusable(
             None, Malformed("the frame is no MessagePack map", hint="send one map with string keys")
         )
     request_id = _request_id(envelope)
     if len(frame) > FRAME_BYTES_MAX:
-        return Unusable(request_id, _frame_too_large(frame))
+        raise Unusable(request_id, _frame_too_large(frame))
     version = _value(envelope, "v")
     odd = any(type(key) is not str for key in envelope)
     if odd and ("v" not in envelope or version == PROTOCOL_VERSION):
-        return Unusable(
+        raise Unusable(
             request_id,
             Malformed("the envelope's keys are text", hint="send a map with string keys"),
         )
     if type(version) is not int or version != PROTOCOL_VERSION:
-        return Unusable(
+        raise Unusable(
             request_id,
             UnsupportedVersion(
                 "this engine speaks version 1",
@@ -243,7 +379,7 @@ def _explain(frame: bytes) -> Unusable:
             ),
         )
     if request_id is None:
-        return Unusable(
+        raise Unusable(
             None,
             Malformed(
                 "the envelope has no usable id",
@@ -253,12 +389,12 @@ def _explain(frame: bytes) -> Unusable:
         )
     op = _value(envelope, "op")
     if type(op) is not str:
-        return Unusable(
+        raise Unusable(
             request_id,
             Malformed("the envelope has no usable op", field="op", hint="the operation's name"),
         )
     if op not in BODIES:
-        return Unusable(
+        raise Unusable(
             request_id,
             UnknownOp(
                 f"there is no operation {op[:64]!r}",
@@ -266,38 +402,26 @@ def _explain(frame: bytes) -> Unusable:
                 hint=f"one of {', '.join(sorted(BODIES))}",
             ),
         )
-    return Unusable(request_id, _invalid(envelope, op))
+    try:
+        return _request(envelope, op)
+    except PalyraError as refusal:
+        raise Unusable(request_id, refusal) from None
 
 
-def _too_deep(frame: bytes) -> Unusable:
+def _too_deep(found: Mapping[Any, Raw]) -> Unusable:
     """Something is nested deeper than a decoder goes. What stands before it is the envelope's."""
-    unpacker = msgpack.Unpacker(max_buffer_size=max(len(frame), 1))
-    unpacker.feed(frame)
-    found: dict[object, object] = {}
-    with suppress(Exception):  # whatever it is, it ends the part that can be read
-        for _ in range(min(unpacker.read_map_header(), ENVELOPE_KEYS_MAX)):
-            key = unpacker.unpack()
-            if key in ("v", "id", "op"):
-                found[key] = unpacker.unpack()
-            else:
-                unpacker.skip()
-    scalars = {
-        str(key): Raw(_encode(value))
-        for key, value in found.items()
-        if isinstance(value, int | str)
-    }
-    answer = _explain(_encode({**scalars, "body": None}))
-    if answer.request_id is None:
-        return Unusable(
-            None, Malformed("the frame is nested deeper than can be read", hint="see the limits")
-        )
-    if isinstance(answer.error, Invalid):
-        answer.error = Invalid(
+    said = {key: _value(found, key) for key in ("v", "id", "op")}
+    scalars = {key: value for key, value in said.items() if isinstance(value, int | str)}
+    request_id, error = _refusal_of(_encode({**scalars, "body": None}))
+    if request_id is None:
+        error = Malformed("the frame is nested deeper than can be read", hint="see the limits")
+    elif isinstance(error, Invalid):
+        error = Invalid(
             f"the request is nested deeper than {VALUE_DEPTH_MAX} levels",
             field="body",
             hint="values are at most that deep",
         )
-    return answer
+    return Unusable(request_id, error)
 
 
 def _frame_too_large(frame: bytes) -> TooLarge:
@@ -308,53 +432,17 @@ def _frame_too_large(frame: bytes) -> TooLarge:
     )
 
 
-def _envelope_map(frame: bytes) -> Mapping[Any, Raw] | None:
-    """The frame's map, also with keys that are no text: who sent it waits for an answer under its
-    id, and may speak a version in which they mean something."""
-    keys = _map_keys(frame)
-    if keys is None or keys > ENVELOPE_KEYS_MAX:
-        return None
-    for decode_map in (envelope_of, _decode_odd_map):
-        with suppress(msgspec.MsgspecError, UnicodeDecodeError):
-            return decode_map(frame)
-    return None
-
-
-def envelope_plainly(frame: bytes) -> Mapping[str, Raw]:
-    """The values of the frame's map, as they stand there. Raises MsgspecError, UnicodeDecodeError,
-    RecursionError: it is none."""
-    return _decode_any_map(frame)
-
-
-def envelope_swiftly(frame: bytes) -> Mapping[str, Raw]:
-    """As `envelope_plainly`, with the walk over a large frame in C, without the interpreter's lock:
-    over 4 MiB of nils it takes 17 ms otherwise, in which the guard of the door cannot look."""
-    places = compiled.skim(frame)
-    if places is None:
-        return _decode_any_map(frame)
-    view = memoryview(frame)
-    return {key: Raw(view[begins:ends]) for key, (begins, ends) in places.items()}
-
-
-envelope_of = envelope_plainly if compiled is None else envelope_swiftly
-
-
-def _map_keys(frame: bytes) -> int | None:
-    """How many keys the frame's map says it has; None: it is no map."""
-    first = frame[0] if frame else 0
-    if 0x80 <= first <= 0x8F:
-        return first & 0x0F
-    if first == 0xDE:
-        return int.from_bytes(frame[1:3], "big")
-    if first == 0xDF:
-        return int.from_bytes(frame[1:5], "big")
-    return None
+def _fields(body: Raw) -> Mapping[str, Raw]:
+    """The values of a body's map; none where it cannot be read."""
+    with suppress(msgspec.MsgspecError, RecursionError):
+        return fields_of(body)
+    return {}
 
 
 def _value(envelope: Mapping[str, Raw], key: str) -> object:
     """A scalar of the envelope; None where it is missing, no scalar, or broken."""
     raw = envelope.get(key)
-    if raw is None or len(bytes(raw)) > 1024:
+    if raw is None or len(memoryview(raw)) > SCALAR_BYTES_MAX:
         return None
     try:
         return _decode_any(raw)
@@ -371,82 +459,88 @@ def _request_id(envelope: Mapping[str, Raw]) -> RequestId:
     return None
 
 
-def _invalid(envelope: Mapping[str, Raw], op: str) -> PalyraError:
+def _request(envelope: Mapping[str, Raw], op: str) -> Any:
+    """The request in an envelope. Raises Invalid, TooLarge, Malformed."""
     body_type = BODIES[op]
-    around = {key: envelope[key] for key in Envelope.__struct_fields__ if key in envelope}
-    try:  # without the body: a pass over 4 MiB of nils takes 17 ms
-        msgspec.msgpack.decode(_encode(around), type=Envelope)
-    except msgspec.MsgspecError as error:
-        return _from_validation(error, "")
-    except (UnicodeDecodeError, RecursionError):
-        return Malformed("the envelope is broken MessagePack")
-    body = envelope.get("body", Raw(b"\x80"))
     try:
-        msgspec.msgpack.decode(body, type=body_type)
-    except msgspec.ValidationError as error:
-        wrong = _invalid_event(body) if body_type is AppendBody else None
-        return wrong or _from_validation(error, "body", body_type)
-    except RecursionError:
+        around = _read_envelope(envelope)
+    except msgspec.MsgspecError as error:
+        raise _too_long_in(envelope, Envelope) or _from_validation(error, "") from error
+    except (UnicodeDecodeError, RecursionError) as error:
+        raise Malformed("the envelope is broken MessagePack") from error
+    body = envelope.get("body", NO_FIELDS)
+    try:
+        read = _read(body, body_type)
+    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError) as error:
+        raise _wrong(body, body_type, error) from error
+    request: Any = REQUEST_TYPES[op]
+    return request(body=read, **msgspec.structs.asdict(around))
+
+
+def _wrong(body: Raw, body_type: type[Body], error: Exception) -> PalyraError:
+    """What is wrong with a body that could not be read for that reason. Whoever raises it keeps it
+    in no variable: that would be a cycle, and the frame stayed until a collection."""
+    if isinstance(error, RecursionError):
         return Invalid(f"nested deeper than {VALUE_DEPTH_MAX} levels", field="body")
-    except (msgspec.MsgspecError, UnicodeDecodeError):
-        wrong = _invalid_event(body) if body_type is AppendBody else None
-        return wrong or _not_utf8(
-            body, ""
-        )  # the frame is whole MessagePack, so nothing else can be wrong
-    return Malformed("the frame is not one MessagePack map and nothing else")
+    fields = _fields(body)
+    wrong: PalyraError | None = _too_many(fields, body_type) or _too_long_in(fields, body_type)
+    if wrong is None and body_type is AppendBody:
+        wrong = _invalid_event(body)
+    if wrong is None and isinstance(error, msgspec.ValidationError):
+        wrong = _from_validation(error, "body", body_type)
+    # the frame is whole MessagePack, so nothing else can be wrong
+    return wrong or _not_utf8(body, "")
 
 
 def _not_utf8(raw: Raw, place: str) -> Invalid:
     """Text that is no UTF-8, by the key of the map that it stands under."""
     with suppress(msgspec.MsgspecError, UnicodeDecodeError):  # a key itself is no UTF-8
-        for key, value in _decode_any_map(raw).items():
+        for key, value in _fields(raw).items():
             try:
-                _decode_any(value)
+                contains = keys_said(value) is not None or items_said(value) is not None
+                if not contains or len(memoryview(value)) <= CONTENTS_BYTES_MAX:
+                    _decode_any(value)
             except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
                 place = f"{place}.{key[:64]}" if place else key[:64]
                 break
     return Invalid("text has to be valid UTF-8", field=place or "body")
 
 
+def _too_many(fields: Mapping[str, Raw], kind: type[Body]) -> TooLarge | None:
+    """The refusal of a list that is longer than its type says; None: none is."""
+    for name, (most, refusal) in _TOO_MANY.items():
+        if name in kind.__struct_fields__:
+            count = items_said(fields.get(name, NIL))
+            if count is not None and count > most:
+                return refusal(count)
+    return None
+
+
 def _invalid_event(body: Raw) -> PalyraError | None:
     """msgspec does not say which element of a list is wrong; find the first one."""
-
-    class Loose(msgspec.Struct):
-        events: Raw
-
     try:
-        count = _events_said(bytes(memoryview(body)[:EVENTS_SAID_WITHIN_BYTES]))
-        if count is not None and count > APPEND_EVENTS_MAX:  # 4 MiB of nils would take 300
-            return too_many_events(count)
-        raw = msgspec.msgpack.decode(body, type=Loose).events
-        events = msgspec.msgpack.decode(raw, type=list[Raw])
+        events = read_items(_fields(body).get("events", NIL), APPEND_EVENTS_MAX)
     except msgspec.MsgspecError:
         return None
     for index, event in enumerate(events):
         try:
-            msgspec.msgpack.decode(event, type=EventIn)
+            _read(event, EventIn)
         except msgspec.ValidationError as error:
-            return _from_validation(error, f"events[{index}]")
+            long = _too_long_in(_fields(event), EventIn)
+            if long is not None:
+                long.field = f"events[{index}].{long.field}"
+            return long or _from_validation(error, f"events[{index}]")
         except (msgspec.MsgspecError, UnicodeDecodeError):
             return _not_utf8(event, f"events[{index}]")
     return None
 
 
-def _events_said(body: bytes) -> int | None:
-    """How many events a body that begins like this says it has; None: not so far."""
-    unpacker = msgpack.Unpacker(max_array_len=0, max_map_len=0)
-    unpacker.feed(body)
-    with suppress(ValueError, msgpack.UnpackException):  # whatever it is, it is no count
-        for _ in range(unpacker.read_map_header()):
-            if unpacker.unpack() == "events":
-                return int(unpacker.read_array_header())
-            unpacker.skip()
-    return None
-
-
 def _from_validation(error: Exception, place: str, read_as: type | None = None) -> Invalid:
-    match = _AT.match(str(error))
-    message, path = (match.group(1), match.group(2) or "") if match else (str(error), "")
+    said = str(error)
+    if len(said) > 2 * MESSAGE_CHARACTERS_MAX:
+        said = f"{said[:MESSAGE_CHARACTERS_MAX]}…{said[-MESSAGE_CHARACTERS_MAX:]}"
+    match = _AT.match(said)
+    message, path = (match.group(1), match.group(2) or "") if match else (said, "")
     named = re.search(r"(?:field|key) `([^`]*)`", message)
     parts = [place if place != "body" or not (path or named) else "", path]
     if named and "field" in message:

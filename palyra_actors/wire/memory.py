@@ -6,6 +6,7 @@ from msgspec import Meta
 
 from palyra_actors.limits import (
     LIST_LIMIT_DEFAULT,
+    MEMORY_TAGS_MAX,
     MEMORY_TOP_K_DEFAULT,
     MEMORY_TOP_K_MAX,
     MEMORY_UPKEEP_MAX,
@@ -15,6 +16,7 @@ from palyra_actors.wire.session import ListLimit
 
 Source: TypeAlias = Literal["tape_user_message", "tape_tool_result", "summary", "manual", "import"]
 Share: TypeAlias = Annotated[float, Meta(ge=0, le=1)]
+Tags: TypeAlias = Annotated[list[str], Meta(max_length=MEMORY_TAGS_MAX)]
 UpkeepLimit: TypeAlias = Annotated[int, Meta(ge=1, le=MEMORY_UPKEEP_MAX)]
 
 
@@ -24,7 +26,7 @@ class IngestBody(WriteBody):
     memory_id: str | None = None
     session_id: str | None = None
     channel: str | None = None
-    tags: list[str] | None = None
+    tags: Tags | None = None
     confidence: Share | None = None
     expires_ms: TimeMs | None = None
     from_event_id: str | None = None
@@ -37,7 +39,7 @@ class MemoryBody(Body):
 class ListMemoriesBody(Body):
     after: str | None = None
     limit: ListLimit = LIST_LIMIT_DEFAULT
-    tags: list[str] | None = None
+    tags: Tags | None = None
     sources: list[Source] | None = None
     session_id: str | None = None
     channel: str | None = None
@@ -46,7 +48,7 @@ class ListMemoriesBody(Body):
 class UpdateMemoryBody(WriteBody):
     memory_id: str
     content: str
-    tags: list[str] | None = None
+    tags: Tags | None = None
     confidence: Share | None = None
 
 
@@ -65,7 +67,7 @@ class SearchBody(Body):
     mode: Literal["hybrid", "vector", "lexical"] = "hybrid"
     top_k: Annotated[int, Meta(ge=1, le=MEMORY_TOP_K_MAX)] = MEMORY_TOP_K_DEFAULT
     min_score: Share | None = None
-    tags: list[str] | None = None
+    tags: Tags | None = None
     sources: list[Source] | None = None
     session_id: str | None = None
     channel: str | None = None

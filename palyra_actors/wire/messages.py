@@ -9,8 +9,10 @@ from typing import Annotated, Any, ClassVar, Final, Literal, TypeAlias
 from msgspec import Meta, Raw, Struct
 
 from palyra_actors.limits import (
+    APPEND_EVENTS_MAX,
     BUDGET_MS_MAX,
     INTEGER_MIN,
+    KINDS_FILTER_MAX,
     PRINCIPAL_BYTES_MAX,
     READ_LIMIT_DEFAULT,
     READ_LIMIT_MAX,
@@ -27,7 +29,7 @@ Credit: TypeAlias = Annotated[int, Meta(ge=1, le=SUBSCRIBE_CREDIT_MAX)]
 RequestId: TypeAlias = (
     Annotated[int, Meta(ge=0)] | Annotated[str, Meta(min_length=1, max_length=REQUEST_ID_BYTES_MAX)]
 )
-
+Kinds: TypeAlias = Annotated[list[str], Meta(max_length=KINDS_FILTER_MAX)]
 
 READERS: Final = frozenset({"reader", "writer", "admin"})
 WRITERS: Final = frozenset({"writer", "admin"})
@@ -52,14 +54,14 @@ class EventIn(Body, gc=False):
 class AppendBody(Body):
     roles: ClassVar[frozenset[str]] = WRITERS
 
-    events: list[EventIn]
+    events: Annotated[list[EventIn], Meta(max_length=APPEND_EVENTS_MAX)]
     expected_session_seq: Seq | None = None
 
 
 class ReadBody(Body):
     session_id: str | None = None
     run_id: str | None = None
-    kinds: list[str] | None = None
+    kinds: Kinds | None = None
     after_seq: Seq = 0
     limit: Annotated[int, Meta(ge=1, le=READ_LIMIT_MAX)] = READ_LIMIT_DEFAULT
     raw: bool = False
@@ -84,7 +86,7 @@ class SubscribeBody(Body):
     credit: Credit
     after_seq: Seq | None = None
     session_id: str | None = None
-    kinds: list[str] | None = None
+    kinds: Kinds | None = None
 
 
 class CreditBody(Body):

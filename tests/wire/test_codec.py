@@ -1,5 +1,8 @@
 """Frames as bytes: one way in, quick; one way to say what is wrong, slow; and what comes back."""
 
+import gc
+import sys
+import tracemalloc
 from typing import Any
 
 import msgpack
@@ -8,8 +11,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from palyra_actors.domain.swift import compiled
 from palyra_actors.errors import WIRE_ERRORS, Conflict, InternalFault, StorageUnavailable
-from palyra_actors.wire import codec, frames
+from palyra_actors.limits import TEXT_BYTES_MAX
+from palyra_actors.testing import hostile
+from palyra_actors.wire import codec, frames, places
 from palyra_actors.wire.messages import EventResult
 from palyra_actors.wire.operations import BODIES
 
@@ -205,6 +211,128 @@ def test_a_large_body_is_not_copied_to_be_refused(
     assert max(encoded, default=0) < 1000
 
 
+HOSTILE = pytest.mark.parametrize("name", hostile.HOSTILE_FRAMES)
+
+
+@HOSTILE
+def test_no_frame_becomes_large_before_it_is_refused(name: str) -> None:
+    frame = hostile.HOSTILE_FRAMES[name]
+    _refused(frame)  # what is made once, is not its
+    tracemalloc.start()
+    try:
+        _refused(frame)
+        _, peak_bytes = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak_bytes < len(frame) + 1024 * 1024
+
+
+@HOSTILE
+def test_what_refuses_a_frame_does_not_hold_on_to_it(name: str) -> None:
+    """Who waits for a collection of cycles waits for gigabytes."""
+    frame = hostile.HOSTILE_FRAMES[name]
+    held = sys.getrefcount(frame)
+    gc.disable()
+    try:
+        try:
+            codec.decode(frame)
+        except codec.Unusable as unusable:
+            codec.encode_err(unusable.request_id, unusable.error)
+        assert sys.getrefcount(frame) == held
+    finally:
+        gc.enable()
+
+
+@pytest.mark.skipif(compiled is None, reason="no compiler when it was installed")
+@HOSTILE
+def test_of_a_large_frame_only_a_little_is_decoded(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The decoder keeps the interpreter's lock, and with it the guard of the door from looking."""
+    decoded: list[int] = [0]
+    decode = msgspec.msgpack.decode
+
+    def counted(raw: Any, **options: Any) -> Any:
+        decoded.append(len(memoryview(raw)))
+        return decode(raw, **options)
+
+    monkeypatch.setattr(msgspec.msgpack, "decode", counted)
+    monkeypatch.setattr(codec, "_decode_request", lambda frame: counted(frame, type=None))
+    _refused(hostile.HOSTILE_FRAMES[name])
+    assert max(decoded) <= codec.LARGE_BYTES
+
+
+@pytest.mark.parametrize(
+    ("op", "body", "field", "limit"),
+    [
+        ("journal.read", {"kinds": ["x.a"] * 65}, "kinds", 64),
+        ("journal.subscribe", {"credit": 1, "kinds": ["x.a"] * 70_000}, "kinds", 64),
+        ("memory.search", {"query": "a", "tags": ["a"] * 33}, "tags", 32),
+        ("memory.ingest", {"source": "manual", "content": "a", "tags": ["a"] * 99_999}, "tags", 32),
+    ],
+)
+def test_a_list_that_is_too_long_is_refused_with_its_limit(
+    op: str, body: dict[str, Any], field: str, limit: int
+) -> None:
+    error = _refused(_frame(op=op, body=body)).error
+    assert (error.code, error.field) == ("too_large", field)
+    assert error.detail == {"limit": limit, "actual": len(body[field])}
+
+
+@pytest.mark.parametrize(
+    ("op", "body", "field"),
+    [
+        ("memory.search", {"query": "x" * TEXT_BYTES_MAX}, "query"),
+        (
+            "memory.search",
+            {"query": "x", "sources": ["manual", "x" * TEXT_BYTES_MAX]},
+            "sources[1]",
+        ),
+        ("cron.finish", {"status": "x" * TEXT_BYTES_MAX}, "status"),
+        ("cron.explain", {"schedule": {"cron": "x" * TEXT_BYTES_MAX}}, "schedule.cron"),
+        (
+            "journal.append",
+            {"events": [EVENT, {**EVENT, "kind": "x" * TEXT_BYTES_MAX}]},
+            "events[1].kind",
+        ),
+    ],
+)
+def test_a_text_that_no_field_takes_is_refused_undecoded(
+    op: str, body: dict[str, Any], field: str
+) -> None:
+    error = _refused(_frame(op=op, body=body, z=bytes(codec.WALKED_BYTES))).error
+    assert (error.code, error.field) == ("too_large", field)
+    assert error.detail == {"limit": TEXT_BYTES_MAX, "actual": TEXT_BYTES_MAX}
+
+
+@pytest.mark.parametrize("op", BODIES)
+def test_a_large_request_is_decoded_as_a_small_one(op: str) -> None:
+    body = GOOD_BODIES.get(op) or _least(op)
+    envelope = {"op": op, "body": body, "budget_ms": 3, "traceparent": "t", "principal": "p"}
+    large = _frame(**envelope, z=bytes(codec.WALKED_BYTES))
+    assert codec.decode(large) == codec.decode(_frame(**envelope))
+
+
+@pytest.mark.parametrize("size", [1, codec.WALKED_BYTES])
+def test_of_a_key_that_stands_twice_the_last_value_counts(size: int) -> None:
+    twice = b"\x82\xa5limit\x02\xa5limit\x03"
+    frame = _frame(op="journal.recent", body="HERE", z=bytes(size)).replace(b"\xa4HERE", twice)
+    assert codec.decode(frame).body.limit == 3
+
+
+def test_a_large_value_stays_the_bytes_that_were_sent() -> None:
+    value = {"a": ["x" * 100] * 6_000}
+    events = [EVENT, {**EVENT, "payload": value}, EVENT]
+    message = codec.decode(_frame(op="journal.append", body={"events": events}))
+    assert [msgpack.unpackb(event.payload) for event in message.body.events] == [
+        event["payload"] for event in events
+    ]
+    assert codec.session_of(_frame(op="journal.append", body={"events": events})) == ULID
+    body = {"canvas_id": ULID, "expected_version": 1, "state": value}
+    message = codec.decode(_frame(op="canvas.replace", body=body))
+    assert msgpack.unpackb(message.body.state) == value
+
+
 def test_a_large_write_has_the_same_head_as_a_small_one() -> None:
     for size in (10, 10 * codec.LARGE_BYTES):
         frame = _frame(op="journal.append", budget_ms=7, body={"x": "y" * size})
@@ -216,18 +344,11 @@ def test_a_large_write_has_the_same_head_as_a_small_one() -> None:
         assert codec.decode_head(frame[:-1]) is None
 
 
-def test_the_key_of_a_body_may_be_anything_and_costs_no_memory() -> None:
-    assert codec._events_said(b"\x81\xdd\x00\x00\x00\x01\xc0\xc0") is None
-    assert codec._events_said(b"\x82\xa1a\x93\x01\x02\x03\xa6events\xdc\x00\x10") == 16
-    assert codec._events_said(b"\x81\xa1a\x90") is None
-    assert codec._events_said(b"\x91\x90") is None
-
-
 @pytest.mark.parametrize("count", [0, 1, 15, 16, 70, 70_000])
 def test_an_envelope_with_too_many_keys_is_refused_unread(count: int) -> None:
     extra = {f"k{n}": n for n in range(count)}
     frame = _frame(v=2, **extra)
-    code = "unsupported_version" if count + 4 <= codec.ENVELOPE_KEYS_MAX else "malformed"
+    code = "unsupported_version" if count + 4 <= places.KEYS_MAX else "malformed"
     assert _refused(frame).error.code == code
 
 

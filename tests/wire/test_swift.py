@@ -1,8 +1,9 @@
 """The compiled hot path and its twin in Python: what one of them makes, the other makes, too."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
+import msgpack
 import msgspec
 import ormsgpack
 import pytest
@@ -26,7 +27,7 @@ from palyra_actors.domain.swift import SETTINGS, Written, compiled
 from palyra_actors.errors import PalyraError
 from palyra_actors.ids import format_ulid
 from palyra_actors.limits import TAPE_ENTRIES_MAX
-from palyra_actors.wire import append, codec
+from palyra_actors.wire import append, codec, places
 
 pytestmark = pytest.mark.skipif(compiled is None, reason="no compiler when it was installed")
 
@@ -373,55 +374,100 @@ def test_what_is_no_draft_raises_and_harms_nothing(stretch: Stretch) -> None:
         compiled.chain_rows([ALONE, stretch], 0, bytes(32), 1)
 
 
-def _map_of(frame: bytes) -> dict[str, bytes] | str:
-    """What the twin finds, or that it refuses."""
-    try:
-        return {key: bytes(raw) for key, raw in codec.envelope_plainly(frame).items()}
-    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
-        return "refused"
+Found = tuple[list[bytes], dict[str, bytes], int]
 
 
-def _skimmed(frame: bytes) -> dict[str, bytes] | str | None:
-    places = compiled.skim(frame)
-    return places and {key: frame[begins:ends] for key, (begins, ends) in places.items()}
+def _found(found: Mapping[Any, msgspec.Raw], state: int) -> Found:
+    """Values under keys that are no text, the others, and whether that is all; of half a map too
+    deep or broken are the same."""
+    odd = [bytes(raw) for key, raw in found.items() if type(key) is not str]
+    named = {key: bytes(raw) for key, raw in found.items() if type(key) is str}
+    return odd, named, state
 
 
 @given(
-    values=st.dictionaries(TEXTS, VALUES, max_size=20),
+    values=st.dictionaries(TEXTS | st.integers(-5, 2**64 - 1) | st.binary(), VALUES, max_size=20),
     cut=st.none() | st.tuples(st.integers(0, 10**6), st.binary(max_size=3)),
     large=st.booleans(),
 )
 @settings(max_examples=400, deadline=None, derandomize=True)
-def test_a_frame_is_skimmed_to_what_the_twin_finds(
-    values: dict[str, Any], cut: tuple[int, bytes] | None, large: bool
+def test_a_map_is_read_as_its_twin_reads_it(
+    values: dict[Any, Any], cut: tuple[int, bytes] | None, large: bool
 ) -> None:
-    frame = ormsgpack.packb({**values, "z": [None, "x", {}] * (6_000 if large else 1)})
+    map_of = {**values, "z": [None, "x", {}] * (6_000 if large else 1)}
+    frame = msgpack.packb(map_of)
+    assert isinstance(frame, bytes)
     if cut is not None:
         place = cut[0] % len(frame)
         frame = frame[:place] + cut[1] + frame[place + len(cut[1]) + 1 :]
-    found = _skimmed(frame)
-    assert found is None or found == _map_of(frame)
+    found, twin = places.read_map_swiftly(frame), places.read_map_plainly(frame)
+    assert (found[1] == places.WHOLE) == (twin[1] == places.WHOLE)
+    if found[1] == places.WHOLE:
+        assert _found(*found) == _found(*twin)
     if cut is None:
-        assert found is not None
+        assert found[1] == places.WHOLE
+
+
+_KEYS_65 = b"\xde\x00\x41" + b"".join(b"\xa2%02d\xc0" % number for number in range(65))
 
 
 @pytest.mark.parametrize(
-    "frame",
+    ("frame", "state", "names"),
     [
-        b"", b"\xc0", b"\x90", b"\x81", b"\x81\xa1a", b"\x81\xa1a\xc1", b"\x81\xa1a\xc0\xc0",
-        b"\x81\x01\x02", b"\x81\xa1\xff\x02", b"\x81\xa1a\xd9\x05abc",
-        b"\x81\xa1a\xdd\xff\xff\xff\xff", b"\x81\xa1a\xc6\xff\xff\xff\xff",
-        b"\x81\xa1a" + b"\x91" * 300 + b"\xc0", b"\x81\xa1a\xd4\x01\x02",
-        b"\xde\x00\x41" + b"".join(b"\xa2%02d\xc0" % number for number in range(65)),
+        *((frame, places.BROKEN, "") for frame in (
+            b"", b"\xc0", b"\x90", b"\x81", b"\x81\xa1a", b"\x81\xa1a\xc1", b"\x81\xa1\xff\x02",
+            b"\x81\xa1a\xd9\x05abc", b"\x81\xa1a\xdd\xff\xff\xff\xff", b"\x81\xa1a\xd4\x01",
+            b"\x81\xa1a\xc6\xff\xff\xff\xff", b"\x81\xa1a\xc8\x00\x02\x01\x02",
+            b"\x81\x91\x01\x02", b"\x81\x80\x02", _KEYS_65,
+        )),
+        (b"\x81\xa1a\xc0\xc0", places.BROKEN, "a"),
+        (b"\x82\xa1a\x01\xa1b\x91", places.BROKEN, "a"),
+        (b"\x82\xa1a\x01\xa1b" + b"\x91" * 2_000 + b"\xc0", places.TOO_DEEP, "a"),
+        (b"\x81\xa1a\xd4\x01\x02", places.WHOLE, "a"),
+        (b"\x81\xa1a\xc7\x02\x01\x02\x03", places.WHOLE, "a"),
+        (b"\x82\x01\x02\xa1a\xc0", places.WHOLE, "a"),
+        (b"\x81\xa1a" + b"\x91" * 300 + b"\xc0", places.WHOLE, "a"),
     ],
 )  # fmt: skip
-def test_what_is_no_map_of_few_keys_is_not_skimmed(frame: bytes) -> None:
-    assert compiled.skim(frame) is None
+def test_a_map_at_the_edges_is_read_by_both_and_the_same(
+    frame: bytes, state: int, names: str
+) -> None:
+    for read in (places.read_map_swiftly, places.read_map_plainly):
+        found, got = read(frame)
+        assert (got, "".join(key for key in found if type(key) is str)) == (state, names)
 
 
 def test_a_key_that_stands_twice_has_its_last_value() -> None:
     frame = b"\x82\xa1a\x01\xa1a\x92\x02\x03"
-    assert _skimmed(frame) == _map_of(frame) == {"a": b"\x92\x02\x03"}
+    for read in (places.read_map_swiftly, places.read_map_plainly):
+        assert _found(*read(frame)) == ([], {"a": b"\x92\x02\x03"}, places.WHOLE)
+
+
+def test_of_a_key_that_is_no_name_only_the_beginning_is_made() -> None:
+    for key in ("x" * 5_000, "é" * 5_000, "x" * 1_023 + "é"):
+        found, state = places.read_map_swiftly(msgpack.packb({key: 1}))
+        assert state == places.WHOLE
+        assert key.startswith(next(iter(found)))
+        assert len(next(iter(found)).encode()) in (1_023, 1_024)
+    assert places.read_map_swiftly(b"\x81\xda\x08\x00" + b"\xff" * 2_048 + b"\xc0")[1]
+
+
+@given(items=st.lists(VALUES, max_size=20), cut=st.integers(0, 3), more=st.binary(max_size=2))
+@settings(max_examples=200, deadline=None, derandomize=True)
+def test_a_list_is_read_as_its_twin_reads_it(items: list[Any], cut: int, more: bytes) -> None:
+    raw = ormsgpack.packb(items)
+    for frame in (raw, raw[: max(0, len(raw) - cut)] + more):
+        read: list[list[bytes] | None] = []
+        for reader in (places.read_items_swiftly, places.read_items_plainly):
+            try:
+                read.append([bytes(each) for each in reader(frame, 19)])
+            except msgspec.MsgspecError:
+                read.append(None)
+        assert read[0] == read[1]
+    if len(items) < 20:
+        assert [bytes(each) for each in places.read_items_swiftly(raw, 19)] == [
+            ormsgpack.packb(each) for each in items
+        ]
 
 
 # -- deciding -------------------------------------------------------------------------------------

@@ -34,7 +34,6 @@ from palyra_actors.limits import (
     MEMORY_CONTENT_BYTES_MAX,
     MEMORY_QUERY_BYTES_MAX,
     MEMORY_TAG_BYTES_MAX,
-    MEMORY_TAGS_MAX,
     MEMORY_UPKEEP_MAX,
     REPLY_PAYLOAD_BYTES_MAX,
 )
@@ -299,11 +298,12 @@ class MemoryClerk:
         )
         tags = () if body.tags is None else _tags(body.tags)
         channel = self._channel(body.channel)
+        sources = None if body.sources is None else frozenset(body.sources)
 
         def matches(item: Item) -> bool:
             return (
                 not item.over(now_ms)
-                and (body.sources is None or item.source in body.sources)
+                and (sources is None or item.source in sources)
                 and (session_id is None or item.session_id == session_id)
                 and (channel is None or item.channel == channel)
                 and set(tags) <= set(item.tags)
@@ -335,7 +335,7 @@ class MemoryClerk:
             body.top_k,
             _share(body.min_score, "min_score") or 0.0,
             () if body.tags is None else _tags(body.tags),
-            body.sources,
+            None if body.sources is None else list(dict.fromkeys(body.sources)),
             session_id,
             self._channel(body.channel),
             body.as_of_ms,
@@ -518,13 +518,7 @@ def _nothing_more() -> None:
 
 
 def _tags(tags: Sequence[str]) -> tuple[str, ...]:
-    """Each once, in their order. Raises TooLarge, Invalid."""
-    if len(tags) > MEMORY_TAGS_MAX:
-        raise TooLarge(
-            f"an item has at most {MEMORY_TAGS_MAX} tags",
-            field="tags",
-            detail={"limit": MEMORY_TAGS_MAX, "actual": len(tags)},
-        )
+    """Each once, in their order. Raises Invalid."""
     for place, tag in enumerate(tags):
         if not TAG.match(tag):
             raise Invalid(
