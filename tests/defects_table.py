@@ -522,11 +522,15 @@ DEFECTS: Final = (
     Defect(
         25, "bytes that are no MessagePack are a fault of ours",
         "palyra_actors/wire/codec.py",
-        "        except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):\n"
-        "            pass\n",
-        "        except msgspec.ValidationError:\n            pass\n",
+        "    except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):\n        pass\n",
+        "    except msgspec.ValidationError:\n        pass\n",
         "tests/wire/test_codec.py"
         "::test_any_bytes_are_a_request_or_a_refusal_of_the_contract",
+    ),
+    Defect(
+        25, "a large frame is decoded with the interpreter's lock",
+        "palyra_actors/wire/codec.py", "if len(frame) >= WALKED_BYTES:", "if not frame:",
+        "tests/wire/test_codec.py::test_of_a_large_frame_only_a_little_is_decoded",
     ),
     Defect(
         26, "a patch goes on behind a test that failed",
