@@ -15,7 +15,6 @@ down), and every answer says that it was late. No thread, no clock, no disk: tim
 
 from collections import deque
 from dataclasses import dataclass
-from math import inf
 from typing import Final, NamedTuple
 
 BUDGET_S_DEFAULT: Final = 0.025
@@ -244,6 +243,8 @@ class Controller:
         self._group_events_max = group_events_max
         self._event_s = EVENT_S_FIRST
         self._load = self._busy_s = 0.0  # of groups too small to be measured alone
+        self._mean_load = float(LOAD_MEASURED_MIN)
+        self._mean_busy_s = LOAD_MEASURED_MIN * LOAD_S_FIRST
         self._round_s = 0.0
         self._deviation_s = 0.0
         self._mean_s = 0.001
@@ -279,21 +280,26 @@ class Controller:
     def _price(self, load: float, busy_s: float) -> None:
         """Learn what load costs from a group of that load for which the loop worked so long."""
         plan = self.plan
-        found = inf
         if load >= LOAD_TELLS_FROM:
-            found = min((busy_s - self._round_s) / load, LEAP * plan.load_s)
+            self._learn(load, busy_s - self._round_s)
         elif load <= LOAD_TELLS_NOTHING:
             round_s = min(max(0.0, busy_s - load * plan.load_s), ROUND_S_MAX)
             self._round_s += (round_s - self._round_s) / 8
         self._load += load
         self._busy_s += busy_s
         if self._load >= LOAD_MEASURED_MIN:
-            together = self._busy_s / self._load
-            if together < plan.load_s:
-                found = min(found, together)
+            if self._busy_s < self._load * plan.load_s:
+                self._learn(self._load, self._busy_s)
             self._load = self._busy_s = 0.0
-        if found < inf:
-            plan.load_s += (min(max(found, LOAD_S_MIN), LOAD_S_MAX) - plan.load_s) / 8
+
+    def _learn(self, load: float, busy_s: float) -> None:
+        """The mean of what groups took by the mean of their load, and not of one by the other: what
+        a large one took says more."""
+        plan = self.plan
+        busy_s = min(max(busy_s, load * LOAD_S_MIN), load * min(LEAP * plan.load_s, LOAD_S_MAX))
+        self._mean_load += (load - self._mean_load) / 8
+        self._mean_busy_s += (busy_s - self._mean_busy_s) / 8
+        plan.load_s = self._mean_busy_s / self._mean_load
 
     def _expect_commits(self, commit_s: float, ended: float) -> None:
         plan = self.plan

@@ -142,6 +142,15 @@ def test_a_loop_that_waited_for_a_processor_once_does_not_make_load_dear() -> No
     assert controller.plan.load_s < 15e-6
 
 
+def test_a_large_group_says_more_of_what_load_costs_than_a_small_one() -> None:
+    """Else what is dear about small groups would let in fewer, and make groups smaller."""
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    for number in range(200):
+        load, load_s = ((40, 40e-6), (1_000, 10e-6))[number % 2]
+        controller.observe(a_group(0.001, 1 + number / 100, load=load, busy_s=load * load_s))
+    assert controller.plan.load_s < 13e-6
+
+
 def test_the_work_of_refusing_is_not_taken_for_what_load_costs() -> None:
     controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
     for number in range(200):
