@@ -57,6 +57,9 @@ all the same. Else who waits behind another's large ones is not served before it
 ROUND_FRAMES_MAX: Final = 512
 """Taken from the sockets in one round: about two milliseconds."""
 
+REST_BYTES_MAX: Final = 4 * 1024 * 1024
+"""What is kept for the next round as it came: more goes through the lobby."""
+
 REFUSED_FRAMES_MAX: Final = 64
 """More frames than were served in the round before are taken while writes are refused: what a
 refusal takes, a fifth of the loop at most, is taken from those that are let in. The rest waits in
@@ -143,6 +146,9 @@ class Desk:
         now, tally = office.monotonic(), office.tally
         if stamps is None:
             stamps = ((now, False),) * len(arrivals)
+        if self._rest[0]:  # it came before these
+            (before, their_stamps), self._rest = self._rest, ([], [])
+            arrivals, stamps = [*before, *arrivals], [*their_stamps, *stamps]
         lets_in = admission.gate(now).lets_in
         requests: list[tuple[Request, Any, bytes]] = []
         looked = False
@@ -151,8 +157,9 @@ class Desk:
         ):
             if self._slice <= 0 and not looked:
                 looked = True
-                if admission.alone(peer, now) and all(one is peer for one, _ in arrivals[place:]):
-                    self._rest = [*arrivals[place:]], [*stamps[place:]]
+                rest = arrivals[place:]
+                if admission.alone(peer, now) and _is_of_one_round(rest, peer):
+                    self._rest = [*rest], [*stamps[place:]]
                     office.house.loop.call_soon(self._serve_rest)
                     break
             request = None
@@ -206,9 +213,8 @@ class Desk:
 
     def _serve_rest(self) -> None:
         """What was left of a round, in the next one, before what comes in that."""
-        (arrivals, stamps), self._rest = self._rest, ([], [])
-        if arrivals:
-            self.serve(arrivals, stamps)
+        if self._rest[0]:
+            self.serve((), ())
 
     def pump(self) -> None:
         """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
@@ -498,6 +504,15 @@ def _id_in(frame: bytes) -> codec.RequestId:
     except BaseException:  # noqa: BLE001 - it was at fault already
         return None
     return None if head is None else head.id
+
+
+def _is_of_one_round(arrivals: Sequence[tuple[Peer, bytes]], peer: Peer) -> bool:
+    """Whether all are that peer's, and no more than what one round brings."""
+    return (
+        len(arrivals) <= ROUND_FRAMES_MAX
+        and all(one is peer for one, _ in arrivals)
+        and sum(len(frame) for _, frame in arrivals) <= REST_BYTES_MAX
+    )
 
 
 def _nothing() -> None:
