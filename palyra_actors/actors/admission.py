@@ -342,8 +342,11 @@ class Admission:
         return self.plan.in_time(now, arrived, budget_s)
 
     def _fits_bulk(self, load: int, now: float) -> bool:
-        room = self.plan.bulk_room(now - self._budgeted_at < COMPANY_S)
-        return self.load <= self.plan.committing_load or self.load + load <= room
+        company = now - self._budgeted_at < COMPANY_S
+        if self.load + load <= self.plan.bulk_room(company):
+            return True
+        # a large one has the engine to itself: others wait for its work or for its commit
+        return self.load <= (0 if company else self.plan.committing_load)
 
     # -- the lobby --------------------------------------------------------------------------------
 

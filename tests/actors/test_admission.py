@@ -230,6 +230,25 @@ def test_bulk_loads_leave_room_while_others_write_and_take_it_all_when_nobody_do
     assert alone > 5 * in_company
 
 
+@pytest.mark.parametrize("company", [True, False])
+def test_a_large_bulk_load_waits_for_the_commit_under_way_only_where_others_write(
+    door: Door, company: bool
+) -> None:
+    if company:
+        door.arrive(Peer()).ok({})
+    bulk, size = Peer(), BYTES * 400
+    first = Request(bulk, 1, door.now, door.tally)
+    first.budget_ms = 0
+    door.admission.charge(first, load_of(size), door.now)
+    door.plan.committing_since, door.plan.committing_load = door.now, door.admission.load
+    second = Request(bulk, 2, door.now, door.tally)
+    second.budget_ms = 0
+    assert door.admission.may_go_on(second, size, door.now) is not company
+    first.ok({})
+    door.plan.committing_since, door.plan.committing_load = None, 0
+    assert door.admission.may_go_on(second, size, door.now)
+
+
 def test_bulk_loads_wait_for_ever_and_longer_budgets_as_long_as_they_say(door: Door) -> None:
     peer = Peer()
     door.fill(peer, budget_ms=0)
