@@ -53,6 +53,14 @@ def test_it_lets_the_daemon_do_no_more_than_it_needs() -> None:
     assert found["StateDirectoryMode"] == ["0700"]
 
 
+def test_it_does_not_forbid_what_the_libraries_call_when_they_are_loaded() -> None:
+    """numpy's OpenBLAS binds memory (mbind), libzmq schedules its threads (sched_setscheduler):
+    both are among @resources. What is forbidden fails, and does not end the process."""
+    found = settings()
+    assert found["SystemCallFilter"] == ["@system-service", "~@privileged"]
+    assert found["SystemCallErrorNumber"] == ["EPERM"]
+
+
 def test_systemd_takes_it(tmp_path: Path) -> None:
     analyze = shutil.which("systemd-analyze")
     if analyze is None:

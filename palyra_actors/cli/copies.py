@@ -13,7 +13,7 @@ import typer
 from palyra_actors.cli.exits import reporting
 from palyra_actors.cli.reach import Json
 from palyra_actors.cli.shape import console, print_json, size
-from palyra_actors.errors import Invalid, NotFound
+from palyra_actors.errors import Invalid, NotFound, StorageUnavailable
 
 Db = Annotated[Path, typer.Option("--db", help="The database file.", metavar="PATH")]
 
@@ -135,14 +135,24 @@ def export(
         write_lines(db, sys.stdout.buffer.write)
         sys.stdout.buffer.flush()
         return
+    if to.exists():
+        raise Invalid(f"{to} is there already", field="--to", hint="name another file")
+    partial = to.with_name(to.name + ".partial")
     try:
+        partial.unlink(missing_ok=True)  # of one that was cut short
         flags = os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC
-        with os.fdopen(os.open(to, flags, 0o600), "wb") as file:
+        with os.fdopen(os.open(partial, flags, 0o600), "wb") as file:
             done = write_lines(db, file.write)
             file.flush()
             os.fsync(file.fileno())
-    except FileExistsError as reason:
-        raise Invalid(f"{to} is there already", field="--to") from reason
+        partial.rename(to)
+    except OSError as reason:
+        raise StorageUnavailable(
+            f"{to} cannot be written: {reason.strerror}",
+            hint="name a file in a folder of yours, with room for the whole journal",
+        ) from reason
+    finally:
+        partial.unlink(missing_ok=True)
     if as_json:
         print_json(done)
         return

@@ -32,7 +32,7 @@ from palyra_actors.storage.files import inspect, restoring, size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.lock import DatabaseLock, holder_of
 from palyra_actors.storage.migrations import latest_version, schema_faults
-from palyra_actors.storage.opening import keep_anchor, refuse_missing
+from palyra_actors.storage.opening import keep_anchor, refuse_foreign_wal, refuse_missing
 from palyra_actors.storage.port import Head
 from palyra_actors.storage.queries import sql
 from palyra_actors.storage.upkeep import space
@@ -89,10 +89,14 @@ def examine(file: str, anchor_path: str, *, full: bool) -> Iterator[Finding]:
         with closing(open_reader(file, cache_bytes=_CACHE_BYTES)) as connection:
             yield _schema(connection, file)
             yield _settings(connection, file)
-            damaged = False
-            for finding in _content(connection, file, anchor_path, full=full):
-                damaged |= finding.verdict == "damaged"
-                yield finding
+            foreign = None if holder_of(file) else _foreign_wal(connection, file)
+            damaged = foreign is not None
+            if foreign is not None:  # whatever is read with it is not this database
+                yield foreign
+            else:
+                for finding in _content(connection, file, anchor_path, full=full):
+                    damaged |= finding.verdict == "damaged"
+                    yield finding
             if damaged and size_bytes(file + "-wal") and holder_of(file) is None:
                 yield from _without_wal(file, anchor_path)
             yield from _room(connection, file)
@@ -110,7 +114,8 @@ def accept_loss(file: str, anchor_path: str) -> Accepted:
     """Make the anchor anew from what the database holds; the old one is kept beside it.
 
     Raises:
-        OpenRefused: an engine is at work on it, it is not sound, or it is not ours.
+        OpenRefused: an engine is at work on it, it is not sound, its WAL is another's, or it is not
+            ours.
     """
     file = os.path.realpath(file)
     seen: Head | None = None
@@ -125,6 +130,7 @@ def accept_loss(file: str, anchor_path: str) -> Accepted:
         DatabaseLock.acquire(file),
         closing(JournalReader(open_reader(file, cache_bytes=_CACHE_BYTES))) as reader,
     ):
+        refuse_foreign_wal(file, reader)
         found = audit(reader)
         if not found.sound:
             raise OpenRefused(
@@ -183,8 +189,9 @@ def _modes(file: str, anchor_path: str) -> Iterator[Finding]:
     loose = 0
     for name in (file, file + "-wal", file + "-shm", anchor_path):
         with suppress(FileNotFoundError):
-            mode = stat.S_IMODE(os.stat(name).st_mode)
-            if mode & 0o077:
+            found = os.stat(name).st_mode
+            mode = stat.S_IMODE(found)
+            if mode & 0o077 and stat.S_ISREG(found):
                 loose += 1
                 verdict: Verdict = "wrong" if mode & 0o022 else "note"
                 yield Finding("modes", verdict, f"{name} is {mode:04o}", f"chmod 600 {name}")
@@ -287,6 +294,14 @@ def _content(
         yield Finding("anchor", "wrong", refusal.message, refusal.hint or "")
     else:
         yield _anchor(file, anchor_path, anchored, head, reader.hash_at)
+
+
+def _foreign_wal(connection: apsw.Connection, file: str) -> Finding | None:
+    try:
+        refuse_foreign_wal(file, JournalReader(connection))
+    except OpenRefused as refusal:
+        return Finding("WAL", "damaged", refusal.message, refusal.hint or "")
+    return None
 
 
 def _without_wal(file: str, anchor_path: str) -> Iterator[Finding]:

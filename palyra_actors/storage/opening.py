@@ -9,8 +9,9 @@ from typing import Final
 
 import apsw
 
-from palyra_actors.errors import OpenRefused, StorageUnavailable
+from palyra_actors.errors import OpenRefused, PalyraError, StorageUnavailable
 from palyra_actors.storage import anchor
+from palyra_actors.storage.audit import audit
 from palyra_actors.storage.connection import open_untouched
 from palyra_actors.storage.files import restoring, size_bytes
 from palyra_actors.storage.journal import JournalReader
@@ -18,6 +19,8 @@ from palyra_actors.storage.migrations import schema_faults
 from palyra_actors.storage.port import Head
 
 FAULTS_SHOWN_MAX: Final = 5
+OWN_EVENTS: Final = 8
+"""Of a file's end, whose hashes have to hold for it to say what its WAL has to hold."""
 
 
 def refuse_missing(file: str, anchor_path: str) -> Head | None:
@@ -54,6 +57,7 @@ def examine(
     connection = open_untouched(file, vfs=vfs)
     with closing(JournalReader(connection)) as reader:
         try:
+            refuse_foreign_wal(file, reader, vfs=vfs)
             refuse_damage(file, schema_faults(connection))
             if size_bytes(file) + size_bytes(file + "-wal") <= quick_check_bytes_max:
                 refuse_damage(file, reader.faults())
@@ -66,6 +70,35 @@ def examine(
             raise StorageUnavailable(
                 f"{file} cannot be read now: {cause}", detail={"path": file, "outcome": "none"}
             ) from cause
+
+
+def refuse_foreign_wal(file: str, reader: JournalReader, *, vfs: str | None = None) -> None:
+    """A journal only grows: what the file holds by itself, its own WAL holds, too.
+
+    For whoever has the lock, or where nobody has it: `reader` reads file and WAL. A file that a
+    crash has left half way through a checkpoint says nothing; its last events have to hold.
+
+    Raises:
+        OpenRefused: the WAL is another database's. Opening it would write that over this one.
+    """
+    if not size_bytes(file + "-wal"):
+        return
+    try:
+        with closing(JournalReader(open_untouched(file, vfs=vfs, alone=True))) as alone:
+            if not alone.has_journal() or not (own := alone.head()).seq:
+                return
+            if not audit(alone, from_seq=max(1, own.seq - OWN_EVENTS + 1), pages=False).sound:
+                return
+    except (PalyraError, apsw.Error):
+        return
+    if not reader.has_journal() or reader.hash_at(own.seq) != own.hash:
+        raise OpenRefused(
+            f"{file}-wal is another database's: by itself {file} ends with event {own.seq:,},"
+            " which is not there with it",
+            hint=f"move {file}-wal and {file}-shm away, put its own there if you have it, and let"
+            f" palyra-actors doctor --db {file} look",
+            detail={"path": file, "own_seq": own.seq},
+        )
 
 
 def refuse_damage(file: str, faults: list[str], cause: Exception | None = None) -> None:

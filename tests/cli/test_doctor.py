@@ -1,5 +1,6 @@
 """`doctor`, `backup`, `restore`, `drill`, `export`: what a person sees, and the exit codes."""
 
+import errno
 import json
 import os
 import shutil
@@ -279,6 +280,40 @@ def test_the_doctor_knows_a_wal_of_another_database(
         assert run("doctor", "--db", path)[0] == 0
 
 
+@pytest.mark.parametrize("anchored", [True, False])
+def test_nobody_opens_a_database_with_the_wal_of_another_or_takes_its_journal_for_lost(
+    run: Run, path: Path, tmp_path: Path, anchored: bool
+) -> None:
+    """Opened, the file would have become the other one: here a whole journal, of three events."""
+    other = tmp_path / "data" / "other.db"
+    crash(other, 3)
+    if not anchored:
+        Path(anchor.beside(str(path))).unlink()
+    shutil.copy(f"{other}-wal", f"{path}-wal")
+    before = {file: file.read_bytes() for file in sorted(path.parent.glob(f"{path.name}*"))}
+    for command in (("serve",), ("append", "--text", "x"), ("doctor", "--accept-loss")):
+        code, _, refusal = run(*command, "--db", path)
+        assert code == exits.BROKEN, command
+        assert "is another database's" in refusal
+        assert "ends with event 20" in refusal
+        assert f"move {path}-wal" in refusal
+    code, said, _ = run("doctor", "--db", path)
+    assert code == exits.DAMAGED
+    assert "is another database's" in said
+    assert "accept-loss" not in said
+    after = {file: file.read_bytes() for file in before}
+    assert {k: v for k, v in after.items() if not k.name.endswith("-shm")} == {
+        k: v for k, v in before.items() if not k.name.endswith("-shm")
+    }
+    Path(f"{path}-wal").unlink()
+    Path(f"{path}-shm").unlink(missing_ok=True)
+    assert run("verify", "--db", path)[0] == 0
+
+
+def test_the_doctor_does_not_have_modes_changed_of_what_is_no_file(run: Run) -> None:
+    assert "chmod" not in run("doctor", "--db", "/dev/null")[1]
+
+
 def test_an_index_in_another_order_is_refused_by_all_that_prove(
     run: Run, path: Path, tmp_path: Path
 ) -> None:
@@ -425,3 +460,26 @@ def test_export_and_import_from_the_shell(run: Run, path: Path, tmp_path: Path) 
     assert again.replace("imported", "exported") == out
     assert run("verify", "--db", tmp_path / "again.db")[0] == 0
     assert run("import", lines, "--db", tmp_path / "again.db")[0] == exits.BROKEN
+
+
+def test_an_export_takes_its_name_once_it_is_whole(
+    run: Run, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = tmp_path / "lines.ndjson"
+    half = tmp_path / "lines.ndjson.partial"
+    half.write_text("what a kill has left")
+
+    def full(descriptor: int) -> None:
+        assert half.stat().st_size > 1000
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        code, _, err = run("export", "--db", path, "--to", lines)
+    assert code == exits.UNAVAILABLE
+    assert "cannot be written: No space left on device" in err
+    assert not lines.exists()
+    assert not half.exists()
+    assert run("export", "--db", path, "--to", lines)[0] == 0
+    assert not half.exists()
+    assert run("import", lines, "--db", tmp_path / "new.db")[0] == 0
