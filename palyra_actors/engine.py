@@ -579,6 +579,7 @@ class Works:
         if self.replaced:
             self.away_stamp = self.lock.stamp()
             self.writer.refuse(self.replaced)
+            log.error("writing stops: %s", self.replaced)
 
     def _is_back(self) -> bool:
         ours = self.lock.still_ours() and self.lock.wal_still_ours()

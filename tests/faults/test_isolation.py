@@ -415,7 +415,10 @@ def put_another_wal(path: Path) -> None:
 
 @pytest.mark.parametrize("take_away", [unlink, replace, put_a_copy, unlink_wal, put_another_wal])
 def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
-    works: Rig, take_away: Callable[[Path], None], figure: Tell
+    works: Rig,
+    take_away: Callable[[Path], None],
+    figure: Tell,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     assert engine_module.OWNER_LOOK_S < 1.0, "it is noticed within a second"
     session = new_id()
@@ -428,6 +431,7 @@ def test_a_file_that_is_taken_away_stops_all_acks_and_health_says_why(
     asked = [works.append(event(session)) for _ in range(3)]
     assert [one.code() for one in asked] == [("unavailable", "none")] * 3
     works.assert_at_rest()
+    assert "writing stops: " in caplog.text
 
 
 def test_a_file_that_was_taken_away_and_is_put_back_takes_writes_again(
