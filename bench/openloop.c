@@ -42,7 +42,7 @@ typedef struct {
 /* Those who were refused and have to stay away: until when. */
 typedef struct {
     double *back;
-    int64_t *count;
+    int64_t count;
 } Refusals;
 
 static double
@@ -192,7 +192,7 @@ come_back_s(const uint8_t *reply, size_t bytes)
 
 /* What has come on a connection; how many replies that is. */
 static int64_t
-receive(Connection *one, const Columns *to, double began, int64_t *oks, const Refusals *refusals)
+receive(Connection *one, const Columns *to, double began, int64_t *oks, Refusals *refusals)
 {
     ssize_t got = recv(one->fd, one->in + one->in_end, IN_BYTES - one->in_end, MSG_DONTWAIT);
     if (got <= 0) {
@@ -225,8 +225,7 @@ receive(Connection *one, const Columns *to, double began, int64_t *oks, const Re
             count++;
             *oks += ok;
             if (!ok && refusals != NULL)
-                refusals->back[(*refusals->count)++] =
-                    now + come_back_s(head + around, size);
+                refusals->back[refusals->count++] = now + come_back_s(head + around, size);
         }
         at += around + size;
     }
@@ -359,22 +358,21 @@ load_play(int fd, const uint8_t *frames, const int64_t *ends, int64_t window, do
           const Columns *to)
 {
     Connection one = {.fd = fd, .in = malloc(IN_BYTES)};
-    double *back = malloc(sizeof(double) * (size_t)window);
+    Refusals away = {malloc(sizeof(double) * (size_t)window), 0};
     struct pollfd polled = {fd, POLLIN, 0};
-    int64_t sent = 0, done = 0, out = 0, away = 0;
-    Refusals refusals = {back, &away};
+    int64_t sent = 0, done = 0, out = 0;
     double began = now_s();
     while (!one.closed) {
         double now = now_s() - began, next = 0.02;
         if (now > seconds + PLAY_LATE_S || (now > seconds && done == sent))
             break;
-        for (int64_t i = 0; i < away;) {
-            if (back[i] <= now)
-                back[i] = back[--away];
+        for (int64_t i = 0; i < away.count;) {
+            if (away.back[i] <= now)
+                away.back[i] = away.back[--away.count];
             else
-                next = fmin(next, back[i++] - now);
+                next = fmin(next, away.back[i++] - now);
         }
-        int64_t most = done + window - away;
+        int64_t most = done + window - away.count;
         while (now < seconds && sent < most && sent < to->count)
             to->sent[sent++] = now;
         int64_t end = sent ? ends[sent - 1] : 0;
@@ -392,10 +390,10 @@ load_play(int fd, const uint8_t *frames, const int64_t *ends, int64_t window, do
         ppoll(&polled, 1, &wait, NULL);
         if (polled.revents & (POLLIN | POLLHUP | POLLERR)) {
             int64_t oks = 0;
-            done += receive(&one, to, began, &oks, &refusals);
+            done += receive(&one, to, began, &oks, &away);
         }
     }
     free(one.in);
-    free(back);
+    free(away.back);
     return done;
 }

@@ -135,8 +135,9 @@ def export(
         write_lines(db, sys.stdout.buffer.write)
         sys.stdout.buffer.flush()
         return
+    there = Invalid(f"{to} is there already", field="--to", hint="name another file")
     if to.exists():
-        raise Invalid(f"{to} is there already", field="--to", hint="name another file")
+        raise there
     partial = to.with_name(to.name + ".partial")
     try:
         partial.unlink(missing_ok=True)  # of one that was cut short
@@ -145,7 +146,9 @@ def export(
             done = write_lines(db, file.write)
             file.flush()
             os.fsync(file.fileno())
-        partial.rename(to)
+        _name(partial, to)
+    except FileExistsError as reason:
+        raise there from reason
     except OSError as reason:
         raise StorageUnavailable(
             f"{to} cannot be written: {reason.strerror}",
@@ -161,6 +164,16 @@ def export(
         f"head {done.head.seq}:{done.head.hash.hex()}",
         soft_wrap=True,
     )
+
+
+def _name(made: Path, to: Path) -> None:
+    """Give a file its name. Raises FileExistsError: another one has got it meanwhile."""
+    try:
+        to.hardlink_to(made)
+    except FileExistsError:
+        raise
+    except OSError:  # this file system has no links
+        made.rename(to)
 
 
 def import_journal(file: Path, db: Path | None, *, as_json: bool) -> None:

@@ -480,6 +480,16 @@ def test_an_export_takes_its_name_once_it_is_whole(
     assert "cannot be written: No space left on device" in err
     assert not lines.exists()
     assert not half.exists()
+
+    def taken(descriptor: int) -> None:
+        lines.write_text("somebody else's")
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", taken)
+        code, _, err = run("export", "--db", path, "--to", lines)
+    assert code == exits.REFUSED
+    assert lines.read_text() == "somebody else's"
+    lines.unlink()
     assert run("export", "--db", path, "--to", lines)[0] == 0
     assert not half.exists()
     assert run("import", lines, "--db", tmp_path / "new.db")[0] == 0
