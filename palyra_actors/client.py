@@ -11,6 +11,9 @@ connection cannot turn up on the next one behind frames that were sent later.
     connecting ──handshake──▶ up ──closed, or silent for a heartbeat──▶ lost
         ▲  └────refused, or silent────────────────────────────────────▶  │
         └──────────────────────── after a pause ─────────────────────────┘
+
+Where an engine says that it does not know the key, calls are tried for two seconds more and then
+told; where none is there, or it does not say why, until their deadlines.
 """
 
 import contextlib
@@ -52,6 +55,10 @@ _DOWN: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
+_REFUSALS: Final = {
+    zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know this key",
+    zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one of the two has no key, or it is another engine's",
+}
 
 
 class Client(Operations):
@@ -231,11 +238,8 @@ class _Wire:
                 self._give_up_at = float("inf")
                 self._calls.made()
             else:
-                if event == zmq.EVENT_HANDSHAKE_FAILED_AUTH:
-                    self._calls.refused = "it does not know this key"
-                elif event == zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL:
-                    self._calls.refused = "one of the two has no key, or it is another engine's"
                 self._lose()
+                self._calls.refused(_REFUSALS.get(event))
 
     def _lose(self) -> None:
         # replies that arrived before the end are still there to be read

@@ -190,7 +190,9 @@ class StorageUnavailable(Unavailable):
 class NoReply(Unavailable):
     """The caller's deadline passed without an answer: the outcome of a write is unknown.
 
-    Made by the client, never sent by the engine. Where `detail.attempts` is 0 nothing was sent.
+    Before the deadline where the connection is lost and the request has no ids, and where the
+    engine has refused the client's key for two seconds (`field` is `key_file`). Made by the
+    client, never sent by the engine. Where `detail.attempts` is 0 nothing was sent.
     """
 
     code = "no_reply"

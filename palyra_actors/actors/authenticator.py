@@ -48,6 +48,11 @@ _REFUSED: Final = (
 )
 _WATCHED: Final = zmq.EVENT_HANDSHAKE_SUCCEEDED | sum(_REFUSED)
 
+_NO_KEY: Final = [b"400", b"no key of this door", b""]
+_NOT_NOW: Final = [b"300", b"not now", b""]
+"""While the lock is tried, or nobody looks at the key files: libzmq hangs up without a word, and
+the client rings again. The other one is told to the client, which believes it."""
+
 
 @dataclass(frozen=True, slots=True)
 class Lock:
@@ -240,7 +245,8 @@ class Authenticator(PooledActor):
                 status = [b"200", b"OK", key.encode()]
             else:
                 self._refused += 1
-                status = [b"400", b"no key of this door", b""]
+                known = key in self._allowed.principals
+                status = _NOT_NOW if known else _NO_KEY
             del domain
             handler.send_multipart([version, request_id, *status, b""], zmq.DONTWAIT)
 

@@ -3,6 +3,7 @@
     start ──▶ [room] ──▶ pending ──reply──▶ answered ──▶ result
                            │  ▲                │ overloaded, unavailable: after retry_after_ms
                  lost ─────┘  └──── sent again ┘ silence: after silence_s, then twice that, …
+                   └──its key is refused for a while──▶ NoReply, before the deadline
 
 No timer and no thread of its own: the thread that waits for a call is the one that sends it
 again. The connection's thread only looks whose a reply is and wakes that thread.
@@ -19,6 +20,7 @@ import threading
 import time
 from collections.abc import Collection
 from dataclasses import dataclass
+from math import inf
 from typing import Any, Final, Protocol
 
 from palyra_actors.errors import (
@@ -38,6 +40,10 @@ INTERNAL_ATTEMPTS_MAX: Final = 3  # a fault that comes back every time is for a 
 BACKOFF_S_FIRST: Final = 0.05
 BACKOFF_S_MAX: Final = 2.0
 TIMEOUT_S_MAX: Final = 1e8  # three years; what a lock can be waited for has an end
+REFUSED_S_MAX: Final = 2.0
+"""For how long a call waits for an engine that answers that it does not know its key. One that was
+just made is known within a second; one that was taken back never is."""
+
 TEND_S: Final = 0.002
 """How often a thread that waits for one of its calls looks after its others."""
 
@@ -94,6 +100,7 @@ class Call:
     __slots__ = (
         "_answered",
         "_calls",
+        "added",
         "answer",
         "answers",
         "attempts",
@@ -125,6 +132,7 @@ class Call:
         self.request_id = request_id
         self.op = op
         self.frame = frame
+        self.added = calls.now()
         self.deadline = deadline
         self.repeatable = repeatable
         self.attempts = 0  # how often it was handed to a connection
@@ -297,8 +305,8 @@ class Calls:
         self._connections = 0
         self._connection: Connection | None = None
         self._up = False
-        self.refused: str | None = None
-        """Why the last attempt to connect was refused, where the engine said so."""
+        self._refused: str | None = None  # by the engine, when it was asked last
+        self._refused_since = inf
 
     def statistics(self) -> CallsStatistics:
         with self._lock:
@@ -435,12 +443,12 @@ class Calls:
 
     def no_reply(self, call: Call) -> NoReply:
         reached = "did not answer" if call.attempts else "could not be reached"
-        if self.refused is not None and not call.attempts:
-            return NoReply(
-                f"the engine at {self.where} refused the connection: {self.refused}",
-                field="key_file",
-                hint="a key that was just made is known within a second. Nothing was sent",
-                detail={"op": call.op, "attempts": 0},
+        if self._refused is not None:
+            return self._turned_away(
+                "a write may have been stored: send it with the same ids once the key is known"
+                if call.attempts
+                else "a key that was just made is known within a second. Nothing was sent",
+                {"op": call.op, "attempts": call.attempts},
             )
         return NoReply(
             f"the engine at {self.where} {reached} in time",
@@ -464,7 +472,7 @@ class Calls:
         order it was started, so that one session's requests keep their order."""
         with self._lock:
             self._up = True
-            self.refused = None
+            self._refused, self._refused_since = None, inf
             self._connections += 1
             for request_id in sorted([*self._pending, *self._streams]):
                 call = self._pending.get(request_id)
@@ -488,6 +496,26 @@ class Calls:
             self._streams.clear()
         for stream in streams:
             stream.lost()
+
+    def refused(self, why: str | None) -> None:
+        """No connection was made, because the engine said `why` not; None: because there was none.
+        Who has heard nothing else for REFUSED_S_MAX is told."""
+        now = self.now()
+        streams: list[Stream] = []
+        with self._lock:
+            self._refused = why
+            self._refused_since = inf if why is None else min(self._refused_since, now)
+            late = now - REFUSED_S_MAX
+            if self._refused_since > late:
+                return
+            for call in list(self._pending.values()):
+                if call.added <= late:
+                    del self._pending[call.request_id]
+                    call.settle(None, self.no_reply(call))
+            streams = [stream for stream, _ in self._streams.values()]
+            self._streams.clear()
+        for stream in streams:
+            stream.ended(self._turned_away(None, {}))
 
     def deliver(self, frame: bytes) -> None:
         """One frame that arrived. Garbage, and replies nobody waits for, are counted only."""
@@ -554,6 +582,14 @@ class Calls:
         return (
             self._in_flight < self._in_flight_max
             and self._in_flight_bytes + size <= self._in_flight_bytes_max
+        )
+
+    def _turned_away(self, hint: str | None, detail: dict[str, Any]) -> NoReply:
+        return NoReply(
+            f"the engine at {self.where} refused the connection: {self._refused}",
+            field="key_file",
+            hint=hint,
+            detail=detail,
         )
 
     def _closed(self, call: Call) -> NoReply:

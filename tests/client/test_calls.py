@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import msgpack
 import pytest
 
+from palyra_actors.api.calls import REFUSED_S_MAX, Call, Calls
 from palyra_actors.api.events import Event, new_id
 from palyra_actors.client import Client
 from palyra_actors.errors import (
@@ -383,3 +384,33 @@ def test_a_timeout_that_is_no_time_is_invalid(client: Client, timeout_s: float) 
     with pytest.raises(Invalid) as caught:
         client.head(timeout_s=timeout_s)
     assert caught.value.field == "timeout_s"
+
+
+def test_a_key_that_is_refused_is_told_after_two_seconds_of_refusals_and_nothing_else(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    calls = Calls("an engine")
+    now = 100.0
+    monkeypatch.setattr(calls, "now", lambda: now)
+
+    def is_told(call: Call) -> bool:
+        return isinstance(call.failure, NoReply) and call.failure.field == "key_file"
+
+    first = calls.start("journal.head", b"\x80", timeout_s=1_000)
+    calls.refused("no such key")
+    now += REFUSED_S_MAX - 0.1
+    calls.refused("no such key")
+    later = calls.start("journal.head", b"\x80", timeout_s=1_000)
+    assert not is_told(first)
+    calls.refused(None)  # the engine is starting again: nobody is there
+    now += 0.2
+    calls.refused("no such key")
+    assert not is_told(first)
+    now += REFUSED_S_MAX
+    last = calls.start("journal.head", b"\x80", timeout_s=1_000)
+    calls.refused("no such key")
+    assert (is_told(first), is_told(later), is_told(last)) == (True, True, False)
+    now += REFUSED_S_MAX
+    calls.refused("no such key")
+    assert is_told(last)
+    calls.close()
