@@ -19,9 +19,10 @@ from palyra_actors.runtime.dispatcher import Loop
 
 HIGHEST_US: Final = 600_000_000
 SIGNIFICANT_DIGITS: Final = 2
-SAMPLES_MAX: Final = 16_384
-"""Latencies that wait to be counted. They are counted together, rounded to what the histogram
-can tell apart: one call a value would cost as much as an append."""
+SAMPLES_MAX: Final = 4_096
+"""Latencies that wait to be counted, all of them together: a call of the library for each value
+would cost as much as an append, and one for each that differs ten milliseconds at once, in which
+everybody waits."""
 
 WINDOW_S: Final = 5.0
 """What `recent` looks back on, at least."""
@@ -55,6 +56,28 @@ class LatencyStatistics:
     sum_ms: float
 
 
+class Histogram(HdrHistogram):  # type: ignore[misc] # it has no types
+    """Of microseconds, up to `HIGHEST_US`."""
+
+    min_value: int
+    max_value: int
+
+    def __init__(self) -> None:
+        super().__init__(1, HIGHEST_US, SIGNIFICANT_DIGITS)
+        self._room = np.frombuffer(self.counts, dtype=np.uint64)  # the library's own counters
+
+    def record_all(self, values: np.ndarray[Any, np.dtype[np.int64]]) -> None:
+        """`record_value` of each, 1 to `HIGHEST_US`, at one go."""
+        half = self.sub_bucket_half_count_magnitude
+        bits = np.frexp((values | self.sub_bucket_mask).astype(np.float64))[1].astype(np.int64)
+        buckets = bits - half - 1
+        places = (buckets << half) + (values >> buckets)  # as `get_counts_array_index`
+        self._room += np.bincount(places, minlength=len(self._room)).astype(np.uint64)
+        self.total_count += len(values)
+        self.min_value = min(self.min_value, int(values.min()))
+        self.max_value = max(self.max_value, int(values.max()))
+
+
 class Latency(PooledActor):
     """Takes `Measured` messages."""
 
@@ -62,8 +85,8 @@ class Latency(PooledActor):
         super().__init__(loop)
         self._clock = loop.clock
         self._controller = controller
-        self._histogram = HdrHistogram(1, HIGHEST_US, SIGNIFICANT_DIGITS)
-        self._window = HdrHistogram(1, HIGHEST_US, SIGNIFICANT_DIGITS)
+        self._histogram = Histogram()
+        self._window = Histogram()
         self._window_ends = loop.clock.monotonic() + WINDOW_S
         self._recent: Spread | None = None
         self._counts = np.zeros(len(BOUNDS_MS) + 1, dtype=np.int64)
@@ -117,12 +140,9 @@ class Latency(PooledActor):
         self._sum_ms += float(seconds.sum()) * 1000
         places = np.searchsorted(_BOUNDS_S, seconds)
         self._counts += np.bincount(places, minlength=len(BOUNDS_MS) + 1)
-        microseconds = np.clip(seconds * 1e6, 1, HIGHEST_US)
-        scale = 10.0 ** (np.floor(np.log10(microseconds)) - SIGNIFICANT_DIGITS)
-        values, counts = np.unique(np.round(microseconds / scale) * scale, return_counts=True)
-        for value, count in zip(values.tolist(), counts.tolist(), strict=True):
-            self._histogram.record_value(int(value), count)
-            self._window.record_value(int(value), count)
+        microseconds = np.clip(seconds * 1e6, 1, HIGHEST_US).astype(np.int64)
+        self._histogram.record_all(microseconds)
+        self._window.record_all(microseconds)
 
 
 _BOUNDS_S: Final = np.array(BOUNDS_MS) / 1000
