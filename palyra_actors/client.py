@@ -55,7 +55,7 @@ _DOWN: Final = (
     | zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL
     | zmq.EVENT_HANDSHAKE_FAILED_AUTH
 )
-_REFUSALS: Final = {
+_REFUSALS: Final[dict[int, str]] = {
     zmq.EVENT_HANDSHAKE_FAILED_AUTH: "it does not know this key",
     zmq.EVENT_HANDSHAKE_FAILED_PROTOCOL: "one of the two has no key, or it is another engine's",
 }

@@ -350,7 +350,7 @@ DEFECTS: Final = (
     Defect(
         15, "a file that is refused loses its WAL",
         _STORAGE + "connection.py",
-        "_configure(connection, apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)", "pass",
+        "_configure(connection, apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(has_wal))", "pass",
         "tests/storage/test_connection.py"
         "::test_a_newer_schema_that_only_the_wal_knows_of_is_refused_untouched",
     ),
@@ -384,7 +384,7 @@ DEFECTS: Final = (
     Defect(
         17, "a copy is of what was moved into the file alone",
         _STORAGE + "backup.py",
-        "live = open_reader(file, cache_bytes=_CACHE_BYTES, vfs=vfs)",
+        "live = open_visitor(file, cache_bytes=_CACHE_BYTES, vfs=vfs)",
         "live = open_untouched(file, vfs=vfs, alone=True)",
         "tests/storage/test_backup.py"
         "::test_a_copy_made_under_load_is_an_exact_prefix_with_all_that_was_acknowledged_before",

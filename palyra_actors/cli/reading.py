@@ -122,7 +122,7 @@ def verify_file(
     """
     from palyra_actors.storage import anchor
     from palyra_actors.storage.audit import audit
-    from palyra_actors.storage.connection import open_reader
+    from palyra_actors.storage.connection import open_visitor
     from palyra_actors.storage.journal import JournalReader
     from palyra_actors.storage.port import Head as StoredHead
 
@@ -130,7 +130,7 @@ def verify_file(
         raise NotFound(f"there is no database {db}", field="--db")
     if from_seq is not None and to_seq is not None and to_seq < from_seq - 1:
         raise Invalid("to_seq lies before from_seq", field="to_seq")
-    with closing(JournalReader(open_reader(db, cache_bytes=CACHE_BYTES))) as reader:
+    with closing(JournalReader(open_visitor(db, cache_bytes=CACHE_BYTES))) as reader:
         found = audit(
             reader,
             anchored=anchor.read(str(anchor_path or anchor.beside(db))),

@@ -26,7 +26,7 @@ from palyra_actors.domain.chain import GENESIS
 from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.storage import anchor, overlay
 from palyra_actors.storage.audit import Audit, Rest, audit, no_rest
-from palyra_actors.storage.connection import PAGE_BYTES, open_reader, open_untouched
+from palyra_actors.storage.connection import PAGE_BYTES, open_untouched, open_visitor
 from palyra_actors.storage.files import FILE_MODE, inspect, size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.lock import sync_folder
@@ -90,7 +90,7 @@ def back_up(
         raise OpenRefused("a backup of a file is another file", detail={"path": copy})
     with _sorted(copy):
         overlay.redo(copy)
-        live = open_reader(file, cache_bytes=_CACHE_BYTES, vfs=vfs)
+        live = open_visitor(file, cache_bytes=_CACHE_BYTES, vfs=vfs)
         with closing(live):
             live.execute("BEGIN").fetchall()
             reader = JournalReader(live)

@@ -2,6 +2,7 @@
 
     open_writer        the one connection that writes; makes the file if there is none
     open_reader        any number of these; cannot write
+    open_visitor       one that looks at a file which may be nobody's, and leaves nothing beside it
     open_checkpointer  the one beside the writer that moves pages out of the WAL (see `upkeep`)
 
 A file is looked at before SQLite may touch it. Not ours, newer than this engine, writable by
@@ -37,6 +38,7 @@ SQLITE_VERSION_MIN: Final = (3, 51, 3)  # older ones may corrupt a file when the
 WRITER_BUSY_MS_MAX: Final = 10  # less than half of the default write budget
 READER_BUSY_MS_MAX: Final = 250
 
+_BESIDE: Final = ("-wal", "-shm", "-journal")
 _GROWTH_CACHE_PAGES: Final = 16
 _SYNCHRONOUS: Final[dict[Synchronous, int]] = {"off": 0, "normal": 1, "full": 2, "extra": 3}
 
@@ -108,6 +110,30 @@ def open_reader(
     )
 
 
+def open_visitor(
+    path: str | os.PathLike[str], *, cache_bytes: int, vfs: str | None = None
+) -> apsw.Connection:
+    """A reader for whoever may be the only one there.
+
+    SQLite makes the WAL and its index for a reader, too, and takes them away again with the last
+    connection that may write. So where neither is there this one may, but for its statements; where
+    one is, or a rollback journal, somebody has left it or is at work, and all of it stays.
+
+    Raises: as `open_reader`.
+    """
+    file = os.path.realpath(path)
+    if cannot_change(file) or any(os.path.lexists(file + one) for one in _BESIDE):
+        return open_reader(file, cache_bytes=cache_bytes, vfs=vfs)
+    return _open_existing(
+        file,
+        flags=apsw.SQLITE_OPEN_READWRITE,
+        busy_ms=READER_BUSY_MS_MAX,
+        cache=cache_bytes,
+        vfs=vfs,
+        visits=True,
+    )
+
+
 def cannot_change(path: str | os.PathLike[str]) -> bool:
     """A database without a WAL on a file system that is mounted read-only: SQLite wants to make
     files beside it, and need not."""
@@ -166,7 +192,13 @@ def open_checkpointer(
 
 
 def _open_existing(
-    path: str | os.PathLike[str], *, flags: int, busy_ms: int, cache: int, vfs: str | None
+    path: str | os.PathLike[str],
+    *,
+    flags: int,
+    busy_ms: int,
+    cache: int,
+    vfs: str | None,
+    visits: bool = False,
 ) -> apsw.Connection:
     _require_sqlite(apsw.sqlite_lib_version())
     file = os.path.realpath(path)
@@ -176,10 +208,10 @@ def _open_existing(
         secure(file)
         connection = apsw.Connection(file, flags=flags, vfs=vfs)
         with _closed_on_failure(connection):
-            _protect(connection, file)
+            _protect(connection, file, has_wal=not visits)
             _set_busy(connection, busy_ms)
             _set_cache(connection, cache)
-            if flags & apsw.SQLITE_OPEN_READONLY:
+            if visits or flags & apsw.SQLITE_OPEN_READONLY:
                 _set_query_only(connection)
     return connection
 
@@ -198,13 +230,13 @@ def _require_sqlite(version: str) -> None:
 # What every connection gets.
 
 
-def _protect(connection: apsw.Connection, file: str) -> None:
+def _protect(connection: apsw.Connection, file: str, *, has_wal: bool = True) -> None:
     """The schema of a file is input like any other: it may not run, load or break anything.
 
     A version that a newer engine wrote may still be in the WAL only, where the look at the file
-    did not see it; until that is known, closing must not checkpoint.
+    did not see it; until that is known, closing must not checkpoint. Nor does it remove a WAL then.
     """
-    _configure(connection, apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, 1)
+    _configure(connection, apsw.SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, int(has_wal))
     _configure(connection, apsw.SQLITE_DBCONFIG_DEFENSIVE, 1)
     _configure(connection, apsw.SQLITE_DBCONFIG_TRUSTED_SCHEMA, 0)
     _configure(connection, apsw.SQLITE_DBCONFIG_ENABLE_LOAD_EXTENSION, 0)

@@ -24,8 +24,8 @@ from palyra_actors.storage.connection import (
     PAGE_BYTES,
     SQLITE_VERSION_MIN,
     cannot_change,
-    open_reader,
     open_untouched,
+    open_visitor,
     pragma,
 )
 from palyra_actors.storage.files import inspect, restoring, size_bytes
@@ -86,7 +86,7 @@ def examine(file: str, anchor_path: str, *, full: bool) -> Iterator[Finding]:
     if header.verdict in ("wrong", "damaged"):
         return
     try:
-        with closing(open_reader(file, cache_bytes=_CACHE_BYTES)) as connection:
+        with closing(open_visitor(file, cache_bytes=_CACHE_BYTES)) as connection:
             yield _schema(connection, file)
             yield _settings(connection, file)
             foreign = None if holder_of(file) else _foreign_wal(connection, file)
@@ -128,7 +128,7 @@ def accept_loss(file: str, anchor_path: str) -> Accepted:
         return Accepted(Head(0, bytes(32)), seen_seq, kept)
     with (
         DatabaseLock.acquire(file),
-        closing(JournalReader(open_reader(file, cache_bytes=_CACHE_BYTES))) as reader,
+        closing(JournalReader(open_visitor(file, cache_bytes=_CACHE_BYTES))) as reader,
     ):
         refuse_foreign_wal(file, reader)
         found = audit(reader)

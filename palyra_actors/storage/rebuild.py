@@ -18,7 +18,7 @@ import msgspec
 from palyra_actors.domain.catalog import ACTOR_NAMES, KIND_NAMES, STREAM_NAMES
 from palyra_actors.domain.fact import Change, Fact
 from palyra_actors.domain.folds import FOLDS, upcast
-from palyra_actors.storage.connection import open_reader
+from palyra_actors.storage.connection import open_visitor
 from palyra_actors.storage.journal import MARK_EVERY
 from palyra_actors.storage.migrations import migrate
 from palyra_actors.storage.queries import sql
@@ -133,7 +133,7 @@ class Rebuild:
         if isinstance(path, apsw.Connection):
             self._live = path
         else:
-            self._live = open_reader(path, cache_bytes=16 * 1024 * 1024)
+            self._live = open_visitor(path, cache_bytes=16 * 1024 * 1024)
             self._live.execute("BEGIN")
         self._made = apsw.Connection(":memory:")
         migrate(self._made, "")

@@ -39,7 +39,7 @@ from palyra_actors.errors import Invalid, InvalidId, OpenRefused, StorageUnavail
 from palyra_actors.ids import format_ulid, parse_ulid
 from palyra_actors.storage import anchor, tombstones
 from palyra_actors.storage.carried import PREFIX, AnswerLoader, Orphan, Sum, Tally, answer_lines
-from palyra_actors.storage.connection import open_reader, open_writer
+from palyra_actors.storage.connection import open_visitor, open_writer
 from palyra_actors.storage.files import size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.lock import DatabaseLock, sync_folder
@@ -125,7 +125,7 @@ def export(file: str | os.PathLike[str], write: Any) -> Moved:
         OpenRefused: it is no database of ours, or its chain breaks.
         StorageUnavailable: the disk failed.
     """
-    connection = open_reader(file, cache_bytes=_CACHE_BYTES)
+    connection = open_visitor(file, cache_bytes=_CACHE_BYTES)
     with closing(JournalReader(connection)) as reader:
         head = reader.head()
         about = {"events": head.seq, "head": {"seq": head.seq, "hash": head.hash.hex()}}

@@ -223,10 +223,41 @@ def test_the_doctor_finds_it_says_what_to_do_and_touches_nothing(
     assert verdict in verdicts, out
     bad = [one for one in said if one["verdict"] in ("wrong", "damaged")]
     assert all(one["hint"] for one in bad), "what to do"
+    assert contents(path.parent) == before
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        ("doctor",),
+        ("verify",),
+        ("rebuild",),
+        ("export", "--to", "elsewhere/lines"),
+        ("backup", "--to", "elsewhere/copy"),
+    ],
+    ids=lambda command: command[0],
+)
+def test_what_only_reads_a_database_leaves_nothing_beside_it(
+    run: Run, path: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, command: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "elsewhere").mkdir(mode=0o700)
+    before = contents(path.parent)
+    code, out, err = run(*command, "--db", path)
+    assert code == 0, (out, err)
+    assert contents(path.parent) == before
+
+
+def test_the_doctor_leaves_a_wal_and_its_index_that_somebody_else_has_left(
+    run: Run, path: Path
+) -> None:
+    crash(path, 5)
+    before = contents(path.parent)
+    assert len(before[f"{path.name}-wal"]) > 0
+    for command in ("doctor", "verify"):
+        assert run(command, "--db", path)[0] == 0
     after = contents(path.parent)
-    assert {k: v for k, v in after.items() if not k.endswith(("-shm", "-wal"))} == {
-        k: v for k, v in before.items() if not k.endswith(("-shm", "-wal"))
-    }
+    assert {**after, f"{path.name}-shm": b""} == {**before, f"{path.name}-shm": b""}
 
 
 def test_the_doctor_looks_beside_a_running_engine_and_names_it(run: Run, path: Path) -> None:
