@@ -150,7 +150,7 @@ class Works:
             self.anchor_path = os.path.abspath(config.engine.anchor or anchor.beside(self.file))
             anchored = refuse_missing(self.file, self.anchor_path)
             self.lock = DatabaseLock.acquire(path)
-            undo.callback(self.lock.release)
+            undo.callback(self.lock.forsake if vfs is None else self.lock.release)
             examine(
                 self.file,
                 self.anchor_path,
@@ -292,6 +292,7 @@ class Works:
             log.warning(
                 "there is no anchor %s: it is made from the head %s", self.anchor_path, head.seq
             )
+        self.abandoned, self.had_no_anchor = False, anchored is None
         self.anchor = anchor.Anchor(self.anchor_path)
         self.anchors = Anchors(self.anchor.write, anchored, head)
 
@@ -409,6 +410,11 @@ class Works:
             self.anchor.close()
         else:
             stopped = False
+        if self.abandoned and stopped and self.lock.made and not self.writer.head.seq:
+            if self.had_no_anchor:
+                with contextlib.suppress(OSError):
+                    os.unlink(self.anchor_path)
+            self.lock.forsake()
         if self.door is not None:
             if looped:
                 self.door.flush()
@@ -754,6 +760,12 @@ class Engine(Operations):
     @property
     def path(self) -> Path:
         return self._works.path
+
+    def abandon(self, wait_s_max: float = STOP_S_MAX) -> None:
+        """Close, and take the database away again that `open` has made, if nothing was written: for
+        whoever could not open a door, and has no use for it without one."""
+        self._works.abandoned = True
+        self.close(wait_s_max)
 
     def close(self, wait_s_max: float = STOP_S_MAX) -> None:
         """Refuse new requests, answer what is under way, close the file. Idempotent."""

@@ -71,9 +71,13 @@ def serve(wishes: Wishes) -> None:
     descriptors.make_room(DESCRIPTORS_MAX)
     path = config.engine.db if wishes.db is None else wishes.db
     with Engine.open(path, config) as engine:
-        if config.metrics.listen:
-            log.info("metrics at %s", engine.serve_metrics())
-        bound = engine.serve(wishes.endpoint, keys=wishes.keys)
+        try:
+            if config.metrics.listen:
+                log.info("metrics at %s", engine.serve_metrics())
+            bound = engine.serve(wishes.endpoint, keys=wishes.keys)
+        except BaseException:
+            engine.abandon()
+            raise
         signal.signal(signal.SIGHUP, lambda *_: engine.reload_keys())
         spare_the_collector()  # before anybody comes: it stops everything while it looks
         sys.stdout.write(f"ready endpoint={bound} db={path} head={engine.head().seq}\n")

@@ -33,8 +33,11 @@ class DatabaseLock:
     Use `acquire`, then open connections, close them all, then `release` (or leave the `with`).
     """
 
-    def __init__(self, path: str, descriptor: int, identity: _Identity) -> None:
+    def __init__(
+        self, path: str, descriptor: int, identity: _Identity, missed: tuple[list[str], ...]
+    ) -> None:
         self._path = path
+        self._missed_folders, self._missed_files = missed
         self._wal_path = os.path.realpath(path) + "-wal"
         self._wal: _Identity | None = None
         self._descriptor: int | None = descriptor
@@ -63,7 +66,8 @@ class DatabaseLock:
 
     @classmethod
     def _acquire(cls, name: str) -> Self:
-        _make_folders(os.path.dirname(os.path.realpath(name)))
+        real = os.path.realpath(name)
+        folders, files = _make_folders(os.path.dirname(real)), list[str]()
         with _held_lock:
             with contextlib.suppress(FileNotFoundError):
                 found = os.stat(name)
@@ -72,7 +76,15 @@ class DatabaseLock:
                 identity = (found.st_dev, found.st_ino)
                 if identity in _held or _open_here(identity):
                     raise _refusal(name, os.getpid())
-            descriptor = os.open(name, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, _FILE_MODE)
+            flags = os.O_RDWR | os.O_CREAT | os.O_CLOEXEC
+            try:
+                beside = [real + one for one in ("-wal", "-shm", "-journal")]
+                files = [one for one in beside if not os.path.lexists(one)]
+                descriptor = os.open(real, flags | os.O_EXCL, _FILE_MODE)
+                files.append(real)
+            except FileExistsError:
+                files.clear()
+                descriptor = os.open(name, flags, _FILE_MODE)
             opened = os.fstat(descriptor)
             identity = (opened.st_dev, opened.st_ino)
             if identity in _held:
@@ -86,7 +98,7 @@ class DatabaseLock:
                 if cause.errno not in {errno.EWOULDBLOCK, errno.EACCES}:
                     raise
                 raise _refusal(name, holder) from cause
-            lock = cls(name, descriptor, identity)
+            lock = cls(name, descriptor, identity, (folders, files))
             if not lock.still_ours():
                 os.close(descriptor)
                 raise OpenRefused(
@@ -148,7 +160,7 @@ class DatabaseLock:
         with _held_lock:
             if self._descriptor is None:
                 return
-            if _open_here(self._identity, besides=self._descriptor):
+            if self._is_open():
                 raise InternalFault(
                     f"{self._path} is still open in this process",
                     hint="close every connection before the lock",
@@ -156,6 +168,30 @@ class DatabaseLock:
             os.close(self._descriptor)
             self._descriptor = None
             _held.discard(self._identity)
+
+    @property
+    def made(self) -> bool:
+        """Whether there was no such file before."""
+        return bool(self._missed_files)
+
+    def forsake(self) -> None:
+        """Give the file up, and take away what was not there before: it, what SQLite has put beside
+        it, and its folders. For whoever wanted a database and gets none.
+
+        Raises:
+            InternalFault: as `release`; all of it stays.
+        """
+        if self.made and self.still_ours() and not self._is_open():
+            for name in self._missed_files:
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(name)
+            for folder in reversed(self._missed_folders):
+                with contextlib.suppress(OSError):  # somebody else has put something there
+                    os.rmdir(folder)
+        self.release()
+
+    def _is_open(self) -> bool:
+        return self._descriptor is not None and _open_here(self._identity, self._descriptor)
 
     def __enter__(self) -> Self:
         return self
@@ -185,15 +221,19 @@ def _refusal(name: str, holder_pid: int | None) -> OpenRefused:
     )
 
 
-def _make_folders(folder: str) -> None:
+def _make_folders(folder: str) -> list[str]:
+    """Those that were missing, the outer ones first."""
     missing: list[str] = []
     while not os.path.isdir(folder):
         missing.append(folder)
         folder = os.path.dirname(folder)
+    made: list[str] = []
     for name in reversed(missing):
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, _FOLDER_MODE)
+            made.append(name)
             sync_folder(os.path.dirname(name))
+    return made
 
 
 def sync_folder(folder: str) -> None:

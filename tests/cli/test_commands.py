@@ -4,6 +4,7 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -518,6 +519,78 @@ def test_a_served_engine_that_may_not_open_its_file_ends_with_4_and_no_traceback
         )
         assert (done.returncode, done.stdout) == (exits.BROKEN, "")
         assert "Traceback" not in done.stderr
+
+
+def taken(folder: Path) -> tuple[str, ...]:
+    return ("--endpoint", f"ipc://{folder}/taken")
+
+
+def no_keys(folder: Path) -> tuple[str, ...]:
+    return ("--keys", str(folder / "no-keys"))
+
+
+def a_strangers_door(folder: Path) -> tuple[str, ...]:
+    return ("--endpoint", "tcp://0.0.0.0:0")
+
+
+def no_metrics(folder: Path) -> tuple[str, ...]:
+    return ("--metrics", "0.0.0.0:0", "--endpoint", "tcp://127.0.0.1:0")
+
+
+def no_provider(folder: Path) -> tuple[str, ...]:
+    (folder / "c.toml").write_text('[memory]\nprovider = "local"\nmodel = "none"\n')
+    return ("--config", str(folder / "c.toml"))
+
+
+def no_such_setting(folder: Path) -> tuple[str, ...]:
+    (folder / "c.toml").write_text("[engine]\nbd = 1\n")
+    return ("--config", str(folder / "c.toml"))
+
+
+@pytest.mark.parametrize("there", [False, True])
+@pytest.mark.parametrize(
+    "refused", [taken, no_keys, a_strangers_door, no_metrics, no_provider, no_such_setting]
+)
+def test_a_served_engine_that_is_refused_leaves_nothing_behind(
+    tmp_path: Path, refused: Callable[[Path], tuple[str, ...]], there: bool
+) -> None:
+    data = tmp_path / "data"
+    if there:
+        with Engine.open(data / "deep" / "a.db"):
+            pass
+    serve, arguments = [sys.executable, "-m", "palyra_actors.cli", "serve"], refused(tmp_path)
+    before = sorted(data.rglob("*"))
+    with socket.socket(socket.AF_UNIX) as other:
+        other.bind(str(tmp_path / "taken"))
+        other.listen()
+        done = subprocess.run(
+            [*serve, "--db", str(data / "deep" / "a.db"), *arguments],
+            capture_output=True,
+            text=True,
+            timeout=DEADLINE_S,
+            check=False,
+        )
+    assert (done.returncode, done.stdout) == (exits.BROKEN, ""), done.stderr
+    assert sorted(data.rglob("*")) == before
+    assert data.exists() is there
+
+
+def test_a_wal_whose_database_is_gone_outlives_a_start_that_is_refused(
+    run: Run, tmp_path: Path
+) -> None:
+    (tmp_path / "a.db-wal").write_bytes(b"the only copy" * 100)
+    code, _, said = run("serve", "--db", tmp_path / "a.db", "--endpoint", "tcp://127.0.0.1:0")
+    assert code == exits.BROKEN, said
+    assert [file.name for file in tmp_path.iterdir()] == ["a.db-wal"]
+    assert (tmp_path / "a.db-wal").read_bytes() == b"the only copy" * 100
+
+
+def test_an_engine_that_was_written_to_is_not_taken_away(tmp_path: Path) -> None:
+    engine = Engine.open(tmp_path / "a.db")
+    engine.sessions.open(SESSION).append("x.a", {}, actor="user", budget_ms=0)
+    engine.abandon()
+    with Engine.open(tmp_path / "a.db") as again:
+        assert again.head().seq == 1
 
 
 def test_a_reader_that_has_seen_enough_ends_the_command_quietly(
