@@ -1,12 +1,14 @@
 /* What the actors do with the usual append of a client, compiled: from what was read of it to the
  * writer's queue, and from its durable group to its answer.
  *
+ *     take_in    frames of a round  ──▶ requests that are let in
  *     hand_out   appends of a round ──▶ their sessions go on, and the writer has them
  *     lay_out    a group of them    ──▶ what is chained and stored
  *     answer     a durable group    ──▶ its requests are answered
  *
- * The first is the twin of `Appends.write` with `SessionActor.hand_append`, the second of
- * `group.lay_out_plainly`, the third of `answers.answer_plainly`, which say what they mean. All take
+ * The first is the twin of what `Desk.serve` does with each frame, the second of `Appends.write` with
+ * `SessionActor.hand_append`, the third of `group.lay_out_plainly`, the last of
+ * `answers.answer_plainly`, which say what they mean. All take
  * what is usual and tell where something else stands: the twin goes on there, or does the whole
  * group. Nothing is refused here.
  */
@@ -15,24 +17,23 @@
 #include <stddef.h>
 #include <structmember.h>
 
-enum { VERSION = 2 }; /* of what is agreed with actors/swift.py: another one is not used */
+enum { VERSION = 3 }; /* of what is agreed with actors/swift.py: another one is not used */
 
 #define NAMES(name)                                                                                \
-    name(ok) name(under_way) name(acked) name(send) name(give_back_all) name(stream_id)            \
-    name(principal) name(used_at) name(actor_inbox) name(is_free) name(_tail) name(_pending)       \
-    name(_state) name(_next) name(popleft) name(append) name(role) name(last) name(entries)        \
+    name(ok) name(under_way) name(acked) name(send) name(give_back_all) name(locked)               \
+    name(popleft) name(append) name(role) name(principal) name(admin) name(last) name(entries)     \
     name(open)
 #define DECLARE(name) static PyObject *str_##name;
 NAMES(DECLARE)
 
 static PyObject *one_index; /* range(1) */
 
-/* -- requests, units, portions, tails: their slots are read and written where they lie ------------ */
+/* -- the slots of requests, units and the like are read and written where they lie ----------------- */
 
 #define OF_REQUEST(slot)                                                                           \
     slot(request, answered) slot(request, budget_ms) slot(request, arrived) slot(request, id)      \
     slot(request, tally) slot(request, peer) slot(request, admission) slot(request, load)          \
-    slot(request, principal) slot(request, traceparent)
+    slot(request, principal) slot(request, traceparent) slot(request, admin)
 #define OF_UNIT(slot)                                                                              \
     slot(unit, request) slot(unit, settled) slot(unit, portions) slot(unit, events)                \
     slot(unit, payload_bytes) slot(unit, key)
@@ -42,17 +43,28 @@ static PyObject *one_index; /* range(1) */
     slot(portion, runs) slot(portion, first_seq) slot(portion, next_before)                        \
     slot(portion, decided) slot(portion, changes) slot(portion, facts) slot(portion, sessions)
 #define OF_TAIL(slot)                                                                              \
-    slot(tail, stream) slot(tail, kind) slot(tail, stream_id) slot(tail, seq) slot(tail, exists)
+    slot(tail, stream) slot(tail, kind) slot(tail, stream_id) slot(tail, seq) slot(tail, exists)   \
+    slot(tail, principal)
+#define OF_ENTITY(slot)                                                                            \
+    slot(entity, actor_inbox) slot(entity, stream_id) slot(entity, used_at) slot(entity, _next)    \
+    slot(entity, _pending) slot(entity, _state) slot(entity, _tail)
+#define OF_MAILBOX(slot)                                                                           \
+    slot(mailbox, _envelopes) slot(mailbox, _held) slot(mailbox, _turn)
+#define OF_ACCOUNT(slot) slot(account, load) slot(account, waiting)
 #define PLACE(of, name) static Py_ssize_t of##_##name;
 OF_REQUEST(PLACE)
 OF_UNIT(PLACE)
 OF_PORTION(PLACE)
 OF_TAIL(PLACE)
+OF_ENTITY(PLACE)
+OF_MAILBOX(PLACE)
+OF_ACCOUNT(PLACE)
 
 static PyTypeObject *request_type, *unit_type, *portion_type, *tail_type;
-static PyObject *new_unit, *new_portion; /* all that is made here begins as a copy of these */
+static PyTypeObject *entity_type, *mailbox_type, *account_type;
+static PyObject *new_request, *new_unit, *new_portion; /* all that is made here begins as a copy of these */
 
-/* The slot's value, which an object of that type always has. */
+/* The slot's value, which an object of that type always has once it is made. */
 #define AT(object, place) (*(PyObject **)((char *)(object) + (place)))
 
 static void
@@ -104,14 +116,16 @@ copy_of(PyObject *object)
     return copy;
 }
 
-/* setup(Request, Unit, Portion, Tail) */
+/* setup(Request, Unit, Portion, Tail, Entity, Mailbox, Account, a request that is nobody's) */
 static PyObject *
 swift_setup(PyObject *module, PyObject *args)
 {
     (void)module;
-    PyTypeObject *request, *unit, *portion, *tail;
-    if (!PyArg_ParseTuple(args, "O!O!O!O!:setup", &PyType_Type, &request, &PyType_Type, &unit,
-                          &PyType_Type, &portion, &PyType_Type, &tail))
+    PyTypeObject *request, *unit, *portion, *tail, *entity, *mailbox, *account;
+    PyObject *blank;
+    if (!PyArg_ParseTuple(args, "O!O!O!O!O!O!O!O:setup", &PyType_Type, &request, &PyType_Type, &unit,
+                          &PyType_Type, &portion, &PyType_Type, &tail, &PyType_Type, &entity,
+                          &PyType_Type, &mailbox, &PyType_Type, &account, &blank))
         return NULL;
 #define FIND(of, name)                                                                             \
     if ((of##_##name = place_of(of, #name)) < 0)                                                   \
@@ -120,6 +134,14 @@ swift_setup(PyObject *module, PyObject *args)
     OF_UNIT(FIND)
     OF_PORTION(FIND)
     OF_TAIL(FIND)
+    OF_ENTITY(FIND)
+    OF_MAILBOX(FIND)
+    OF_ACCOUNT(FIND)
+    if (Py_TYPE(blank) != request || !is_whole(blank)) {
+        PyErr_SetString(PyExc_TypeError, "not a request");
+        return NULL;
+    }
+    Py_XSETREF(new_request, Py_NewRef(blank));
     Py_XSETREF(new_unit, PyObject_CallFunction((PyObject *)unit, "O", Py_None));
     Py_XSETREF(new_portion, PyObject_CallFunction((PyObject *)portion, "OOOOO", Py_None, Py_None,
                                                   Py_None, Py_None, Py_None));
@@ -129,6 +151,9 @@ swift_setup(PyObject *module, PyObject *args)
     unit_type = (PyTypeObject *)Py_NewRef(unit);
     portion_type = (PyTypeObject *)Py_NewRef(portion);
     tail_type = (PyTypeObject *)Py_NewRef(tail);
+    entity_type = (PyTypeObject *)Py_NewRef(entity);
+    mailbox_type = (PyTypeObject *)Py_NewRef(mailbox);
+    account_type = (PyTypeObject *)Py_NewRef(account);
     Py_RETURN_NONE;
 }
 
@@ -239,6 +264,35 @@ typedef struct {
     PyObject *arrived;
 } Times;
 
+/* What is settled leaves its session's `_pending` at once if it is the first there: what it holds is
+ * freed while it is at hand. `Entity._prune` does the same later. */
+static int
+leave_pending(PyObject *portions)
+{
+    if (!PyList_CheckExact(portions) || PyList_GET_SIZE(portions) != 1)
+        return 0;
+    PyObject *portion = PyList_GET_ITEM(portions, 0);
+    if (Py_TYPE(portion) != portion_type)
+        return 0;
+    PyObject *entity = AT(portion, portion_entity);
+    if (!PyObject_TypeCheck(entity, entity_type))
+        return 0;
+    PyObject *pending = AT(entity, entity__pending);
+    Py_ssize_t size = pending == NULL ? 0 : PyObject_Size(pending);
+    if (size <= 0)
+        return (int)size;
+    PyObject *first = PySequence_GetItem(pending, 0), *gone = NULL;
+    if (first == portion) {
+        gone = PyObject_CallMethodNoArgs(pending, str_popleft);
+        if (gone != NULL)
+            put(portion, portion_before, Py_None);
+    }
+    int failed = first == NULL || (first == portion && gone == NULL);
+    Py_XDECREF(first);
+    Py_XDECREF(gone);
+    return failed ? -1 : 0;
+}
+
 /* 1: answered; 0: it is for the twin; -1: failed. */
 static int
 answer_one(Times *times, Run *run, PyObject *unit, PyObject *results, PyObject *request)
@@ -259,8 +313,8 @@ answer_one(Times *times, Run *run, PyObject *unit, PyObject *results, PyObject *
     int failed = none == NULL || PyList_Append(times->arrived, came) < 0;
     if (!failed) {
         put(unit, unit_settled, Py_True);
+        failed = leave_pending(AT(unit, unit_portions)) < 0 || add_to_run(run, request, frame) < 0;
         put(unit, unit_portions, none);
-        failed = add_to_run(run, request, frame) < 0;
     }
     Py_XDECREF(none);
     Py_XDECREF(frame);
@@ -320,6 +374,179 @@ swift_answer(PyObject *module, PyObject *args)
     return Py_BuildValue("(nlld)", at, times.late, times.many_pressed, times.slowest_ms);
 }
 
+/* -- taking in -------------------------------------------------------------------------------- */
+
+/* What `take_in` is told: whose requests these are, what a gate lets in (see admission.Gate), and
+ * what has come in by now. `load` and `slice` are as of the beginning of the call. */
+typedef struct {
+    PyObject *accounts, *tally, *admission, *read_append; /* of the desk */
+    Py_ssize_t requests_max, peer_requests_max;
+    long large_load;
+    double over;
+    int has_budget; /* of the gate */
+    double committing_load, idle_from, promised_from, opens_at, load_per_s;
+    long load, slice, under_way;
+    PyObject *requests, *last_peer, *written; /* the last one is owned */
+    long taken, came; /* requests, and their load */
+    int company, large;
+} Door;
+
+enum { LOAD_OF_REQUEST = 2, LOAD_SHIFT = 8 }; /* steering.load_of */
+
+static int
+is_let_in(const Door *door, long account_load, int has_account, double arrived, int promised, long load)
+{
+    double under_way = (double)(door->load + door->came);
+    if (!door->has_budget)
+        return 1;
+    if (under_way <= 0) /* it will never be better */
+        return arrived > door->idle_from;
+    if (promised)
+        return arrived > door->promised_from;
+    double before = under_way - door->committing_load;
+    double room = (arrived - door->opens_at) * door->load_per_s;
+    if (before + (double)load <= room)
+        return 1;
+    if (before <= 0)
+        return room > 0;
+    double others = (double)PyDict_GET_SIZE(door->accounts) + (has_account ? 0 : 1);
+    return before + (double)load <= room * door->over &&
+           (double)(account_load + load) <= room / others;
+}
+
+/* The request of a frame that was read, as `Request` and `Admission.charge` make it. */
+static PyObject *
+request_of(const Door *door, PyObject *peer, PyObject *written, PyObject *arrived, long load)
+{
+    PyObject *principal = PyObject_GetAttr(peer, str_principal);
+    PyObject *role = PyObject_GetAttr(peer, str_role), *weight = PyLong_FromLong(load);
+    PyObject *request = NULL;
+    int admin = role == NULL ? -1 : PyObject_RichCompareBool(role, str_admin, Py_EQ);
+    if (principal != NULL && weight != NULL && admin >= 0)
+        request = copy_of(new_request);
+    if (request != NULL) {
+        put(request, request_peer, peer);
+        put(request, request_id, PyTuple_GET_ITEM(written, 0));
+        put(request, request_arrived, arrived);
+        put(request, request_tally, door->tally);
+        put(request, request_admission, door->admission);
+        put(request, request_load, weight);
+        put(request, request_principal, principal);
+        put(request, request_admin, admin ? Py_True : Py_False);
+    }
+    Py_XDECREF(principal);
+    Py_XDECREF(role);
+    Py_XDECREF(weight);
+    return request;
+}
+
+/* 1: it came in; 0: it is for the twin, and nothing has changed; -1: failed, and nothing has. */
+static int
+take_one(Door *door, PyObject *arrival, PyObject *stamp)
+{
+    if (!PyTuple_CheckExact(arrival) || PyTuple_GET_SIZE(arrival) != 2 ||
+        !PyTuple_CheckExact(stamp) || PyTuple_GET_SIZE(stamp) != 2)
+        return 0;
+    PyObject *peer = PyTuple_GET_ITEM(arrival, 0), *frame = PyTuple_GET_ITEM(arrival, 1);
+    PyObject *arrived = PyTuple_GET_ITEM(stamp, 0), *account;
+    if (door->slice - door->came <= 0 || !PyBytes_CheckExact(frame) || !PyFloat_CheckExact(arrived) ||
+        door->under_way + door->taken + 1 > door->requests_max)
+        return 0;
+    long load = LOAD_OF_REQUEST + (long)(PyBytes_GET_SIZE(frame) >> LOAD_SHIFT), held = 0;
+    if ((account = PyDict_GetItemWithError(door->accounts, peer)) != NULL) {
+        if (Py_TYPE(account) != account_type)
+            return 0;
+        held = PyLong_AsLong(AT(account, account_load));
+        if (PyLong_AsLong(AT(account, account_waiting)) != 0)
+            return PyErr_Occurred() ? -1 : 0;
+    }
+    if (PyErr_Occurred())
+        return -1;
+    if (!is_let_in(door, held, account != NULL, PyFloat_AS_DOUBLE(arrived),
+                   PyTuple_GET_ITEM(stamp, 1) == Py_True, load))
+        return 0;
+    PyObject *under_way = PyObject_GetAttr(peer, str_under_way);
+    long many = under_way == NULL ? -1 : PyLong_AsLong(under_way) + 1;
+    Py_XDECREF(under_way);
+    if (many <= 0 || many > door->peer_requests_max)
+        return PyErr_Occurred() ? -1 : 0;
+    PyObject *written = PyObject_CallOneArg(door->read_append, frame);
+    if (written == NULL)
+        return -1;
+    if (!PyTuple_Check(written) || PyTuple_GET_SIZE(written) != 9 ||
+        PyTuple_GET_ITEM(written, 1) != Py_None) { /* it may have a budget of its own */
+        if (PyTuple_Check(written))
+            door->written = Py_NewRef(written);
+        Py_DECREF(written);
+        return 0;
+    }
+    int went = -1;
+    PyObject *request = request_of(door, peer, written, arrived, load), *entry = NULL;
+    PyObject *count = PyLong_FromLong(many), *more = PyLong_FromLong(held + load);
+    if (request != NULL && count != NULL && more != NULL)
+        entry = PyTuple_Pack(3, request, written, frame);
+    if (entry != NULL && account == NULL) {
+        PyObject *made = PyObject_CallOneArg((PyObject *)account_type, peer);
+        if (made != NULL && PyDict_SetItem(door->accounts, peer, made) == 0)
+            account = made;
+        Py_XDECREF(made); /* the dict has it */
+    }
+    if (entry != NULL && account != NULL && PyList_Append(door->requests, entry) == 0) {
+        put(account, account_load, more);
+        if (PyObject_SetAttr(peer, str_under_way, count) < 0)
+            PyErr_Clear(); /* it was read a moment ago */
+        door->company |= peer != door->last_peer;
+        door->last_peer = peer;
+        door->large |= load > door->large_load;
+        door->came += load;
+        door->taken++;
+        went = 1;
+    }
+    Py_XDECREF(entry);
+    Py_XDECREF(request);
+    Py_XDECREF(count);
+    Py_XDECREF(more);
+    Py_DECREF(written);
+    return went;
+}
+
+/* take_in(arrivals, stamps, start, requests, (accounts, tally, admission, read_append, requests_max,
+ *         peer_requests_max, large load, over), gate's terms, load, slice, under_way, last peer)
+ *     -> (where it stopped, what was read of that one or None, requests, load, whether one was large,
+ *         the last peer, whether several have come) */
+static PyObject *
+swift_take_in(PyObject *module, PyObject *args)
+{
+    (void)module;
+    Door door = {0};
+    PyObject *arrivals, *stamps;
+    Py_ssize_t at;
+    if (!PyArg_ParseTuple(args, "O!O!nO!(O!OOOnnld)(pddddd)lllO:take_in", &PyList_Type, &arrivals,
+                          &PyList_Type, &stamps, &at, &PyList_Type, &door.requests, &PyDict_Type,
+                          &door.accounts, &door.tally, &door.admission, &door.read_append,
+                          &door.requests_max, &door.peer_requests_max, &door.large_load,
+                          &door.over,
+                          &door.has_budget, &door.committing_load, &door.idle_from,
+                          &door.promised_from, &door.opens_at, &door.load_per_s, &door.load,
+                          &door.slice, &door.under_way, &door.last_peer))
+        return NULL;
+    int went = 1;
+    for (; went > 0 && at >= 0 && at < PyList_GET_SIZE(arrivals) && at < PyList_GET_SIZE(stamps);
+         at += went > 0) {
+        PyObject *arrival = Py_NewRef(PyList_GET_ITEM(arrivals, at));
+        PyObject *stamp = Py_NewRef(PyList_GET_ITEM(stamps, at));
+        went = take_one(&door, arrival, stamp);
+        Py_DECREF(arrival); /* `arrivals` has it still */
+        Py_DECREF(stamp);
+    }
+    if (went < 0)
+        PyErr_Clear(); /* the twin fails with it as it should */
+    PyObject *read = door.written == NULL ? Py_NewRef(Py_None) : door.written;
+    return Py_BuildValue("(nNllOOO)", at, read, door.taken, door.came,
+                         door.large ? Py_True : Py_False, door.last_peer,
+                         door.company ? Py_True : Py_False);
+}
+
 /* -- handing out ------------------------------------------------------------------------------ */
 
 /* What `hand_out` is told, once for all calls: see actors/appends.py. */
@@ -359,39 +586,43 @@ prune(PyObject *pending)
     }
 }
 
+/* Whether nothing waits in the mailbox and nobody has the turn; -1: failed. */
+static int
+is_free(PyObject *inbox)
+{
+    if (inbox == NULL || Py_TYPE(inbox) != mailbox_type || AT(inbox, mailbox__held) != Py_False)
+        return 0;
+    Py_ssize_t waiting = PyObject_Size(AT(inbox, mailbox__envelopes));
+    if (waiting)
+        return waiting < 0 ? -1 : 0;
+    PyObject *locked = PyObject_CallMethodNoArgs(AT(inbox, mailbox__turn), str_locked);
+    Py_XDECREF(locked);
+    return locked == NULL ? -1 : locked == Py_False;
+}
+
 /* The unit of an append to a session that is awake and goes on: 1. 0: it is for the twin. */
 static int
 go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject *actor,
            PyObject *units)
 {
-    int went = -1;
     PyObject *drafts = PyTuple_GET_ITEM(written, 3), *payloads = PyTuple_GET_ITEM(written, 7);
-    PyObject *inbox = PyObject_GetAttr(actor, str_actor_inbox);
-    PyObject *tail = PyObject_GetAttr(actor, str__tail);
-    PyObject *pending = PyObject_GetAttr(actor, str__pending);
-    PyObject *state = PyObject_GetAttr(actor, str__state);
-    PyObject *next = PyObject_GetAttr(actor, str__next);
-    PyObject *principal = AT(request, request_principal);
-    PyObject *is_free = inbox == NULL ? NULL : PyObject_GetAttr(inbox, str_is_free);
-    PyObject *owner = NULL, *command = NULL, *gone_on = NULL, *unit = NULL, *portion = NULL;
-    PyObject *portions = NULL, *count = NULL, *bytes = NULL, *after = NULL, *indices = NULL;
-    PyObject *stream_id = NULL;
-    if (tail == NULL || pending == NULL || state == NULL || next == NULL || is_free == NULL)
-        goto end;
+    PyObject *tail = AT(actor, entity__tail), *pending = AT(actor, entity__pending);
+    PyObject *next = AT(actor, entity__next), *stream_id = AT(actor, entity_stream_id);
+    PyObject *state = AT(actor, entity__state), *principal = AT(request, request_principal);
+    if (tail == NULL || Py_TYPE(tail) != tail_type || pending == NULL || state == NULL ||
+        next == NULL || stream_id == NULL || AT(actor, entity_used_at) == NULL)
+        return 0;
     Py_ssize_t before = PyObject_Size(pending), size = PyList_GET_SIZE(drafts);
-    if (before < 0)
-        goto end;
-    went = 0;
-    if (tail == Py_None || is_free != Py_True || before >= office->pending_max)
-        goto end;
+    int went = before < 0 ? -1 : before < office->pending_max;
+    if (went > 0)
+        went = is_free(AT(actor, entity_actor_inbox));
+    if (went > 0 && AT(tail, tail_principal) != principal)
+        went = PyObject_RichCompareBool(AT(tail, tail_principal), principal, Py_EQ);
+    if (went <= 0)
+        return went;
     went = -1;
-    if ((owner = PyObject_GetAttr(tail, str_principal)) == NULL)
-        goto end;
-    int same = owner == principal ? 1 : PyObject_RichCompareBool(owner, principal, Py_EQ);
-    if (same <= 0) {
-        went = same;
-        goto end;
-    }
+    PyObject *command = NULL, *gone_on = NULL, *unit = NULL, *portion = NULL;
+    PyObject *portions = NULL, *count = NULL, *bytes = NULL, *after = NULL, *indices = NULL;
     command = ((PyTypeObject *)office->append)->tp_alloc((PyTypeObject *)office->append, 4);
     if (command == NULL)
         goto end;
@@ -399,6 +630,7 @@ go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject 
     PyTuple_SET_ITEM(command, 1, Py_NewRef(PyTuple_GET_ITEM(written, 6)));
     PyTuple_SET_ITEM(command, 2, Py_NewRef(PyTuple_GET_ITEM(written, 4)));
     PyTuple_SET_ITEM(command, 3, Py_NewRef(PyTuple_GET_ITEM(written, 5)));
+    PyObject_GC_UnTrack(command); /* see `go_on` in domain/_swift.c */
     PyObject *asked[] = {state, command};
     gone_on = PyObject_Vectorcall(office->go_on, asked, 2, NULL);
     if (gone_on == NULL)
@@ -414,13 +646,11 @@ go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject 
     portions = PyList_New(0);
     count = PyLong_FromSsize_t(size);
     bytes = PyLong_FromSsize_t(PyBytes_GET_SIZE(payloads));
-    stream_id = PyObject_GetAttr(actor, str_stream_id);
     indices = size == 1 ? Py_NewRef(one_index)
                         : PyObject_CallOneArg((PyObject *)&PyRange_Type, count);
     after = count == NULL ? NULL : PyNumber_Add(next, count);
-    if (unit == NULL || portion == NULL || portions == NULL || bytes == NULL ||
-        stream_id == NULL || indices == NULL || after == NULL || !PyTuple_Check(gone_on) ||
-        PyTuple_GET_SIZE(gone_on) != 2 || PyList_Append(portions, portion) < 0)
+    if (unit == NULL || portion == NULL || portions == NULL || bytes == NULL || indices == NULL ||
+        after == NULL || !PyTuple_Check(gone_on) || PyTuple_GET_SIZE(gone_on) != 2 || PyList_Append(portions, portion) < 0)
         goto end;
     put(unit, unit_request, request);
     put(unit, unit_events, count);
@@ -446,18 +676,11 @@ go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject 
         PyList_SetSlice(units, last, last + 1, NULL);
         goto end;
     }
-    Py_DECREF(kept); /* now it is decided: these two are there already, and take what they are given */
-    PyObject_SetAttr(actor, str__state, PyTuple_GET_ITEM(gone_on, 0));
-    PyObject_SetAttr(actor, str__next, after);
+    Py_DECREF(kept); /* now it is decided */
+    put(actor, entity__state, PyTuple_GET_ITEM(gone_on, 0));
+    put(actor, entity__next, after);
     went = 1;
 end:
-    Py_XDECREF(inbox);
-    Py_XDECREF(tail);
-    Py_XDECREF(pending);
-    Py_XDECREF(state);
-    Py_XDECREF(next);
-    Py_XDECREF(is_free);
-    Py_XDECREF(owner);
     Py_XDECREF(command);
     Py_XDECREF(gone_on);
     Py_XDECREF(unit);
@@ -467,7 +690,6 @@ end:
     Py_XDECREF(bytes);
     Py_XDECREF(after);
     Py_XDECREF(indices);
-    Py_XDECREF(stream_id);
     return went;
 }
 
@@ -493,9 +715,9 @@ hand_out_one(const Office *office, PyObject *entry, PyObject *units)
         return 0;
     Py_INCREF(actor);
     PyObject *moved = PyObject_CallOneArg(office->move_to_end, session_id);
-    int went = moved == NULL || PyObject_SetAttr(actor, str_used_at, office->now) < 0
-                   ? -1
-                   : go_on_with(office, request, written, actor, units);
+    int went = moved == NULL ? -1 : go_on_with(office, request, written, actor, units);
+    if (went >= 0 && AT(actor, entity_used_at) != NULL)
+        put(actor, entity_used_at, office->now);
     Py_XDECREF(moved);
     Py_DECREF(actor);
     return went;
@@ -514,7 +736,9 @@ swift_hand_out(PyObject *module, PyObject *args)
                           &PyList_Type, &units, &office.now, &office.pending_max, &office.written,
                           &office.append, &office.roles, &office.session, &office.awake, &office.move_to_end, &office.go_on))
         return NULL;
-    if (!PyDict_Check(office.awake) || !PyAnySet_Check(office.roles)) {
+    if (!PyDict_Check(office.awake) || !PyAnySet_Check(office.roles) ||
+        !PyType_Check(office.session) ||
+        !PyType_IsSubtype((PyTypeObject *)office.session, entity_type)) {
         PyErr_SetString(PyExc_TypeError, "not what hand_out works with");
         return NULL;
     }
@@ -648,7 +872,10 @@ lay_out_one(Laid *laid, PyObject *unit)
     for (int i = 0; i < 10; i++)
         PyTuple_SET_ITEM(stretch, i, Py_NewRef(fields[i]));
     PyObject *owner = PyTuple_Pack(2, tail, name);
+    PyObject_GC_UnTrack(stretch);
     int failed = add_item(laid->stretches, stretch) < 0 || owner == NULL;
+    if (owner != NULL)
+        PyObject_GC_UnTrack(owner);
     for (Py_ssize_t i = 0; i < count && !failed; i++)
         failed = PyList_Append(laid->owners, owner) < 0;
     Py_XDECREF(owner);
@@ -715,6 +942,7 @@ swift_lay_out(PyObject *module, PyObject *args)
 
 static PyMethodDef methods[] = {
     {"setup", swift_setup, METH_VARARGS, NULL},
+    {"take_in", swift_take_in, METH_VARARGS, NULL},
     {"hand_out", swift_hand_out, METH_VARARGS, NULL},
     {"lay_out", swift_lay_out, METH_VARARGS, NULL},
     {"answer", swift_answer, METH_VARARGS, NULL},

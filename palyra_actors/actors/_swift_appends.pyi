@@ -2,7 +2,30 @@ from typing import Any
 
 VERSION: int
 
-def setup(request: type, unit: type, portion: type, tail: type, /) -> None: ...
+def setup(
+    request: type,
+    unit: type,
+    portion: type,
+    tail: type,
+    entity: type,
+    mailbox: type,
+    account: type,
+    blank: Any,
+    /,
+) -> None: ...
+def take_in(
+    arrivals: list[tuple[Any, bytes]],
+    stamps: list[tuple[float, bool]],
+    start: int,
+    requests: list[tuple[Any, Any, bytes]],
+    desk: tuple[Any, ...],
+    terms: tuple[bool, float, float, float, float, float],
+    load: int,
+    room: int,
+    under_way: int,
+    last_peer: Any,
+    /,
+) -> tuple[int, Any, int, int, bool, Any, bool]: ...
 def hand_out(
     requests: list[tuple[Any, Any, bytes]],
     start: int,

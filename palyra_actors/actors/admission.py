@@ -245,6 +245,25 @@ class Admission:
         if budget_ms is None or 0 < budget_ms <= self.plan.budget_s * 1000:
             self._budgeted_at = now
 
+    def charged(self, load: int, peer: Peer, company: bool, now: float) -> None:
+        """Writes without a budget of their own came in, and `take_in` has put them down to their
+        connections, that peer's last; `company`: they were not all the last one's from before.
+        """
+        if company:
+            self._last_peer, self._company_at = peer, now
+        self._asked_at = self._budgeted_at = now
+        self.load += load
+
+    @property
+    def accounts(self) -> dict[Peer, Account]:
+        """Of each connection that has something under way or in the lobby. For `take_in`."""
+        return self._accounts
+
+    @property
+    def last_peer(self) -> Peer | None:
+        """Whose write came in last."""
+        return self._last_peer
+
     def refused(self, request: Request) -> None:
         """A write that came in was refused: its load is in no group, but what it took was taken."""
         self.plan.refused += request.load
@@ -598,6 +617,20 @@ class Gate:
         self._promised_from = now - budget_s + own_s
         self._opens_at = self._idle_from + own_s
         self._load_per_s = plan.trust / plan.load_s
+
+    @property
+    def now(self) -> float:
+        return self._now
+
+    @property
+    def terms(self) -> tuple[bool, float, float, float, float, float] | None:
+        """What `take_in` goes by; None: somebody has a debt, and each frame is looked at here."""
+        if self._admission._debts:
+            return None
+        return (
+            self._budget_s > 0, self._committing_load, self._idle_from, self._promised_from,
+            self._opens_at, self._load_per_s,
+        )  # fmt: skip
 
     def lets_in(self, peer: Peer, frame_bytes: int, arrived: float, promised: bool) -> bool:
         """See `Admission.lets_in`."""

@@ -11,7 +11,7 @@ from math import inf
 from typing import Any, Final
 
 from palyra_actors.actors import clerks
-from palyra_actors.actors.admission import Admission
+from palyra_actors.actors.admission import OVER, Admission, Gate
 from palyra_actors.actors.appends import RETRY_AFTER_MS, Appends
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.directory import Directory
@@ -19,6 +19,7 @@ from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify
 from palyra_actors.actors.steering import Plan, load_of
+from palyra_actors.actors.swift import compiled as swift
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request, Tally, Unit, stopping
 from palyra_actors.domain.catalog import kind_name, kind_to_find
@@ -66,6 +67,7 @@ refusal takes, a fifth of the loop at most, is taken from those that are let in.
 its sockets (`bench/bench_overload.py`)."""
 
 LOBBY_LOOK_S: Final = 0.001
+read_append: Final[Any] = None if compiled is None else compiled.read_append
 _NAMES: Final = {kind: op for op, kind in codec.REQUEST_TYPES.items()}
 _APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
 _APPENDS: Final = frozenset({Written, _APPEND})
@@ -110,6 +112,10 @@ class Desk:
         self.frames_wanted = ROUND_FRAMES_MAX
         self.stopping = False
         self.admission = Admission(office.plan, Request.shed)
+        self._with = (
+            self.admission.accounts, office.tally, self.admission, read_append,
+            office.requests_max, office.peer_requests_max, LARGE_LOAD, OVER,
+        )  # fmt: skip
         operations: dict[str, Callable[[Request, Any], None]] = {
             "journal.read": self._read,
             "journal.recent": self._recent,
@@ -144,29 +150,33 @@ class Desk:
         """
         office, admission = self._office, self.admission
         now, tally = office.monotonic(), office.tally
-        if stamps is None:
-            stamps = ((now, False),) * len(arrivals)
+        arrivals = list(arrivals)
+        stamps = [(now, False)] * len(arrivals) if stamps is None else list(stamps)
         if self._rest[0]:  # it came before these
             (before, their_stamps), self._rest = self._rest, ([], [])
-            arrivals, stamps = [*before, *arrivals], [*their_stamps, *stamps]
-        lets_in = admission.gate(now).lets_in
+            arrivals, stamps = before + arrivals, their_stamps + stamps
+        gate = admission.gate(now)
         requests: list[tuple[Request, Any, bytes]] = []
-        looked = False
-        for place, ((peer, frame), (arrived, promised)) in enumerate(
-            zip(arrivals, stamps, strict=True)
-        ):
+        looked, place = False, -1
+        while (place := place + 1) < len(arrivals):
+            whole: Written | None = None
+            if self._slice > 0:
+                place, whole = self._let_in(arrivals, stamps, place, requests, gate)
+                if place == len(arrivals):
+                    break
+            (peer, frame), (arrived, promised) = arrivals[place], stamps[place]
             if self._slice <= 0 and not looked:
                 looked = True
                 rest = arrivals[place:]
                 if admission.alone(peer, now) and _is_of_one_round(rest, peer):
-                    self._rest = [*rest], [*stamps[place:]]
+                    self._rest = rest, stamps[place:]
                     office.house.loop.call_soon(self._serve_rest)
                     break
             request = None
             try:
                 size = len(frame)
-                if self._slice <= 0 or not lets_in(peer, size, arrived, promised):
-                    written = peek(frame)
+                if self._slice <= 0 or not gate.lets_in(peer, size, arrived, promised):
+                    written = whole or peek(frame)
                     head = written or codec.decode_head(frame)
                     if head is not None and not self.stopping:
                         if head.budget_ms is None and not admission.may_wait(
@@ -186,7 +196,7 @@ class Desk:
                             admission.wait(request, frame, key, written, promised)
                         continue
                 try:
-                    message = decode(frame)
+                    message = whole or decode(frame)
                 except codec.Unusable as unusable:
                     Request(peer, unusable.request_id, arrived, tally).fail(unusable.error)
                     continue
@@ -210,6 +220,36 @@ class Desk:
         self._serve_all(requests)
         if admission.waiting:
             self._look_again()
+
+    def _let_in(
+        self,
+        arrivals: list[tuple[Peer, bytes]],
+        stamps: list[tuple[float, bool]],
+        place: int,
+        requests: list[tuple[Request, Any, bytes]],
+        gate: Gate,
+    ) -> tuple[int, Written | None]:
+        """Let in the usual appends from `place` on; where one stands that is not, and what was read
+        of it, if it was.
+
+        Usual is one that was read whole, that names no budget, and that comes in at once.
+        """
+        terms = gate.terms
+        if swift is None or read_append is None or terms is None or self.stopping:
+            return place, None
+        office, admission = self._office, self.admission
+        tally = office.tally
+        place, whole, count, load, large, peer, company = swift.take_in(
+            arrivals, stamps, place, requests, self._with, terms, admission.load, self._slice,
+            tally.under_way, admission.last_peer,
+        )  # fmt: skip
+        if count:
+            tally.received += count
+            tally.under_way += count
+            admission.charged(load, peer, company, gate.now)
+            self._slice -= load
+            self._large |= large
+        return place, whole
 
     def _serve_rest(self) -> None:
         """What was left of a round, in the next one, before what comes in that."""

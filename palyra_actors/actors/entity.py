@@ -76,7 +76,14 @@ class House:
 
 
 class Entity(PooledActor):
-    """One session, canvas, job or scope. Subclasses say how it wakes and how it decides."""
+    """One session, canvas, job or scope. Subclasses say how it wakes and how it decides.
+
+    Its slots are read and written by `_swift_appends.c`, too.
+    """
+
+    __slots__ = (
+        "_next", "_pending", "_state", "_tail", "actor_inbox", "stream_id", "used_at", "used_by",
+    )  # fmt: skip
 
     listed: ClassVar[bool] = False
     kind: ClassVar[int]

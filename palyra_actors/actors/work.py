@@ -213,7 +213,7 @@ class Request:
         self.peer.send(codec.encode_item(self.id, body))
 
 
-class _Nobody:
+class Nobody:
     """Who asks where no peer does."""
 
     principal = ""
@@ -240,7 +240,7 @@ class Errand(Request):
         *,
         admin: bool = True,
     ) -> None:
-        super().__init__(_Nobody(), None, arrived, Tally())
+        super().__init__(Nobody(), None, arrived, Tally())
         self.budget_ms = 0
         self.principal = principal
         self.admin = admin

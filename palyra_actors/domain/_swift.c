@@ -521,6 +521,7 @@ read_event(Cursor *c, Append *out, Py_ssize_t index, const uint8_t **seen_id)
     PyTuple_SET_ITEM(draft, 6, Py_NewRef(Py_False));
     if (id_object == NULL || kind_object == NULL || time_object == NULL || payload_object == NULL)
         return -1;
+    PyObject_GC_UnTrack(draft); /* see `go_on` */
     *seen_id = (const uint8_t *)PyBytes_AS_STRING(id_object);
     return 1;
 }
@@ -797,6 +798,7 @@ moved_run(const Moved *moved)
             PyTuple_SET_ITEM(run, i, Py_NewRef(PyTuple_GET_ITEM(moved->run, i)));
     PyTuple_SET_ITEM(run, 3, entries);
     PyTuple_SET_ITEM(run, 4, Py_NewRef(moved->open ? Py_True : Py_False));
+    PyObject_GC_UnTrack(run);
     return run;
 }
 
@@ -818,18 +820,25 @@ moved_runs(const Moved *moved, int count, PyObject **runs)
         PyObject *change = run ? PyTuple_Pack(3, one->id, run, Py_False) : NULL;
         if (change == NULL || PyDict_SetItem(after, one->id, run) < 0)
             Py_CLEAR(after);
-        if (change != NULL)
+        if (change != NULL) {
+            PyObject_GC_UnTrack(change);
             PyTuple_SET_ITEM(told, i, change);
+        }
         Py_XDECREF(run);
     }
     if (after == NULL) {
         Py_DECREF(told);
         return NULL;
     }
+    PyObject_GC_UnTrack(told);
+    PyObject_GC_UnTrack(after);
     Py_SETREF(*runs, after);
     return told;
 }
 
+/* What is made here and lives on is taken out of the collector's list at once, as it takes out tuples of
+ * plain values itself once it meets them: it holds values that nobody changes, so it is in no cycle, and to leave
+ * the list when it is freed it would have to fetch its neighbours there, who are cold by then. */
 static PyObject *
 swift_go_on(PyObject *module, PyObject *const *args, Py_ssize_t count)
 {
@@ -875,6 +884,7 @@ swift_go_on(PyObject *module, PyObject *const *args, Py_ssize_t count)
     PyTuple_SET_ITEM(after, 2, runs);
     PyTuple_SET_ITEM(after, 3, Py_NewRef(about));
     PyTuple_SET_ITEM(after, 4, Py_NewRef(PyTuple_GET_ITEM(before, 4)));
+    PyObject_GC_UnTrack(after);
     PyTuple_SET_ITEM(made, 0, after);
     PyTuple_SET_ITEM(made, 1, told);
     return made;
@@ -984,6 +994,7 @@ chain_one(Stretch *s, PyObject *draft, PyObject *session, int own_session, uint6
     PyTuple_SET_ITEM(row, 14, Py_NewRef(payload));
     PyTuple_SET_ITEM(row, 15, Py_NewRef(Py_None));
     PyTuple_SET_ITEM(row, 16, made[3]);
+    PyObject_GC_UnTrack(row); /* see `go_on` */
     int failed = !made[0] || !made[1] || !made[2] || !made[3] || PyList_Append(rows, row) < 0;
     Py_DECREF(row);
     return failed ? -1 : 0;

@@ -7,9 +7,12 @@ from typing import Any
 
 import pytest
 
-from palyra_actors.actors import answers, appends, group, writer
+from palyra_actors.actors import answers, appends, desk, group, writer
+from palyra_actors.actors.admission import OVER, Account, Admission
 from palyra_actors.actors.group import Group
+from palyra_actors.actors.steering import Plan, load_of
 from palyra_actors.actors.swift import compiled
+from palyra_actors.actors.work import Request, Tally
 from palyra_actors.api.events import new_id
 from palyra_actors.ids import format_ulid
 from tests.faults.rig import NO_BUDGET, Caller, Rig, rig
@@ -105,10 +108,17 @@ def test_what_is_compiled_writes_answers_and_counts_as_its_twin_does(
     tmp_path: Path, rounds: list[list[tuple[int, dict[str, Any]]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     handed: list[int] = []
+    taken: list[int] = []
     real = compiled.hand_out
 
     class Counted:
         answer = compiled.answer
+
+        @staticmethod
+        def take_in(*said: Any) -> Any:
+            found = compiled.take_in(*said)
+            taken.append(found[2])
+            return found
 
         @staticmethod
         def hand_out(requests: list[Any], start: int, *rest: Any) -> int:
@@ -118,7 +128,10 @@ def test_what_is_compiled_writes_answers_and_counts_as_its_twin_does(
 
     with rig(tmp_path / "compiled.db", NO_BUDGET) as works:
         monkeypatch.setattr(appends, "compiled", Counted)
+        monkeypatch.setattr(desk, "swift", Counted)
         quick = live(works, rounds)
+    assert sum(taken) > 50, "much of it was let in by the compiled one"
+    monkeypatch.setattr(desk, "swift", None)
     monkeypatch.setattr(appends, "compiled", None)
     monkeypatch.setattr(answers, "compiled", None)
     monkeypatch.setattr(group, "compiled", None)
@@ -157,3 +170,118 @@ def test_a_group_is_laid_out_as_its_twin_does(
         live(works, plan(seed, among=1, one_is_odd_in=100))
     assert sum(usual) > 5, "some of it was compiled"
     assert marks
+
+
+def test_what_is_answered_is_held_by_no_session(tmp_path: Path) -> None:
+    """Until its next request, which might be long: it is freed while it is at hand."""
+    with rig(tmp_path / "j.db", NO_BUDGET) as works:
+        session = new_id()
+        live(works, [[(0, {"events": [event(session)]}) for _ in range(4)] for _ in range(3)])
+        actor = works.works.directory.awake()[0][session]
+        assert not actor._pending
+
+
+class Nobody:
+    """A connection that is only counted."""
+
+    principal, role = "local", "writer"
+
+    def __init__(self) -> None:
+        self.under_way = self.backlog_bytes = 0
+
+    def send(self, frame: bytes) -> None:
+        raise AssertionError("nobody is answered here")
+
+
+def read(frame: bytes) -> Any:
+    """A stand-in for what reads frames: an append, one with a budget, or what is none."""
+    match frame[:1]:
+        case b"a":
+            return (7, None, "", [], (), False, None, b"", False)
+        case b"b":
+            return (8, 5, "", [], (), False, None, b"", False)
+    return None
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_frames_are_let_in_as_the_gate_lets_them_in(seed: int) -> None:
+    rnd = random.Random(seed)
+    for _ in range(60):
+        take_in_and_compare(rnd)
+
+
+def take_in_and_compare(rnd: random.Random) -> None:
+    """One round of frames, let in by the compiled one and by its twin."""
+    now = 1000.0
+    plan = Plan(rnd.choice([0.0, 0.025, 0.025, 0.025]), load_s=rnd.choice([5e-6, 5e-5, 1e-3]))
+    plan.commit_s, plan.trust = rnd.choice([0.001, 0.012]), rnd.choice([1.0, 0.4])
+    plan.committing_load = rnd.choice([0, 0, 9, 60])
+    plan.committing_since = now - 0.0005 if plan.committing_load else None
+    peers = [Nobody() for _ in range(rnd.choice([1, 3, 6, 40]))]
+    odd, spread_s = rnd.choice([b"bc", b""]), rnd.choice([0.0, 0.0, 0.001, 0.03])
+    biased = [*peers, *peers[:1] * rnd.choice([0, 3])]
+    frames = [
+        (rnd.choice(biased), rnd.choice(b"a" * 30 + odd).to_bytes() + bytes(rnd.randrange(2000)))
+        for _ in range(200)
+    ]
+    promised = rnd.choice([0.0, 0.0, 0.5, 1.0])
+    stamps = [(now - rnd.random() * spread_s, rnd.random() < promised) for _ in frames]
+    requests_max, peer_max, room = rnd.choice([40, 1000]), rnd.choice([30, 1000]), 600
+    waits = peers[-1] if rnd.random() < 0.3 and len(peers) > 1 else None
+
+    def office() -> tuple[Admission, Tally]:
+        for peer in peers:
+            peer.under_way = 0
+        admission, tally = Admission(plan, Request.shed), Tally()
+        if plan.committing_load:
+            admission.charge(Request(peers[0], 1, now, tally), plan.committing_load, now)
+        if waits is not None:
+            account = admission.accounts[waits] = Account(waits)
+            account.waiting = 1
+        return admission, tally
+
+    def state(admission: Admission, tally: Tally, at: int, left: int, large: bool) -> Any:
+        held: Any = admission.accounts.items()
+        accounts = {peers.index(one): (account.load, account.waiting) for one, account in held}
+        counts = [peer.under_way for peer in peers]
+        company = (admission.alone(peers[0], now + 2), admission.last_peer, admission.load)
+        return at, left, large, tally.statistics(), accounts, counts, company
+
+    # the compiled one
+    admission, tally = office()
+    requests: list[Any] = []
+    terms = admission.gate(now).terms
+    assert terms is not None
+    desk_of = (admission.accounts, tally, admission, read, requests_max, peer_max, 4, OVER)
+    at, whole, count, load, large, peer, company = compiled.take_in(
+        frames, stamps, 0, requests, desk_of, terms, admission.load, room, tally.under_way,
+        admission.last_peer,
+    )  # fmt: skip
+    if count:
+        tally.received += count
+        tally.under_way += count
+        admission.charged(load, peer, company, now)
+    quick = state(admission, tally, at, room - load, large)
+
+    # its twin, as the desk has it
+    admission, tally = office()
+    gate, left, large, made, place = admission.gate(now), room, False, [], -1
+    for (peer, frame), (arrived, known) in zip(frames, stamps, strict=True):
+        place += 1
+        written = read(frame)
+        lets = left > 0 and gate.lets_in(peer, len(frame), arrived, known)
+        full = tally.under_way >= requests_max or peer.under_way >= peer_max
+        if not lets or full or written is None or written[1] is not None:
+            assert whole == (written if lets and not full else None)
+            break
+        request = Request(peer, written[0], arrived, tally)
+        admission.charge(request, load_of(len(frame)), now)
+        left -= request.load
+        large = large or request.load > 4
+        made.append((request, written, frame))
+    assert quick == state(admission, tally, place, left, large)
+    assert len(requests) == len(made)
+    slots = [slot for slot in Request.__slots__ if slot not in {"tally", "admission"}]
+    for (one, *rest), (other, *same) in zip(requests, made, strict=True):
+        assert rest == same
+        assert [getattr(one, slot) for slot in slots] == [getattr(other, slot) for slot in slots]
