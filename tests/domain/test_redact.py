@@ -4,12 +4,16 @@ import copy
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
+import hyperscan
 import ormsgpack
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from palyra_actors.domain import redact as redact_module
 from palyra_actors.domain.redact import (
     NON_FINITE,
     REDACTED,
@@ -404,3 +408,30 @@ def test_hostile_text_of_256_kib_takes_linear_time(head: str, tail: str) -> None
         check=False,
     )
     assert done.stdout == "done\n", done.stderr
+
+
+def test_the_patterns_are_compiled_once_for_all_looks(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[object] = []
+    real = hyperscan.Database
+
+    def counted(**options: Any) -> hyperscan.Database:
+        made.append(options)
+        return real(**options)
+
+    monkeypatch.setattr(hyperscan, "Database", counted)
+    redact_module._compile.cache_clear()
+    looks = [FirstLook() for _ in range(8)]
+    assert len(made) == 1
+    assert len({id(one._scratch) for one in looks}) == len(looks)  # each scans with its own
+
+
+def test_looks_of_many_threads_over_one_database_do_not_mix() -> None:
+    secret, harmless = b"\xa8password\xa1x" + bytes(100_000), bytes(100_000)
+
+    def look_often(blob: bytes) -> set[int]:
+        own = FirstLook()
+        return {own(blob) for _ in range(200)}
+
+    with ThreadPoolExecutor(8) as pool:
+        found = list(pool.map(look_often, [secret, harmless] * 4))
+    assert found == [{SECRET}, {0}] * 4
