@@ -4,6 +4,7 @@ import gc
 import threading
 import weakref
 from pathlib import Path
+from types import FunctionType
 from typing import Any
 
 import msgpack
@@ -202,6 +203,31 @@ def test_an_engine_that_stops_begins_no_run_of_a_job(tmp_path: Path, clock: Manu
         go_on()
     assert works.desk.counter.jobs()["woken"] == 1
     assert works.shut(0.0)
+
+
+def test_an_erasure_leaves_nothing_for_the_collector(tmp_path: Path) -> None:
+    """A process that is an engine and nothing else hardly ever lets it look."""
+    with Engine.open(tmp_path / "erased.db") as engine:
+
+        def erase() -> None:
+            session = engine.sessions.open()
+            session.append("x.a", {}, actor="user", budget_ms=0)
+            session.erase()
+
+        erase()
+        gc.collect()
+        gc.disable()
+        gc.set_debug(gc.DEBUG_SAVEALL)
+        try:
+            for _ in range(3):
+                erase()
+            gc.collect()
+            left = [one.__qualname__ for one in gc.garbage if isinstance(one, FunctionType)]
+        finally:
+            gc.set_debug(0)
+            gc.garbage.clear()
+            gc.enable()
+    assert left == []
 
 
 def test_a_closed_engine_leaves_nothing_of_itself_in_memory(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ requests are written.
 """
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any, Final, NamedTuple
 
@@ -114,12 +115,10 @@ class Eraser:
             log.warning("which session is erased could not be read: %s", error)
             self._counter.call_later(AFTER_FAILURE_S, lambda: self._heirlooms(rest))
             return
-        left = [partial(call, found[0][0]) for call in self._counter.heirlooms if found]
+        self._go_on(rest, [partial(call, found[0][0]) for call in self._counter.heirlooms if found])
 
-        def go_on() -> None:
-            if left:
-                left.pop()(go_on)
-            else:
-                sweep(self._counter, lambda: self._finish(rest))
-
-        go_on()
+    def _go_on(self, rest: Rest, left: list[Callable[[Callable[[], None]], None]]) -> None:
+        if left:
+            left.pop()(lambda: self._go_on(rest, left))
+        else:
+            sweep(self._counter, lambda: self._finish(rest))

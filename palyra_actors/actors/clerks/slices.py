@@ -71,23 +71,7 @@ def wait_for_room(counter: Counter, then: Callable[[], None]) -> None:
 
 def give_back(counter: Counter, then: Callable[[], None]) -> None:
     """Cut all free pages off the file."""
-    pace = Pace(16, SHRINK_PAGES_MAX)
-
-    def slice_() -> None:
-        do_slice(counter, lambda storage: storage.shrink(pace.size), done)
-
-    def done(left: int | PalyraError, seconds: float) -> None:
-        if isinstance(left, PalyraError):
-            log.warning("free pages could not be given back yet: %s", left)
-            counter.call_later(AFTER_FAILURE_S, slice_)
-            return
-        pace.took(seconds)
-        if left:
-            slice_()
-        else:
-            then()
-
-    slice_()
+    _Shrinking(counter, then).slice()
 
 
 def sweep(counter: Counter, then: Callable[[], None]) -> None:
@@ -95,21 +79,51 @@ def sweep(counter: Counter, then: Callable[[], None]) -> None:
 
     It waits for readers that hold an old snapshot.
     """
+    give_back(counter, _Cutting(counter, then).move)
 
-    def move() -> None:
-        counter.urge_checkpoint(lambda: counter.loop.call_soon(cut))
 
-    def cut() -> None:
-        do_slice(counter, _cut, done)
+class _Shrinking:
+    """One `give_back`. No function here holds itself, which would be for the collector to find."""
 
-    def done(result: int | PalyraError, seconds: float) -> None:
+    def __init__(self, counter: Counter, then: Callable[[], None]) -> None:
+        self._counter = counter
+        self._then = then
+        self._pace = Pace(16, SHRINK_PAGES_MAX)
+
+    def slice(self) -> None:
+        do_slice(self._counter, lambda storage: storage.shrink(self._pace.size), self._done)
+
+    def _done(self, left: int | PalyraError, seconds: float) -> None:
+        if isinstance(left, PalyraError):
+            log.warning("free pages could not be given back yet: %s", left)
+            self._counter.call_later(AFTER_FAILURE_S, self.slice)
+            return
+        self._pace.took(seconds)
+        if left:
+            self.slice()
+        else:
+            self._then()
+
+
+class _Cutting:
+    """The WAL's part of one `sweep`."""
+
+    def __init__(self, counter: Counter, then: Callable[[], None]) -> None:
+        self._counter = counter
+        self._then = then
+
+    def move(self) -> None:
+        self._counter.urge_checkpoint(lambda: self._counter.loop.call_soon(self._cut))
+
+    def _cut(self) -> None:
+        do_slice(self._counter, _cut, self._done)
+
+    def _done(self, result: int | PalyraError, seconds: float) -> None:
         del seconds
         if isinstance(result, PalyraError):
-            counter.call_later(AGAIN_S, move)
+            self._counter.call_later(AGAIN_S, self.move)
         else:
-            then()
-
-    give_back(counter, move)
+            self._then()
 
 
 def _cut(storage: WriteSide) -> int:
