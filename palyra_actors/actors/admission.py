@@ -199,6 +199,7 @@ class Admission:
         self._line: deque[Account] = deque()  # those with somebody in the lobby, in turn
         self._budgeted_at = -inf
         self._debts: dict[Peer, float] = {}  # until when each has something to pay off
+        self._paid_at = -inf  # when the last of them is over
         self._last_peer: Peer | None = None
         self._company_at = -inf  # when one wrote that did not write before
         self._asked_at = -inf  # when a write came that a client waits for
@@ -207,21 +208,14 @@ class Admission:
 
     # -- coming in --------------------------------------------------------------------------------
 
-    def lets_in(
-        self, peer: Peer, frame_bytes: int, arrived: float, now: float, promised: bool = False
-    ) -> bool:
-        """Whether a frame of which nothing is known but its size may be decoded and served.
-
-        `promised`: it came in within `before`, and only has to be in time still.
-        """
-        return self.gate(now).lets_in(peer, frame_bytes, arrived, promised)
-
     def gate(self, now: float) -> "Gate":
-        """`lets_in` for the frames of a round."""
+        """Who may be decoded and served of those that a round brings."""
+        if self._debts and now >= self._paid_at:
+            self._debts.clear()  # also of connections that were gone when theirs was charged
         return Gate(self, now)
 
     def may_go_on(self, request: Request, frame_bytes: int, now: float) -> bool:
-        """Whether a write that `lets_in` let in may go on, now that its own budget is known."""
+        """Whether a write that the gate let in may go on, now that its own budget is known."""
         plan, budget_ms = self.plan, request.budget_ms
         if budget_ms is None or not plan.budget_s:
             return True
@@ -285,8 +279,11 @@ class Admission:
         """A write of that load has been served, and took the loop so long."""
         self.plan.beyond_s += max(0.0, seconds - load * self.plan.load_s)
         if seconds > HEAVY_S:
-            since = max(self._debts.get(request.peer, now), now)
-            self._debts[request.peer] = since + seconds
+            if len(self._debts) > LINES_MAX:
+                self._debts = {peer: at for peer, at in self._debts.items() if at > now}
+            until = max(self._debts.get(request.peer, now), now) + seconds
+            self._debts[request.peer] = until
+            self._paid_at = max(self._paid_at, until)
             self._lighten(request)
 
     def _lighten(self, request: Request) -> None:
@@ -632,8 +629,11 @@ class Gate:
             self._opens_at, self._load_per_s,
         )  # fmt: skip
 
-    def lets_in(self, peer: Peer, frame_bytes: int, arrived: float, promised: bool) -> bool:
-        """See `Admission.lets_in`."""
+    def lets_in(self, peer: Peer, frame_bytes: int, arrived: float, promised: bool = False) -> bool:
+        """Whether a frame of which nothing is known but its size may be decoded and served.
+
+        `promised`: it came in within `before`, and only has to be in time still.
+        """
         admission, account = self._admission, self._accounts.get(peer)
         if account is not None and account.waiting:
             return False

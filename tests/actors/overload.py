@@ -87,7 +87,7 @@ class Engine:
     def _arrive(self, peer: Peer) -> None:
         self.bucket.arrived += 1
         request = Request(peer, 1, self.now, self.tally)
-        if self.admission.lets_in(peer, FRAME_BYTES, self.now, self.now):
+        if self.admission.gate(self.now).lets_in(peer, FRAME_BYTES, self.now):
             self._admit(request)
         else:
             self.admission.wait(request, bytes(FRAME_BYTES), "a")

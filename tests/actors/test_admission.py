@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from palyra_actors.actors.admission import HEAVY_S, LOBBY_LOAD_MIN, PROMISED, Admission
+from palyra_actors.actors.admission import HEAVY_S, LINES_MAX, LOBBY_LOAD_MIN, PROMISED, Admission
 from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.work import Request, Tally
 from tests.actors.rig import Peer
@@ -34,7 +34,7 @@ class Door:
         made = Request(peer, 1, self.now, self.tally)
         made.budget_ms = budget_ms
         admission = self.admission
-        if admission.lets_in(peer, BYTES, self.now, self.now) and admission.may_go_on(
+        if admission.gate(self.now).lets_in(peer, BYTES, self.now) and admission.may_go_on(
             made, BYTES, self.now
         ):
             admission.charge(made, LOAD, self.now)
@@ -339,6 +339,21 @@ def test_who_owes_more_than_it_may_wait_is_sent_away_until_it_is_paid(door: Door
     assert door.pump() == [bulk], "what has no budget is paid for and not refused"
 
 
+def test_a_connection_that_is_gone_when_its_debt_is_charged_is_forgotten_once_it_is_paid(
+    door: Door,
+) -> None:
+    admission, crowd = door.admission, [Peer() for _ in range(2 * LINES_MAX)]
+    for peer in crowd:
+        bomb = door.arrive(peer)
+        admission.drop_peer(peer)  # in the middle of it
+        admission.took(bomb, LOAD, 0.01, door.now)
+        bomb.ok({})
+        door.now += 0.02
+    assert len(admission._debts) <= LINES_MAX + 1
+    admission.gate(door.now)
+    assert not admission._debts
+
+
 def test_who_writes_alone_owes_nobody_anything(door: Door) -> None:
     heavy = Peer()
     for _ in range(3):
@@ -427,10 +442,10 @@ def test_what_was_promised_room_only_has_to_be_in_time(door: Door) -> None:
     door.pump()
     admission, other = door.admission, Peer()
     arrived = door.now
-    assert not admission.lets_in(other, 100 * BYTES, arrived, door.now)
-    assert admission.lets_in(other, 100 * BYTES, arrived, door.now, promised=True)
+    assert not admission.gate(door.now).lets_in(other, 100 * BYTES, arrived)
+    assert admission.gate(door.now).lets_in(other, 100 * BYTES, arrived, promised=True)
     door.now += 1.0
-    assert not admission.lets_in(other, BYTES, arrived, door.now, promised=True)
+    assert not admission.gate(door.now).lets_in(other, BYTES, arrived, promised=True)
 
 
 def test_what_was_promised_room_waits_for_its_turn_as_long_as_it_can_be_in_time(
@@ -486,10 +501,10 @@ def test_an_idle_engine_has_room_for_one_whatever_it_expects_of_itself(door: Doo
     assert door.plan.room(door.now, door.now, 1.0) < 0
     assert door.admission.room(door.now)[0] > 0
     peer = Peer()
-    assert door.admission.lets_in(peer, BYTES, door.now, door.now, promised=True)
+    assert door.admission.gate(door.now).lets_in(peer, BYTES, door.now, promised=True)
     door.arrive(peer)
     assert door.admission.room(door.now)[0] < 0
-    assert not door.admission.lets_in(peer, BYTES, door.now, door.now, promised=True)
+    assert not door.admission.gate(door.now).lets_in(peer, BYTES, door.now, promised=True)
 
 
 def test_less_is_promised_than_is_let_in(door: Door) -> None:
@@ -534,7 +549,7 @@ def test_clients_write_until_a_second_after_the_last_of_them_came_or_was_refused
     door: Door,
 ) -> None:
     admission = door.admission
-    assert admission.lets_in(Peer(), BYTES, door.now, door.now)  # a read, perhaps
+    assert admission.gate(door.now).lets_in(Peer(), BYTES, door.now)  # a read, perhaps
     assert not admission.in_company(door.now)
     door.arrive(Peer())
     door.now += 0.9
