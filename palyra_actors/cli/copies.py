@@ -33,10 +33,11 @@ def backup(
     It holds everything that was acknowledged before. Over an older copy of the same journal only
     the pages that differ are written. The copy before stays until the new one is proven.
     """
+    from palyra_actors.storage.audit import making_way
     from palyra_actors.storage.backup import back_up
 
     _must_exist(db)
-    done = back_up(db, to)
+    done = back_up(db, to, rest=making_way(db))
     if as_json:
         print_json(done)
         return

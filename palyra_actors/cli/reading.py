@@ -121,7 +121,7 @@ def verify_file(
         OpenRefused: it is no database of ours.
     """
     from palyra_actors.storage import anchor
-    from palyra_actors.storage.audit import audit
+    from palyra_actors.storage.audit import audit, making_way
     from palyra_actors.storage.connection import open_visitor
     from palyra_actors.storage.journal import JournalReader
     from palyra_actors.storage.port import Head as StoredHead
@@ -138,6 +138,7 @@ def verify_file(
             from_seq=from_seq or 1,
             to_seq=to_seq,
             pages=False,
+            rest=making_way(db),
         )
     head = Head(found.head.seq, found.head.hash)
     return Verification(

@@ -3,6 +3,7 @@
 Reads only, in slices, so that somebody else can do something in between.
 """
 
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Final, TypeAlias
 
 from palyra_actors.domain.chain import GENESIS, lost_from
 from palyra_actors.storage.journal import JournalReader
+from palyra_actors.storage.lock import holder_of
 from palyra_actors.storage.port import Head
 
 SLICE_EVENTS: Final = 250
@@ -21,6 +23,18 @@ Rest: TypeAlias = Callable[[float], None]
 
 def no_rest(took_s: float) -> None:
     """Go on at once: this process has nothing else to do."""
+
+
+NICE: Final = 10
+
+
+def making_way(file: str | os.PathLike[str]) -> Rest:
+    """For a process of its own: where an engine is at work on the file this one steps back, and
+    rests after each slice for as long as that took. The processor and the disk are the engine's."""
+    if holder_of(file) in (None, os.getpid()):
+        return no_rest
+    os.nice(NICE)
+    return time.sleep
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +79,7 @@ def audit(
         apsw.Error: it cannot be read.
     """
     began = time.monotonic()
-    faults = reader.faults() if pages else []
+    faults = reader.faults(rest) if pages else []
     if not reader.has_journal():
         return Audit(Head(0, GENESIS), 0, 0, faults, None, anchored, time.monotonic() - began)
     head = reader.head()

@@ -7,8 +7,10 @@ A copy is a database like any other, with an anchor of its own. One that is made
 of the same journal writes the pages that differ (`storage.overlay`), and its chain is checked from
 where the older one had been: the pages before are equal to the live ones, which were compared.
 
-While a snapshot is held the WAL cannot start anew. A copy that takes so long that the WAL comes
-near its cap gives up, because writers must not wait for it.
+Whoever has others to think of says where to `rest`; then what is written is synced little by
+little, too. While a snapshot is held, until all pages are copied, the WAL cannot start anew. A copy
+that takes so long that the WAL grows makes haste, and near its cap it gives up, because writers
+must not wait for it.
 """
 
 import contextlib
@@ -18,7 +20,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, NamedTuple
 
 import apsw
 
@@ -35,12 +37,26 @@ from palyra_actors.storage.opening import keep_anchor, refuse_damage
 from palyra_actors.storage.port import Head
 
 STEP_PAGES: Final = 128
-"""Half a MiB: half a millisecond of the copying thread's time."""
+"""Half a MiB: half a millisecond of the copying thread's time. Beside an engine it is synced before
+the next one: the sync of a whole copy takes the disk for a tenth of a second and more, in which
+every commit waits."""
 
 WAL_BYTES_MAX: Final = 192 * 1024 * 1024
 """Three quarters of the cap at which the engine would refuse writes."""
 
+REST_UNTIL: Final = 0.25
+SYNC_UNTIL: Final = 0.5
+"""Of that, up to where a copy rests, and up to where it is synced piece by piece: with rests it
+takes five times as long, and one that gives up at the cap is no copy."""
+
 _CACHE_BYTES: Final = 8 * 1024 * 1024
+
+
+class Haste(NamedTuple):
+    """Whether there is no time left for rests, and for syncs on the way."""
+
+    no_rest: bool
+    no_sync: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,13 +113,17 @@ def back_up(
             head = reader.head() if reader.has_journal() else Head(0, GENESIS)
             older = _older(copy, reader, head)
 
-            def grown() -> None:
-                if size_bytes(file + "-wal") > wal_bytes_max:
+            def grown() -> Haste:
+                wal_bytes = size_bytes(file + "-wal")
+                if wal_bytes > wal_bytes_max:
                     raise StorageUnavailable(
                         "the write-ahead log grew too much while the copy was made",
                         hint="make it when less is written, or onto a faster disk",
                         detail={"limit": wal_bytes_max, "outcome": "none"},
                     )
+                return Haste(
+                    wal_bytes > REST_UNTIL * wal_bytes_max, wal_bytes > SYNC_UNTIL * wal_bytes_max
+                )
 
             if older is None:
                 pages = written = _copy_anew(live, copy, rest, grown)
@@ -153,7 +173,7 @@ def restore(
         with closing(kept):
             kept.execute("BEGIN").fetchall()
             seen = anchor.read(anchor.beside(copy))
-            _copy_anew(kept, file, no_rest, lambda: None)
+            _copy_anew(kept, file, no_rest, lambda: Haste(True, True))
         made = file + ".partial"
         found = _prove(made, lambda: open_untouched(made), seen, no_rest, from_seq=1, exact=False)
         anchored = anchor.read(anchor_path)
@@ -193,7 +213,7 @@ def _older(copy: str, live: JournalReader, head: Head) -> Head | None:
     return found
 
 
-def _copy_anew(source: apsw.Connection, copy: str, rest: Rest, look: Callable[[], None]) -> int:
+def _copy_anew(source: apsw.Connection, copy: str, rest: Rest, look: Callable[[], Haste]) -> int:
     """Every page into `<copy>.partial`; how many."""
     partial = copy + ".partial"
     with contextlib.suppress(FileNotFoundError):
@@ -208,11 +228,11 @@ def _copy_anew(source: apsw.Connection, copy: str, rest: Rest, look: Callable[[]
                 detail={"limit": room, "actual": wanted, "outcome": "none"},
             )
         made = apsw.Connection(partial)
-        with closing(made):
-            _settle(made)
-            _pages(made, source, rest, look)
         descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
         try:
+            with closing(made):
+                _settle(made)
+                _pages(made, source, rest, look, lambda: os.fdatasync(descriptor))
             os.fsync(descriptor)
         finally:
             os.close(descriptor)
@@ -227,7 +247,7 @@ def _copy_over(
     source: apsw.Connection,
     copy: str,
     rest: Rest,
-    look: Callable[[], None],
+    look: Callable[[], Haste],
     *,
     head: Head,
     older: Head,
@@ -238,7 +258,7 @@ def _copy_over(
         made = apsw.Connection(copy, vfs=over.name)
         with closing(made):
             _settle(made)
-            _pages(made, source, rest, look)
+            _pages(made, source, rest, look, over.sync)
 
         def seen() -> apsw.Connection:
             return apsw.Connection(copy, flags=apsw.SQLITE_OPEN_READONLY, vfs=over.name)
@@ -248,31 +268,41 @@ def _copy_over(
         pages, changed = over.size() // PAGE_BYTES, over.changed
     finally:
         over.close()
-    overlay.redo(copy)
+    overlay.redo(copy, rest)
     return pages, changed, found
 
 
 def _settle(copy: apsw.Connection) -> None:
-    """No journal and no sync of SQLite's own: nothing is in its place before it is proven."""
+    """No journal and no sync of SQLite's own: nothing is in its place before it is proven. A small
+    cache, so that it writes what it was given and does not gather it."""
+    copy.execute(f"PRAGMA cache_size = {STEP_PAGES}").fetchall()
     copy.execute("PRAGMA journal_mode = OFF").fetchall()
     copy.execute("PRAGMA synchronous = OFF").fetchall()
     copy.execute("PRAGMA temp_store = memory").fetchall()
 
 
 def _pages(
-    copy: apsw.Connection, source: apsw.Connection, rest: Rest, look: Callable[[], None]
+    copy: apsw.Connection,
+    source: apsw.Connection,
+    rest: Rest,
+    look: Callable[[], Haste],
+    sync: Callable[[], None],
 ) -> None:
     backup = copy.backup("main", source, "main")
     try:
         while not backup.done:
             began = time.monotonic()
             backup.step(STEP_PAGES)
-            look()
-            rest(time.monotonic() - began)
+            haste = look()
+            if not (haste.no_sync or rest is no_rest):
+                sync()
+            if not haste.no_rest:
+                rest(time.monotonic() - began)
     except BaseException:
         backup.close(True)  # its own complaint would hide the cause
         raise
     backup.finish()
+    source.execute("ROLLBACK").fetchall()  # what was copied is proven without it: the WAL is free
 
 
 def _prove(

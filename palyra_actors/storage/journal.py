@@ -45,6 +45,9 @@ MARK_EVERY: Final = 64
 SCAN_ROWS_MAX: Final = 20_000
 """Rows one page may look at. A filter that matches less often gets short pages, not long waits."""
 
+CHECK_STEPS: Final = 10_000
+"""Of SQLite, between two pauses of a check of all pages: three milliseconds."""
+
 TIDY_FRAMES_MAX: Final = 2_048
 """Frames (8 MiB) that the writer moves itself, once the checkpoints beside it left no more."""
 
@@ -489,13 +492,26 @@ class JournalReader(_Side):
         """Whether there is a table of events: not where the file was made and nothing more."""
         return bool(self._connection.execute(sql("has_journal")).fetchall()[0][0])
 
-    def faults(self) -> list[str]:
-        """What SQLite finds wrong with the pages; nothing where all is well. Reads all of them.
+    def faults(self, rest: Callable[[float], None] = lambda took_s: None) -> list[str]:
+        """What SQLite finds wrong with the pages; nothing where all is well. Reads all of them,
+        and calls `rest` every few milliseconds with the seconds since it returned.
 
         The whole check, which holds each index to its table: the quick one takes half the time and
         does not see an index in another order, which takes an event id as new that is used.
         """
-        rows = self._connection.execute("PRAGMA integrity_check(20)").fetchall()
+        began = time.monotonic()
+
+        def pause() -> bool:
+            nonlocal began
+            rest(time.monotonic() - began)
+            began = time.monotonic()
+            return False
+
+        self._connection.set_progress_handler(pause, CHECK_STEPS)
+        try:
+            rows = self._connection.execute("PRAGMA integrity_check(20)").fetchall()
+        finally:
+            self._connection.set_progress_handler(None)
         return [str(text) for (text,) in rows if text != "ok"]
 
     def stream(self, kind: int, stream_id: bytes) -> StreamRow | None:

@@ -11,10 +11,12 @@ with the same result, so that a power cut leaves the old file or the way to the 
 import contextlib
 import os
 import struct
+import time
 from typing import Any, Final
 
 import apsw
 
+from palyra_actors.storage.audit import Rest, no_rest
 from palyra_actors.storage.connection import PAGE_BYTES
 from palyra_actors.storage.files import FILE_MODE
 from palyra_actors.storage.lock import sync_folder
@@ -23,6 +25,7 @@ _RECORD: Final = struct.Struct(">I")
 _LAST: Final = struct.Struct(">I12sI")  # page 0, the mark, pages of the whole file
 _MARK: Final = b"palyra-whole"
 _RECORD_BYTES: Final = _RECORD.size + PAGE_BYTES
+PIECE_PAGES: Final = 128
 _MODE_AT: Final = 18  # of the header: how the file is written and read; 1: with a journal, 2: WAL
 
 
@@ -84,6 +87,10 @@ class Overlay(apsw.VFS):
         if new_bytes is not None:
             self._bytes = new_bytes
         return self._bytes
+
+    def sync(self) -> None:
+        """The changes so far, so that there is little to sync in the end."""
+        os.fdatasync(self._changes)
 
     def finish(self) -> None:
         """All changes are made: they will be moved, whatever happens from now on."""
@@ -151,8 +158,9 @@ class _OverlayFile:
         """The descriptors are the overlay's."""
 
 
-def redo(file: str) -> int:
+def redo(file: str, rest: Rest = no_rest) -> int:
     """Move finished changes into the file, and forget unfinished ones; how many pages there were.
+    Whoever wants to `rest` has them synced piece by piece.
 
     Raises:
         OSError: the disk failed; call it again.
@@ -162,11 +170,11 @@ def redo(file: str) -> int:
     except FileNotFoundError:
         return 0
     try:
-        count, rest = divmod(os.fstat(source).st_size, _RECORD_BYTES)
+        count, over = divmod(os.fstat(source).st_size, _RECORD_BYTES)
         last = os.pread(source, _LAST.size, count * _RECORD_BYTES)
-        whole = rest == _LAST.size and _LAST.unpack(last)[1] == _MARK
+        whole = over == _LAST.size and _LAST.unpack(last)[1] == _MARK
         if whole:
-            _move(source, count, file, _LAST.unpack(last)[2])
+            _move(source, count, file, _LAST.unpack(last)[2], rest)
     finally:
         os.close(source)
     with contextlib.suppress(FileNotFoundError):
@@ -174,10 +182,15 @@ def redo(file: str) -> int:
     return count if whole else 0
 
 
-def _move(source: int, count: int, file: str, pages: int) -> None:
+def _move(source: int, count: int, file: str, pages: int, rest: Rest) -> None:
     target = os.open(file, os.O_WRONLY | os.O_CLOEXEC)
+    began = time.monotonic()
     try:
         for place in range(count):
+            if place % PIECE_PAGES == PIECE_PAGES - 1 and rest is not no_rest:
+                os.fdatasync(target)
+                rest(time.monotonic() - began)
+                began = time.monotonic()
             record = os.pread(source, _RECORD_BYTES, place * _RECORD_BYTES)
             number = _RECORD.unpack_from(record)[0] - 1
             os.pwrite(target, record[_RECORD.size :], number * PAGE_BYTES)

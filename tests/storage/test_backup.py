@@ -3,8 +3,10 @@
 import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +16,8 @@ import pytest
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.errors import OpenRefused, StorageUnavailable
-from palyra_actors.storage import anchor, backup, overlay
+from palyra_actors.storage import anchor, audit, backup, journal, overlay
+from palyra_actors.storage.audit import no_rest
 from palyra_actors.storage.backup import back_up, restore
 from palyra_actors.storage.connection import PAGE_BYTES, open_reader
 from palyra_actors.storage.journal import JournalReader
@@ -234,6 +237,125 @@ class PowerCut(BaseException):
 
 def cut(*_: object) -> Any:
     raise PowerCut
+
+
+@pytest.fixture
+def syncs(copy: Path, monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, int]]:
+    """What was synced of a copy on its way: the file, and its pages by then."""
+    synced, fdatasync = list[tuple[str, int]](), os.fdatasync
+
+    def noted(descriptor: int) -> None:
+        name = os.readlink(f"/proc/self/fd/{descriptor}")
+        if name.startswith(str(copy)):  # an anchor is synced by a thread of its own
+            synced.append((name, os.fstat(descriptor).st_size // PAGE_BYTES))
+        fdatasync(descriptor)
+
+    monkeypatch.setattr(os, "fdatasync", noted)
+    return synced
+
+
+def test_beside_an_engine_no_sync_has_much_to_do(
+    live: Engine, copy: Path, syncs: list[tuple[str, int]]
+) -> None:
+    """Every commit waits for the disk while a whole copy is synced at once."""
+    fill(live, 1_500)
+    taken: list[float] = []
+    back_up(live.path, copy, rest=taken.append)
+    sizes = [0, *(pages for _, pages in syncs)]
+    assert max(late - early for early, late in pairwise(sizes)) <= 2 * BACKUP.STEP_PAGES
+    assert len(taken) > len(syncs) > 1  # the check of its pages and of its chain rests, too
+
+
+def test_over_an_older_copy_no_sync_has_much_to_do_either(
+    live: Engine, copy: Path, syncs: list[tuple[str, int]]
+) -> None:
+    fill(live, 10)
+    back_up(live.path, copy)
+    fill(live, 1_500)
+    done = back_up(live.path, copy, rest=lambda took_s: None)
+    pieces, names = done.pages_written // BACKUP.STEP_PAGES, [name for name, _ in syncs]
+    assert pieces > 0
+    assert names.count(overlay.changes_of(str(copy))) >= pieces
+    assert names.count(str(copy)) == pieces
+
+
+@pytest.mark.parametrize("case", [(0.2, True, True), (0.4, False, True), (0.6, False, False)])
+def test_a_copy_makes_haste_where_the_wal_grows_meanwhile(
+    live: Engine,
+    copy: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    syncs: list[tuple[str, int]],
+    case: tuple[float, bool, bool],
+) -> None:
+    """It does not rest any more, and then it is not synced piece by piece either."""
+    fill(live, 600)
+    wal_bytes = int(case[0] * BACKUP.WAL_BYTES_MAX)
+    size, prove = BACKUP.size_bytes, BACKUP._prove
+    taken, before = list[float](), list[int]()
+
+    def proven(*about: Any, **more: Any) -> Any:
+        before.append(len(taken))
+        return prove(*about, **more)
+
+    monkeypatch.setattr(
+        backup, "size_bytes", lambda name: wal_bytes if name.endswith("-wal") else size(name)
+    )
+    monkeypatch.setattr(backup, "_prove", proven)
+    back_up(live.path, copy, rest=taken.append)
+    assert (before[0] > 0, len(syncs) > 0) == case[1:]
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_while_a_copy_is_proven_the_wal_is_free(
+    live: Engine, copy: Path, monkeypatch: pytest.MonkeyPatch, older: bool
+) -> None:
+    fill(live, 10)
+    if older:
+        back_up(live.path, copy)
+        fill(live, 10)
+    prove, left = BACKUP._prove, list[tuple[int, int]]()
+
+    def proven(*about: Any, **more: Any) -> Any:
+        with closing(apsw.Connection(str(live.path))) as connection:
+            connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+            left.append(connection.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_RESTART))
+        return prove(*about, **more)
+
+    monkeypatch.setattr(backup, "_prove", proven)
+    back_up(live.path, copy)
+    assert len(left) == 1
+
+
+def test_where_nobody_is_at_work_a_copy_is_synced_once(
+    live: Engine, copy: Path, syncs: list[tuple[str, int]]
+) -> None:
+    fill(live, 600)
+    back_up(live.path, copy)
+    assert syncs == []
+
+
+def test_a_process_of_its_own_makes_way_for_an_engine_at_work(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    steps: list[int] = []
+    monkeypatch.setattr(os, "nice", steps.append)
+    for holder, rest in ((None, no_rest), (os.getpid(), no_rest), (1, time.sleep)):
+        monkeypatch.setattr(audit, "holder_of", lambda file, holder=holder: holder)
+        assert audit.making_way(database) is rest
+    assert steps == [audit.NICE]
+
+
+def test_a_check_of_all_pages_rests_on_its_way(
+    live: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(live, 100)
+    monkeypatch.setattr(journal, "CHECK_STEPS", 100)
+    taken: list[float] = []
+    with closing(JournalReader(open_reader(live.path, cache_bytes=1 << 20))) as reader:
+        assert reader.faults(taken.append) == []
+        rests = len(taken)
+        assert reader.head().seq == 100
+    assert 1 < rests == len(taken)
 
 
 def test_changes_that_are_cut_short_leave_the_older_copy(
