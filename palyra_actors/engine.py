@@ -35,6 +35,7 @@ from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.group import Group
 from palyra_actors.actors.latency import Latency
+from palyra_actors.actors.pace import Room
 from palyra_actors.actors.reader import Reader
 from palyra_actors.actors.search import Weights
 from palyra_actors.actors.shelf import Shelves
@@ -231,12 +232,15 @@ class Works:
                 snapshots_max=self.config.canvas.snapshots_max,
             ),
         )
+        self.room = Room(self.loop, self._in_company, lambda: not plan.checkpoints)
         self.readers = [
             Reader.launch(
                 self.pool,
                 self._connect_reader,
                 self.loop.call_soon,
                 messages_max=actors.reader_queue_max,
+                room=self.room,
+                monotonic=self.clock.monotonic,
                 anchored=lambda: self.anchors.anchored,
                 unread=self._read_failed,
             )
@@ -278,6 +282,7 @@ class Works:
             self._open_checkpointer, self._checkpointed, lambda: plan.checkpoints
         )
         self.desk.counter.urge_checkpoint = self.checkpoints.urge
+        self.desk.counter.room = self.room
         self.door: Any = None
         self.metrics: Any = None
         self.keys: Any = None
@@ -538,6 +543,11 @@ class Works:
         finally:
             self.anchors.note(group.after)
 
+    def _in_company(self) -> bool:
+        """Whether clients write, so that upkeep leaves them time. An engine that stops ends it."""
+        desk = self.desk
+        return not desk.stopping and desk.admission.in_company(self.clock.monotonic())
+
     def _measured(self, measured: Measured) -> None:
         self.latency.hand(measured)
 
@@ -747,15 +757,18 @@ class Engine(Operations):
         """Copy the database while it is at work, and prove the copy: its pages, its chain, its
         head. It holds all that was acknowledged before the call; an older copy of the same journal
         at that path is brought up to date by the pages that differ. In the caller's thread, which
-        rests as long as it works so that writes keep their budget; in a busy engine
-        `palyra-actors backup`, a process of its own, disturbs them less.
+        takes turns with all other upkeep while clients write; in a busy engine `palyra-actors
+        backup`, a process of its own, disturbs them less.
 
         Raises:
             OpenRefused: the path is something else, or the copy is not sound; what was there stays.
             StorageUnavailable: the disk failed, or the WAL grew too much meanwhile.
         """
         works = self._works
-        return back_up(works.file, path, vfs=works.vfs, rest=time.sleep)
+        try:
+            return back_up(works.file, path, vfs=works.vfs, rest=works.room.rest)
+        finally:
+            works.loop.call_soon(lambda: works.room.took(0.0))
 
     @property
     def path(self) -> Path:

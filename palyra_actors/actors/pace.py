@@ -1,9 +1,31 @@
-"""How much of a long work goes into one slice, so that others get their turn in time."""
+"""How much of a long work goes into one slice, and when the next one comes: others have their turn.
 
+Pace is each work's own. The Room is everybody's: all upkeep together, and long reads, take from it
+what writes leave.
+"""
+
+import threading
+from collections import deque
+from collections.abc import Callable
 from typing import Final
+
+from palyra_actors.runtime.dispatcher import Loop
 
 SLICE_S: Final = 0.0025
 """What a slice is to take of the time of those who wait for it: a tenth of their budget."""
+
+SHARE: Final = 0.25
+SHARE_PRESSED: Final = 0.1
+"""Of the time, what slices may take while clients write; and while writes are near their budget."""
+
+REST_S_MAX: Final = 0.25
+"""However long a slice took, the next one comes after this."""
+
+LOST_S: Final = 1.0
+"""After which a slice of which nobody said how long it took is taken for done."""
+
+LOOK_S: Final = 0.02
+"""How often it is looked, at least, whether somebody who waits may go on: clients may have gone."""
 
 
 class Pace:
@@ -17,3 +39,73 @@ class Pace:
         """A slice of that size; at most twice as much goes into the next."""
         wanted = int(self.size * SLICE_S / max(seconds, 1e-5))
         self.size = min(max(1, wanted), 2 * self.size, self._most)
+
+
+class Room:
+    """While clients write, slices come one after the other, whosever they are, and after each there
+    is a rest that is the longer the longer it took. While nobody does, all of them come at once.
+
+    `in_company` says whether clients write, from any thread; `pressed` whether their writes are
+    near their budget. All else but `rest` is the loop's thread's.
+    """
+
+    def __init__(
+        self, loop: Loop, in_company: Callable[[], bool], pressed: Callable[[], bool]
+    ) -> None:
+        self._loop = loop
+        self._in_company = in_company
+        self._pressed = pressed
+        self._waiting: deque[Callable[[], None]] = deque()
+        self._began: float | None = None  # the slice that is under way
+        self._free_at = 0.0
+        self._looking = False
+
+    @property
+    def open(self) -> bool:
+        """Whether nobody has to ask. Any thread."""
+        return not (self._waiting or self._in_company())
+
+    def ask(self, slice_: Callable[[], None]) -> None:
+        """Begin a slice when it is its turn, maybe at once. Whoever does it says what it `took`."""
+        self._waiting.append(slice_)
+        self._look()
+
+    def took(self, seconds: float) -> None:
+        """A slice is over. One that did not ask takes nobody's turn, but is followed by a rest."""
+        self._began = None
+        share = SHARE_PRESSED if self._pressed() else SHARE
+        rest_s = min(seconds * (1 / share - 1), REST_S_MAX)
+        self._free_at = max(self._free_at, self._loop.clock.monotonic() + rest_s)
+        self._look()
+
+    def rest(self, took_s: float) -> None:
+        """For a thread of somebody's own that works in slices: one took so long, and this returns
+        when the next one may begin."""
+        turn = threading.Event()
+
+        def ask() -> None:
+            self.took(took_s)
+            self.ask(turn.set)
+
+        self._loop.call_soon(ask)
+        turn.wait(REST_S_MAX)
+
+    def _look(self) -> None:
+        while self._waiting:
+            now = self._loop.clock.monotonic()
+            if self._in_company():
+                under_way = self._began is not None and now < self._began + LOST_S
+                if under_way or now < self._free_at:
+                    self._look_later(LOOK_S if under_way else min(self._free_at - now, LOOK_S))
+                    return
+            self._began = now
+            self._waiting.popleft()()
+
+    def _look_later(self, seconds: float) -> None:
+        if not self._looking:
+            self._looking = True
+            self._loop.call_later(seconds, self._look_now)
+
+    def _look_now(self) -> None:
+        self._looking = False
+        self._look()

@@ -1,7 +1,8 @@
 """Reading, on threads of its own: each reader has a connection that sees every commit.
 
 Long work goes in slices: a reader that verifies a million events tells itself to go on after each
-few thousand, so that others get their turn and no read transaction grows old.
+few hundred, so that others get their turn and no read transaction grows old. While clients write,
+pages, verifications and streams have to wait for theirs with all other upkeep (`pace.Room`).
 """
 
 import logging
@@ -10,6 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, Final
 
+from palyra_actors.actors.pace import Pace, Room
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Request
 from palyra_actors.domain.catalog import SESSION
@@ -24,12 +26,16 @@ from palyra_actors.errors import (
 from palyra_actors.limits import REPLY_PAYLOAD_BYTES_MAX
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Pool
+from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.storage.port import EventPage, Head, ReadSide, Selection
 from palyra_actors.wire import codec
 
 log = logging.getLogger(__name__)
 
-SLICE_EVENTS: Final = 4_000
+SLICE_EVENTS_FIRST: Final = 250
+SLICE_EVENTS_MAX: Final = 4_000
+"""Of a chain that is verified: as many as take `pace.SLICE_S`."""
+
 TRICKLE_ITEMS: Final = 8
 """Items of at most 64 KiB that a stream sends in one turn."""
 
@@ -85,6 +91,13 @@ class CatchUp:
     done: Callable[[EventPage | PalyraError], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Due:
+    """It is its turn."""
+
+    message: "ReadPage | Trickle | Verify"
+
+
 @dataclass(slots=True)
 class Verify:
     """Check the chain from `next_seq` to `to_seq`, then answer. `lost_from`: where the journal is
@@ -114,6 +127,8 @@ class Reader(PooledActor):
         call_soon: Callable[[Callable[[], None]], None],
         *,
         messages_max: int,
+        room: Room,
+        monotonic: Callable[[], float],
         anchored: Callable[[], Head | None] = lambda: None,
         unread: Callable[[str], None] = lambda why: None,
     ) -> None:
@@ -122,22 +137,46 @@ class Reader(PooledActor):
         self._anchored = anchored
         self._connect = connect
         self._call_soon = call_soon
+        self._room = room
+        self._monotonic = monotonic
+        self._pace = Pace(SLICE_EVENTS_FIRST, SLICE_EVENTS_MAX)
         self._connection: ReadSide | None = None
 
     def on_receive(self, message: Any) -> None:
         match message:
-            case ReadPage():
-                self._serve(message.request, lambda: self._read_page(message))
             case Look():
                 self._serve(message.request, lambda: self._look(message))
             case Ask():
                 self._ask(message)
-            case Trickle():
-                self._serve(message.request, lambda: self._trickle(message))
             case CatchUp():
                 self._catch_up(message)
-            case Verify():
-                self._serve(message.request, lambda: self._verify(message))
+            case Due():
+                self._do_slice(message.message)
+            case _ if self._room.open:
+                self._do_slice(message)
+            case _:
+                self._call_soon(partial(self._room.ask, partial(self._let_in, message)))
+
+    def _do_slice(self, message: Any) -> None:
+        began = self._monotonic()
+        try:
+            match message:
+                case ReadPage():
+                    self._serve(message.request, lambda: self._read_page(message))
+                case Trickle():
+                    self._serve(message.request, lambda: self._trickle(message))
+                case Verify():
+                    self._serve(message.request, lambda: self._verify(message))
+        finally:
+            self._call_soon(partial(self._room.took, self._monotonic() - began))
+
+    def _let_in(self, message: Any) -> None:
+        """It is its turn. On the loop's thread."""
+        try:
+            self.actor_ref.tell(Due(message))
+        except MailboxFull:  # it is under way, and keeps its place
+            self._room.took(0.0)
+            self._room.ask(partial(self._let_in, message))
 
     def on_failed(self, message: Any, error: BaseException) -> None:
         """Go on with a new connection; a stream that waits for its page is told."""
@@ -214,8 +253,11 @@ class Reader(PooledActor):
         assert verify.head is not None
         last = verify.head.seq if verify.to_seq is None else min(verify.to_seq, verify.head.seq)
         if not verify.done and verify.next_seq <= last:
-            upto = min(verify.next_seq + SLICE_EVENTS - 1, last)
+            upto = min(verify.next_seq + self._pace.size - 1, last)
+            began = self._monotonic()
             part = reader.check(verify.next_seq, upto, verify.prev_hash)
+            if part.checked == self._pace.size:
+                self._pace.took(self._monotonic() - began)
             verify.checked += part.checked
             verify.erased += part.erased
             verify.prev_hash = part.head.hash

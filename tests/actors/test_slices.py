@@ -22,6 +22,7 @@ class Desk:
         self.loop = SimpleNamespace(
             clock=SimpleNamespace(monotonic=lambda: 0.0), call_soon=lambda call: call()
         )
+        self.room = SimpleNamespace(ask=lambda slice_: slice_(), took=lambda seconds: None)
         self.urged: list[Callable[[], None]] = []
         self.urge_checkpoint = self.urged.append
         self._storage = SimpleNamespace(unmoved_frames=lambda: unmoved)

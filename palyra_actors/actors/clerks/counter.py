@@ -10,6 +10,7 @@ import msgspec
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import Entity, House, ask, take_back
 from palyra_actors.actors.feed import Streams
+from palyra_actors.actors.pace import Room
 from palyra_actors.actors.reader import Ask, Look, Trickle
 from palyra_actors.actors.retry import first_answer
 from palyra_actors.actors.rota import Rota
@@ -107,6 +108,8 @@ class Counter:
         """Whether jobs are woken when they are due."""
         self.in_company: Callable[[], bool] = lambda: False
         """Whether clients write: what of the engine's own can be put off leaves them time."""
+        self.room = Room(house.loop, lambda: False, lambda: False)
+        """Where slices of long work wait for their turn."""
         self.rota = Rota(house.loop.clock)
         """The engine's own jobs, each at its interval; the scheduler wakes them."""
         self.rest: Callable[[], None] = lambda: None

@@ -38,8 +38,9 @@ def do_slice(
     work: Callable[[WriteSide], int],
     then: Callable[[int | PalyraError, float], None],
 ) -> None:
-    """Have it done between two groups; `then` hears what came of it and how many seconds it took,
-    on the loop's thread, and not before a checkpoint where slices have left much for one."""
+    """Have it done between two groups once there is room; `then` hears what came of it and how many
+    seconds it took, on the loop's thread, and not before a checkpoint where slices have left much
+    for one."""
     loop = counter.loop
 
     def chore(storage: WriteSide) -> None:
@@ -56,12 +57,13 @@ def do_slice(
         def told() -> None:
             loop.call_soon(lambda: then(result, seconds))
 
+        loop.call_soon(lambda: counter.room.took(seconds))
         if unmoved > UNMOVED_FRAMES_MAX:
             counter.urge_checkpoint(told)
         else:
             told()
 
-    counter.chore(chore)
+    counter.room.ask(lambda: counter.chore(chore))
 
 
 def wait_for_room(counter: Counter, then: Callable[[], None]) -> None:
