@@ -14,7 +14,7 @@ beside it; between them the same load alone. A line each:
 Checkpoints run all the time. `wal_mib_max` is the largest the write-ahead log was meanwhile, and
 `wal_mib_cap` the size at which writes would be refused.
 
-    python bench/bench_upkeep.py [--seconds 5] [--share 1.0]
+    python bench/bench_upkeep.py [--seconds 5] [--share 1.0] [--part backup --part all]
 """
 
 import argparse
@@ -25,7 +25,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -120,7 +120,7 @@ class Upkeep:
         client.call("session.erase", {"session_id": session})
 
 
-def measure(folder: Path, share: float, seconds: float) -> None:
+def measure(folder: Path, parts: Sequence[str], share: float, seconds: float) -> None:
     with engine(folder) as (endpoint, _):
         be_nice()
         load = OpenLoop(endpoint)
@@ -129,7 +129,7 @@ def measure(folder: Path, share: float, seconds: float) -> None:
         upkeep = Upkeep(folder, endpoint)
         with Client(endpoint) as client:
             cap = client.stats().number("wal_bytes_max")
-        for part in PARTS:
+        for part in parts:
             sizes: list[int] = []
             with upkeep.going(part), wal_watched(folder, sizes):
                 outcome = load.run(most * share, seconds)
@@ -176,10 +176,11 @@ def main() -> None:
     )
     parser.add_argument("--seconds", type=float, default=5.0, help="of each part")
     parser.add_argument("--share", type=float, default=1.0, help="of the measured capacity")
+    parser.add_argument("--part", action="append", choices=PARTS, help="only these; in that order")
     parser.add_argument("--dir", help="on the disk to measure; default: here")
     options = parser.parse_args()
     with workspace(options.dir) as folder:
-        measure(folder, options.share, options.seconds)
+        measure(folder, options.part or PARTS, options.share, options.seconds)
 
 
 if __name__ == "__main__":
