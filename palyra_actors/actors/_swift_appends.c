@@ -382,23 +382,27 @@ typedef struct {
     PyObject *accounts, *tally, *admission, *read_append; /* of the desk */
     Py_ssize_t requests_max, peer_requests_max;
     long large_load;
-    double over;
-    int has_budget; /* of the gate */
-    double committing_load, idle_from, promised_from, opens_at, load_per_s;
+    double over, target;
+    double budget_s, committing_load, idle_from, promised_from, opens_at, load_per_s; /* of the gate */
+    double bulk_room, bulk_room_alone;
+    int company_of_bulk;
     long load, slice, under_way;
     PyObject *requests, *last_peer, *written; /* the last one is owned */
     long taken, came; /* requests, and their load */
-    int company, large;
+    int company, large, budgeted;
 } Door;
 
 enum { LOAD_OF_REQUEST = 2, LOAD_SHIFT = 8 }; /* steering.load_of */
 
+/* `later_s`: by how much later it would have to have arrived than one with the engine's budget. */
 static int
-is_let_in(const Door *door, long account_load, int has_account, double arrived, int promised, long load)
+is_let_in(const Door *door, long account_load, int has_account, double arrived, int promised,
+          long load, double later_s)
 {
     double under_way = (double)(door->load + door->came);
-    if (!door->has_budget)
+    if (door->budget_s <= 0)
         return 1;
+    arrived -= later_s;
     if (under_way <= 0) /* it will never be better */
         return arrived > door->idle_from;
     if (promised)
@@ -412,6 +416,21 @@ is_let_in(const Door *door, long account_load, int has_account, double arrived, 
     double others = (double)PyDict_GET_SIZE(door->accounts) + (has_account ? 0 : 1);
     return before + (double)load <= room * door->over &&
            (double)(account_load + load) <= room / others;
+}
+
+/* Whether one with a budget of its own may go on, as `Admission.may_go_on` says. */
+static int
+may_go_on(const Door *door, double own_s, long account_load, int has_account, double arrived, long load)
+{
+    if (door->budget_s <= 0)
+        return 1;
+    if (own_s > 0 && own_s <= door->budget_s)
+        return is_let_in(door, account_load, has_account, arrived, 0, load,
+                         door->target * (door->budget_s - own_s));
+    double under_way = (double)(door->load + door->came);
+    int company = door->company_of_bulk || door->budgeted;
+    return under_way + (double)load <= (company ? door->bulk_room : door->bulk_room_alone) ||
+           under_way <= (company ? 0 : door->committing_load);
 }
 
 /* The request of a frame that was read, as `Request` and `Admission.charge` make it. */
@@ -428,6 +447,7 @@ request_of(const Door *door, PyObject *peer, PyObject *written, PyObject *arrive
         put(request, request_peer, peer);
         put(request, request_id, PyTuple_GET_ITEM(written, 0));
         put(request, request_arrived, arrived);
+        put(request, request_budget_ms, PyTuple_GET_ITEM(written, 1));
         put(request, request_tally, door->tally);
         put(request, request_admission, door->admission);
         put(request, request_load, weight);
@@ -462,8 +482,8 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
     }
     if (PyErr_Occurred())
         return -1;
-    if (!is_let_in(door, held, account != NULL, PyFloat_AS_DOUBLE(arrived),
-                   PyTuple_GET_ITEM(stamp, 1) == Py_True, load))
+    double since = PyFloat_AS_DOUBLE(arrived);
+    if (!is_let_in(door, held, account != NULL, since, PyTuple_GET_ITEM(stamp, 1) == Py_True, load, 0))
         return 0;
     PyObject *under_way = PyObject_GetAttr(peer, str_under_way);
     long many = under_way == NULL ? -1 : PyLong_AsLong(under_way) + 1;
@@ -473,9 +493,15 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
     PyObject *written = PyObject_CallOneArg(door->read_append, frame);
     if (written == NULL)
         return -1;
-    if (!PyTuple_Check(written) || PyTuple_GET_SIZE(written) != 9 ||
-        PyTuple_GET_ITEM(written, 1) != Py_None) { /* it may have a budget of its own */
-        if (PyTuple_Check(written))
+    PyObject *own = PyTuple_Check(written) && PyTuple_GET_SIZE(written) == 9
+                        ? PyTuple_GET_ITEM(written, 1)
+                        : NULL;
+    double own_s = own == NULL || own == Py_None ? 0 : (double)PyLong_AsLong(own) / 1000;
+    int by_ours = own == Py_None || (own_s > 0 && own_s <= door->budget_s);
+    if (own == NULL || own_s < 0 ||
+        (own != Py_None && !may_go_on(door, own_s, held, account != NULL, since, load))) {
+        PyErr_Clear();
+        if (own != NULL)
             door->written = Py_NewRef(written);
         Py_DECREF(written);
         return 0;
@@ -498,6 +524,7 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
         door->company |= peer != door->last_peer;
         door->last_peer = peer;
         door->large |= load > door->large_load;
+        door->budgeted |= by_ours;
         door->came += load;
         door->taken++;
         went = 1;
@@ -511,9 +538,9 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
 }
 
 /* take_in(arrivals, stamps, start, requests, (accounts, tally, admission, read_append, requests_max,
- *         peer_requests_max, large load, over), gate's terms, load, slice, under_way, last peer)
+ *         peer_requests_max, large load, over, target), gate's terms, load, slice, under_way, last peer)
  *     -> (where it stopped, what was read of that one or None, requests, load, whether one was large,
- *         the last peer, whether several have come) */
+ *         the last peer, whether several have come, whether one has no budget but the engine's or less) */
 static PyObject *
 swift_take_in(PyObject *module, PyObject *args)
 {
@@ -521,13 +548,14 @@ swift_take_in(PyObject *module, PyObject *args)
     Door door = {0};
     PyObject *arrivals, *stamps;
     Py_ssize_t at;
-    if (!PyArg_ParseTuple(args, "O!O!nO!(O!OOOnnld)(pddddd)lllO:take_in", &PyList_Type, &arrivals,
+    if (!PyArg_ParseTuple(args, "O!O!nO!(O!OOOnnldd)(ddddddddp)lllO:take_in", &PyList_Type, &arrivals,
                           &PyList_Type, &stamps, &at, &PyList_Type, &door.requests, &PyDict_Type,
                           &door.accounts, &door.tally, &door.admission, &door.read_append,
                           &door.requests_max, &door.peer_requests_max, &door.large_load,
-                          &door.over,
-                          &door.has_budget, &door.committing_load, &door.idle_from,
-                          &door.promised_from, &door.opens_at, &door.load_per_s, &door.load,
+                          &door.over, &door.target,
+                          &door.budget_s, &door.committing_load, &door.idle_from,
+                          &door.promised_from, &door.opens_at, &door.load_per_s, &door.bulk_room,
+                          &door.bulk_room_alone, &door.company_of_bulk, &door.load,
                           &door.slice, &door.under_way, &door.last_peer))
         return NULL;
     int went = 1;
@@ -542,9 +570,9 @@ swift_take_in(PyObject *module, PyObject *args)
     if (went < 0)
         PyErr_Clear(); /* the twin fails with it as it should */
     PyObject *read = door.written == NULL ? Py_NewRef(Py_None) : door.written;
-    return Py_BuildValue("(nNllOOO)", at, read, door.taken, door.came,
+    return Py_BuildValue("(nNllOOOO)", at, read, door.taken, door.came,
                          door.large ? Py_True : Py_False, door.last_peer,
-                         door.company ? Py_True : Py_False);
+                         door.company ? Py_True : Py_False, door.budgeted ? Py_True : Py_False);
 }
 
 /* -- handing out ------------------------------------------------------------------------------ */

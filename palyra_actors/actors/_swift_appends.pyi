@@ -19,13 +19,13 @@ def take_in(
     start: int,
     requests: list[tuple[Any, Any, bytes]],
     desk: tuple[Any, ...],
-    terms: tuple[bool, float, float, float, float, float],
+    terms: tuple[float, float, float, float, float, float, float, float, bool],
     load: int,
     room: int,
     under_way: int,
     last_peer: Any,
     /,
-) -> tuple[int, Any, int, int, bool, Any, bool]: ...
+) -> tuple[int, Any, int, int, bool, Any, bool, bool]: ...
 def hand_out(
     requests: list[tuple[Any, Any, bytes]],
     start: int,

@@ -239,13 +239,16 @@ class Admission:
         if budget_ms is None or 0 < budget_ms <= self.plan.budget_s * 1000:
             self._budgeted_at = now
 
-    def charged(self, load: int, peer: Peer, company: bool, now: float) -> None:
-        """Writes without a budget of their own came in, and `take_in` has put them down to their
-        connections, that peer's last; `company`: they were not all the last one's from before.
+    def charged(self, load: int, peer: Peer, company: bool, budgeted: bool, now: float) -> None:
+        """Writes came in, and `take_in` has put them down to their connections, that peer's last.
+        `company`: they were not all the last one's from before; `budgeted`: some have the engine's
+        budget, or less.
         """
         if company:
             self._last_peer, self._company_at = peer, now
-        self._asked_at = self._budgeted_at = now
+        self._asked_at = now
+        if budgeted:
+            self._budgeted_at = now
         self.load += load
 
     @property
@@ -620,13 +623,16 @@ class Gate:
         return self._now
 
     @property
-    def terms(self) -> tuple[bool, float, float, float, float, float] | None:
+    def terms(self) -> tuple[float, float, float, float, float, float, float, float, bool] | None:
         """What `take_in` goes by; None: somebody has a debt, and each frame is looked at here."""
-        if self._admission._debts:
+        admission = self._admission
+        if admission._debts:
             return None
+        plan = admission.plan
         return (
-            self._budget_s > 0, self._committing_load, self._idle_from, self._promised_from,
-            self._opens_at, self._load_per_s,
+            self._budget_s, self._committing_load, self._idle_from, self._promised_from,
+            self._opens_at, self._load_per_s, plan.bulk_room(True), plan.bulk_room(False),
+            self._now - admission._budgeted_at < COMPANY_S,
         )  # fmt: skip
 
     def lets_in(self, peer: Peer, frame_bytes: int, arrived: float, promised: bool = False) -> bool:

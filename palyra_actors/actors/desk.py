@@ -18,7 +18,7 @@ from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify
-from palyra_actors.actors.steering import Plan, load_of
+from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.swift import compiled as swift
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request, Tally, Unit, stopping
@@ -115,6 +115,7 @@ class Desk:
         self._with = (
             self.admission.accounts, office.tally, self.admission, read_append,
             office.requests_max, office.peer_requests_max, LARGE_LOAD, OVER,
+            TARGET,
         )  # fmt: skip
         operations: dict[str, Callable[[Request, Any], None]] = {
             "journal.read": self._read,
@@ -232,21 +233,21 @@ class Desk:
         """Let in the usual appends from `place` on; where one stands that is not, and what was read
         of it, if it was.
 
-        Usual is one that was read whole, that names no budget, and that comes in at once.
+        Usual is one that was read whole and that comes in at once.
         """
         terms = gate.terms
         if swift is None or read_append is None or terms is None or self.stopping:
             return place, None
         office, admission = self._office, self.admission
         tally = office.tally
-        place, whole, count, load, large, peer, company = swift.take_in(
+        place, whole, count, load, large, peer, company, budgeted = swift.take_in(
             arrivals, stamps, place, requests, self._with, terms, admission.load, self._slice,
             tally.under_way, admission.last_peer,
         )  # fmt: skip
         if count:
             tally.received += count
             tally.under_way += count
-            admission.charged(load, peer, company, gate.now)
+            admission.charged(load, peer, company, budgeted, gate.now)
             self._slice -= load
             self._large |= large
         return place, whole

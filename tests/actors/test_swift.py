@@ -2,6 +2,7 @@
 
 import random
 from functools import partial
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 from palyra_actors.actors import answers, appends, desk, group, writer
 from palyra_actors.actors.admission import OVER, Account, Admission
 from palyra_actors.actors.group import Group
-from palyra_actors.actors.steering import Plan, load_of
+from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.swift import compiled
 from palyra_actors.actors.work import Request, Tally
 from palyra_actors.api.events import new_id
@@ -193,13 +194,16 @@ class Nobody:
         raise AssertionError("nobody is answered here")
 
 
+BUDGETS_MS = (0, 5, 24, 25, 26, 1000)
+
+
 def read(frame: bytes) -> Any:
     """A stand-in for what reads frames: an append, one with a budget, or what is none."""
     match frame[:1]:
         case b"a":
             return (7, None, "", [], (), False, None, b"", False)
         case b"b":
-            return (8, 5, "", [], (), False, None, b"", False)
+            return (8, BUDGETS_MS[frame[1]], "", [], (), False, None, b"", False)
     return None
 
 
@@ -215,18 +219,23 @@ def take_in_and_compare(rnd: random.Random) -> None:
     now = 1000.0
     plan = Plan(rnd.choice([0.0, 0.025, 0.025, 0.025]), load_s=rnd.choice([5e-6, 5e-5, 1e-3]))
     plan.commit_s, plan.trust = rnd.choice([0.001, 0.012]), rnd.choice([1.0, 0.4])
-    plan.committing_load = rnd.choice([0, 0, 9, 60])
+    plan.committing_load = rnd.choice([0, 0, 9, 60, 300])
     plan.committing_since = now - 0.0005 if plan.committing_load else None
     peers = [Nobody() for _ in range(rnd.choice([1, 3, 6, 40]))]
-    odd, spread_s = rnd.choice([b"bc", b""]), rnd.choice([0.0, 0.0, 0.001, 0.03])
+    odd, spread_s = rnd.choice([b"bc", b"", b"b" * 60]), rnd.choice([0.0, 0.0, 0.001, 0.03])
+    budgets = [rnd.randrange(len(BUDGETS_MS)) for _ in range(rnd.choice([1, 2, 6]))]
     biased = [*peers, *peers[:1] * rnd.choice([0, 3])]
-    frames = [
-        (rnd.choice(biased), rnd.choice(b"a" * 30 + odd).to_bytes() + bytes(rnd.randrange(2000)))
-        for _ in range(200)
-    ]
+    kinds = b"a" * 30 + odd
+
+    def frame_of() -> bytes:
+        made = bytes([rnd.choice(kinds), rnd.choice(budgets)])
+        return made + bytes(rnd.randrange(2000))
+
+    frames = [(rnd.choice(biased), frame_of()) for _ in range(200)]
     promised = rnd.choice([0.0, 0.0, 0.5, 1.0])
     stamps = [(now - rnd.random() * spread_s, rnd.random() < promised) for _ in frames]
     requests_max, peer_max, room = rnd.choice([40, 1000]), rnd.choice([30, 1000]), 600
+    bulk_alone = rnd.random() < 0.5
     waits = peers[-1] if rnd.random() < 0.3 and len(peers) > 1 else None
 
     def office() -> tuple[Admission, Tally]:
@@ -238,6 +247,8 @@ def take_in_and_compare(rnd: random.Random) -> None:
         if waits is not None:
             account = admission.accounts[waits] = Account(waits)
             account.waiting = 1
+        if bulk_alone:
+            admission._budgeted_at = -inf
         return admission, tally
 
     def state(admission: Admission, tally: Tally, at: int, left: int, large: bool) -> Any:
@@ -245,22 +256,25 @@ def take_in_and_compare(rnd: random.Random) -> None:
         accounts = {peers.index(one): (account.load, account.waiting) for one, account in held}
         counts = [peer.under_way for peer in peers]
         company = (admission.alone(peers[0], now + 2), admission.last_peer, admission.load)
-        return at, left, large, tally.statistics(), accounts, counts, company
+        later = [
+            moment for moment in (now, now + 0.9) if (admission.gate(moment).terms or [False])[-1]
+        ]
+        return at, left, large, tally.statistics(), accounts, counts, company, later
 
     # the compiled one
     admission, tally = office()
     requests: list[Any] = []
     terms = admission.gate(now).terms
     assert terms is not None
-    desk_of = (admission.accounts, tally, admission, read, requests_max, peer_max, 4, OVER)
-    at, whole, count, load, large, peer, company = compiled.take_in(
+    desk_of = (admission.accounts, tally, admission, read, requests_max, peer_max, 4, OVER, TARGET)
+    at, whole, count, load, large, peer, company, budgeted = compiled.take_in(
         frames, stamps, 0, requests, desk_of, terms, admission.load, room, tally.under_way,
         admission.last_peer,
     )  # fmt: skip
     if count:
         tally.received += count
         tally.under_way += count
-        admission.charged(load, peer, company, now)
+        admission.charged(load, peer, company, budgeted, now)
     quick = state(admission, tally, at, room - load, large)
 
     # its twin, as the desk has it
@@ -271,10 +285,17 @@ def take_in_and_compare(rnd: random.Random) -> None:
         written = read(frame)
         lets = left > 0 and gate.lets_in(peer, len(frame), arrived, known)
         full = tally.under_way >= requests_max or peer.under_way >= peer_max
-        if not lets or full or written is None or written[1] is not None:
-            assert whole == (written if lets and not full else None)
+        if not lets or full or written is None:
+            assert whole is None
             break
-        request = Request(peer, written[0], arrived, tally)
+        request = Request(peer, written[0], arrived, Tally())
+        request.budget_ms, request.tally = written[1], tally
+        if not admission.may_go_on(request, len(frame), now):
+            peer.under_way -= 1
+            assert whole == written
+            break
+        tally.received += 1
+        tally.under_way += 1
         admission.charge(request, load_of(len(frame)), now)
         left -= request.load
         large = large or request.load > 4
