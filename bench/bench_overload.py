@@ -8,7 +8,8 @@ one that sums up:
     goodput         acknowledged and within the budget, a second
     accepted_…_ms   from the frame's arrival to the end of its commit, as the engine says
     client_p99_ms   from the moment when it was due to the answer, as the client sees it
-    refusal_…_ms    the same of those that were refused
+    refusal_…_ms    the same of those that were refused: at the door (`door_…`), or given up after
+                    they had been let in and a stall had overtaken them (`given_up_…`)
     unsent          not sent, because the connection had not taken what was sent before
     commit_p99_ms   of a bare SQLite commit of one row beside it, twenty a second
 
@@ -139,6 +140,12 @@ def sum_up(
         accepted_p99_ms_worst=max(step["accepted_p99_ms"] or 0 for step in found),
         refusal_p99_ms_to_150=max(
             by_share[share]["refusal_p99_ms"] or 0 for share in STEPS if share <= 1.5
+        ),
+        door_p99_ms_worst=max(step["door_p99_ms"] or 0 for step in found),
+        given_up=round(
+            sum(step["given_up_per_second"] for step in found)
+            / max(1, sum(step["offered_per_second"] for step in found)),
+            5,
         ),
         refusal_p99_ms_worst=max(step["refusal_p99_ms"] or 0 for step in found),
         over_budget=round(late / max(1, acked), 5),

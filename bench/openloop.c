@@ -36,7 +36,7 @@ typedef struct {
     const double *due;
     double *sent, *answered, *total_ms;
     int8_t *code;
-    uint8_t *within;
+    uint8_t *within, *given_up;
 } Columns;
 
 /* Those who were refused and have to stay away: until when. */
@@ -173,8 +173,10 @@ take(const Columns *to, const uint8_t *reply, size_t bytes, double now, int *ok)
                 break;
             }
         to->within[place] = reply[bytes - 1] == 0xC3;
-    } else
+    } else {
         to->code[place] = memmem(reply, bytes, "overloaded", 10) ? REFUSED : FAILED;
+        to->given_up[place] = memmem(reply, bytes, "waited too long", 15) != NULL;
+    }
     return 1;
 }
 

@@ -182,7 +182,8 @@ class Outcome:
     """What became of the requests of one run, a row each. Times in seconds since its beginning.
 
     `total_ms` is the engine's own measure (nan where it refused), `within` whether it called that
-    within the budget. `client_share` is what the load itself took of a core.
+    within the budget, `given_up` whether what it refused had been let in before. `client_share` is
+    what the load itself took of a core.
     """
 
     due: Any
@@ -191,6 +192,7 @@ class Outcome:
     code: Any
     total_ms: Any
     within: Any
+    given_up: Any
     seconds: float
     client_s: float = 0.0
     client_share: float = 0.0
@@ -201,7 +203,7 @@ class Outcome:
         count = len(due)
         return cls(
             due, np.full(count, np.nan), np.full(count, np.nan), np.full(count, WAITING, np.int8),
-            np.full(count, np.nan), np.zeros(count, bool), seconds,
+            np.full(count, np.nan), np.zeros(count, bool), np.zeros(count, bool), seconds,
         )  # fmt: skip
 
     def latency_ms(self, code: int, since: Any = None) -> Any:
@@ -214,6 +216,8 @@ class Outcome:
         """The figures that every bench shows."""
         ok = self.code == OK
         totals = np.sort(self.total_ms[ok])
+        gone = (self.code == REFUSED) & self.given_up
+        took_ms = (self.answered - self.due) * 1000
         late = int((~self.within[ok]).sum())
         return {
             "offered_per_second": round(len(self.code) / self.seconds),
@@ -230,6 +234,9 @@ class Outcome:
             "client_p99_ms": at(self.latency_ms(OK), 0.99),
             "refusal_p50_ms": at(self.latency_ms(REFUSED), 0.5),
             "refusal_p99_ms": at(self.latency_ms(REFUSED), 0.99),
+            "door_p99_ms": at(np.sort(took_ms[(self.code == REFUSED) & ~self.given_up]), 0.99),
+            "given_up_per_second": round(int(gone.sum()) / self.seconds, 1),
+            "given_up_p99_ms": at(np.sort(took_ms[gone]), 0.99),
             "refusal_from_sent_p99_ms": at(self.latency_ms(REFUSED, self.sent), 0.99),
             "sent_late_p99_ms": at(
                 np.sort((self.sent - self.due)[self.code != WAITING]) * 1000, 0.99
@@ -351,13 +358,14 @@ class Columns(ctypes.Structure):
         ("count", ctypes.c_int64), ("base", ctypes.c_int64), ("due", ctypes.c_void_p),
         ("sent", ctypes.c_void_p), ("answered", ctypes.c_void_p), ("total_ms", ctypes.c_void_p),
         ("code", ctypes.c_void_p), ("within", ctypes.c_void_p),
+        ("given_up", ctypes.c_void_p),
     )  # fmt: skip
 
     @classmethod
     def of(cls, outcome: Outcome, first_id: int) -> "Columns":
         """To be filled in by requests whose ids rise by one from this one."""
         each = (outcome.due, outcome.sent, outcome.answered, outcome.total_ms, outcome.code,
-                outcome.within)  # fmt: skip
+                outcome.within, outcome.given_up)  # fmt: skip
         return cls(len(outcome.due), first_id, *(one.ctypes.data for one in each))
 
 

@@ -23,7 +23,7 @@ from math import ceil, inf
 from typing import Any, Final, NamedTuple
 
 from palyra_actors.actors.steering import COMPANY_S, RETRY_MS_MAX, TARGET, Plan, load_of
-from palyra_actors.actors.work import Peer, Request
+from palyra_actors.actors.work import Peer, Request, waited_too_long
 
 LOBBY_LOAD_MIN: Final = 500
 """Load that may wait in the lobby however short the patience is: a round's slice, so that the next
@@ -182,7 +182,7 @@ class Account:
 
 class Admission:
     """On the loop's thread. `refuse` is called for each write that is sent away, with the
-    milliseconds after which it should come back.
+    milliseconds after which it should come back, but for those that were let in already.
 
     Attributes:
         load: under way, of all connections together.
@@ -517,7 +517,11 @@ class Admission:
         account.left(one)
 
     def _send_away(self, one: Waiting, now: float) -> None:
-        self._refuse(one.request, self._retry_ms(one.request.peer, one.load, now))
+        retry_ms = self._retry_ms(one.request.peer, one.load, now)
+        if one.promised:
+            one.request.fail(waited_too_long(retry_ms))
+        else:
+            self._refuse(one.request, retry_ms)
 
     def retry_ms(self, peer: Peer, frame_bytes: int, now: float) -> int:
         """When a write of that size should come back that is refused at once."""
@@ -615,7 +619,7 @@ class Gate:
         self._committing_load = plan.committing_load
         self._idle_from = now - TARGET * budget_s
         self._promised_from = now - budget_s + own_s
-        self._opens_at = self._idle_from + own_s
+        self._opens_at = self._idle_from + own_s + plan.pause_s
         self._load_per_s = plan.trust / plan.load_s
 
     @property

@@ -16,7 +16,7 @@ import msgspec
 from palyra_actors.domain.fact import Change, Fact
 from palyra_actors.domain.run import Run
 from palyra_actors.domain.session import Draft
-from palyra_actors.errors import InternalFault, PalyraError, StorageUnavailable
+from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.wire import codec
 from palyra_actors.wire.messages import EventResult
 
@@ -211,6 +211,15 @@ class Request:
     def item(self, body: Any) -> None:
         """Send one item of a stream."""
         self.peer.send(codec.encode_item(self.id, body))
+
+
+def waited_too_long(retry_after_ms: int) -> Overloaded:
+    """The refusal of a write that was let in: nothing of it was begun."""
+    return Overloaded(
+        "it has waited too long to be durable within its budget",
+        hint="nothing was stored; send it again later",
+        retry_after_ms=max(1, retry_after_ms),
+    )
 
 
 class Nobody:
