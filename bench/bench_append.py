@@ -93,9 +93,11 @@ def bare_loop(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
     path = str(folder / "bare.db")
     writer = open_writer(path, synchronous="full", cache_bytes=64 << 20, wal_keep_bytes=16 << 20)
     migrate(writer, path)
+    own = os.open(path, os.O_RDONLY)  # closed with the process: SQLite's locks go with it
     checkpointer = Checkpointer(
         open_checkpointer(path, synchronous="full"), path,
-        checkpoint_bytes=4 << 20, wal_bytes_max=256 << 20, monotonic=time.monotonic,
+        checkpoint_bytes=4 << 20, finish_bytes=12 << 20, wal_bytes_max=256 << 20,
+        monotonic=time.monotonic, sync=lambda: os.fdatasync(own),
     )  # fmt: skip
     leave, tidy = threading.Event(), threading.Event()
 

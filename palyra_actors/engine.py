@@ -75,6 +75,10 @@ log = logging.getLogger(__name__)
 STOP_S_MAX: Final = 5.0
 READER_CACHE_BYTES: Final = 16 * 1024 * 1024
 OWNER_LOOK_S: Final = 0.5
+WAL_FULL: Final = 0.75
+"""Of the WAL's room that is kept, how much is in use before the writer pauses to start it anew:
+each time all who write wait for a sync of the database."""
+
 FILE_REPLACED: Final = "the database file was replaced or unlinked"
 WAL_REPLACED: Final = (
     "the database's WAL was replaced or unlinked: end the engine with SIGTERM, which puts what the "
@@ -573,6 +577,8 @@ class Works:
             checkpoint_bytes=storage.checkpoint_bytes,
             wal_bytes_max=storage.wal_bytes_max,
             monotonic=self.clock.monotonic,
+            finish_bytes=max(storage.checkpoint_bytes, int(WAL_FULL * storage.wal_keep_bytes)),
+            sync=self.lock.sync,
         )
 
     def _checkpointed(self, wants_tidy: bool, over_limit: bool) -> None:

@@ -81,6 +81,14 @@ QUICK_S: Final = 0.002
 QUICK_AFTER: Final = 4
 """Commits below this, once so many were measured, are quick."""
 
+PAUSE_S_FIRST: Final = 0.003
+PAUSE_MAX: Final = 0.4
+"""Of the budget, what a pause of the writer's is expected to take at most: whatever the last one
+took, something is let in before it."""
+
+PAUSE_FADES: Final = 0.8
+"""What is left of the longest pause from one to the next."""
+
 EPOCH_S: Final = 0.1
 """How often the caution is reconsidered."""
 
@@ -127,8 +135,8 @@ class Measured:
 
 @dataclass(slots=True)
 class Plan:
-    """What is decided now. The controller writes it; `committing_since` and `committing_load` are
-    the writer's to set.
+    """What is decided now. The controller writes it; `committing_since`, `committing_load`
+    and what concerns pauses are the writer's to set.
 
     Attributes:
         budget_s: of a write that names none; 0: none.
@@ -142,6 +150,9 @@ class Plan:
         quick: commits are so fast that waiting for one costs less than a change of threads.
         committing_since: when the commit under way began, None: there is none.
         committing_load: what is in it.
+        pause_s: what a pause is expected to take that is to come before long; 0.0: none is.
+        pausing: what is under way is no commit but a pause.
+        tidy_s: what a pause is expected to take.
         refused: writes sent away since the group before, by their work; admission counts.
         beyond_s: what writes took since then beyond what their load tells; admission counts.
         measured_at: when the last commit ended.
@@ -159,20 +170,23 @@ class Plan:
     quick: bool = False
     committing_since: float | None = None
     committing_load: int = 0
+    pause_s: float = 0.0
+    pausing: bool = False
+    tidy_s: float = PAUSE_S_FIRST
     refused: float = 0
     beyond_s: float = 0.0
     measured_at: float = 0.0
 
     def rest_s(self, now: float) -> float:
-        """How long the commit under way is expected to go on.
+        """How long the commit under way, or the pause, is expected to go on.
 
         One that takes longer than expected is expected to take as long again.
         """
         since = self.committing_since
         if since is None:
             return 0.0
-        elapsed = now - since
-        return self.commit_s - elapsed if elapsed < self.commit_s else elapsed
+        elapsed, expected = now - since, self.tidy_s if self.pausing else self.commit_s
+        return expected - elapsed if elapsed < expected else elapsed
 
     def durable_s(self, now: float) -> float:
         """When what is staged now is expected to be durable, in how many seconds. On a slow disk
@@ -184,7 +198,7 @@ class Plan:
 
         Negative: even with none it would be late.
         """
-        spare = TARGET * budget_s - self.durable_s(now) - (now - arrived)
+        spare = TARGET * budget_s - self.durable_s(now) - self.pause_s - (now - arrived)
         return spare * self.trust / self.load_s
 
     def in_time(self, now: float, arrived: float, budget_s: float) -> bool:
@@ -195,6 +209,17 @@ class Plan:
         """The load that may be queued before a write without a budget."""
         share = BULK if company else TARGET
         return share * (self.budget_s or BUDGET_S_DEFAULT) / self.load_s
+
+    def pause(self, now: float) -> None:
+        """The pause that was to come begins."""
+        self.committing_since, self.pausing, self.pause_s = now, True, 0.0
+
+    def go_on(self, now: float) -> None:
+        """It is over, or whatever else was under way that is no commit."""
+        if self.pausing and self.committing_since is not None:
+            took_s = max(now - self.committing_since, PAUSE_FADES * self.tidy_s)
+            self.tidy_s = min(took_s, PAUSE_MAX * (self.budget_s or BUDGET_S_DEFAULT))
+        self.committing_since, self.pausing = None, False
 
     def trouble(self, now: float) -> str | None:
         """Why writes are slower than they should be; None: they are not."""

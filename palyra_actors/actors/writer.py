@@ -31,8 +31,8 @@ from palyra_actors.actors.retry import (
     refusal_of_several,
     sift,
 )
-from palyra_actors.actors.steering import Measured, Plan, Times, WriterStatistics
-from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping, unknown
+from palyra_actors.actors.steering import BUDGET_S_DEFAULT, Measured, Plan, Times, WriterStatistics
+from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping, unknown, waited_too_long
 from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
@@ -51,9 +51,10 @@ LATE_LOOK_S: Final = 0.005
 """How often it is looked, while a COMMIT takes longer than a budget, who has waited too long."""
 
 TIDY_LOAD_MAX: Final = 64
-TIDY_WAIT_S: Final = 0.25
+TIDY_WAIT_S: Final = BUDGET_S_DEFAULT
 """Before more than this load is queued, or at last after this time, the WAL's rest is moved: a few
-milliseconds in which no group is committed."""
+milliseconds in which no group is committed. Whoever comes meanwhile is let in as far as that pause
+leaves room; to wait for longer makes it longer, for more is to be moved by then."""
 
 COMMIT_HERE: Final = True
 """A lone unit is committed on the loop's thread while commits are quick.
@@ -149,6 +150,7 @@ class Writer(PooledActor):
     def tidy(self) -> None:
         """Before the next group, let the WAL start anew. Any thread."""
         if self._tidy_wanted is None:
+            self._plan.pause_s = self._plan.tidy_s
             self._tidy_wanted = self._loop.clock.monotonic()
 
     def chore(self, work: Chore) -> None:
@@ -257,7 +259,7 @@ class Writer(PooledActor):
                 return
             if self._failing is None and self._may_tidy():  # each chore would make it longer
                 self._tidy_wanted, self._tidying = None, True
-                self._plan.committing_since = self._loop.clock.monotonic()
+                self._plan.pause(self._loop.clock.monotonic())
                 self._committer.tidy(self._storage, lambda: self._loop.call_soon(self._tidied))
                 self._look_for_stall()
                 return
@@ -427,11 +429,7 @@ class Writer(PooledActor):
         latest = self._loop.clock.monotonic() + (0.0 if plan.slow else plan.commit_s)
         if not queue[0].is_late(latest, self._budget_ms):
             return
-        refusal = Overloaded(
-            "it has waited too long to be durable within its budget",
-            hint="nothing was stored; send it again later",
-            retry_after_ms=max(1, round((plan.rest_s(latest) + plan.commit_s) * 1000)),
-        )
+        refusal = waited_too_long(round((plan.rest_s(latest) + plan.commit_s) * 1000))
         late = {unit: refusal for unit in queue if unit.is_late(latest, self._budget_ms)}
         self._eject([], late)
 
@@ -464,7 +462,7 @@ class Writer(PooledActor):
 
     def _tidied(self) -> None:
         self._tidying = False
-        self._plan.committing_since = None
+        self._plan.go_on(self._loop.clock.monotonic())
         self._tell()
 
     def _tell(self) -> None:

@@ -122,6 +122,16 @@ class DatabaseLock:
         links = os.fstat(self._descriptor).st_nlink
         return (named.st_dev, named.st_ino) == self._identity and links >= 1
 
+    def sync(self) -> None:
+        """Let what was written into the locked file be on its disk, beside whoever writes into it:
+        this descriptor is the only one of ours that SQLite's locks survive.
+
+        Raises:
+            OSError: the disk failed. SQLite's own descriptors are told so, too.
+        """
+        if self._descriptor is not None:
+            os.fdatasync(self._descriptor)
+
     def stamp(self) -> tuple[int, int]:
         """When the locked file was changed last, wherever it is by now, and its size."""
         if self._descriptor is None:

@@ -4,7 +4,9 @@ Two hands move the WAL's pages into the database, because one cannot do it under
 
 * `Checkpointer.step`, on a thread of its own with a connection of its own, does the bulk passively:
   the writer goes on meanwhile. What it appends in that time stays behind, so the WAL never starts
-  again from its beginning by this alone while writes follow each other closely.
+  again from its beginning by this alone while writes follow each other closely. Nor does SQLite
+  sync the database then, for that it does only once all is moved: `sync` does, or the next hand
+  would sync all of it while the writer waits (`bench/bench_overload.py`).
 * `finish`, on the writer's own connection between two transactions, moves that small rest. Nobody
   appends then, so the next write starts the WAL anew and the file does not grow.
 
@@ -99,6 +101,8 @@ class Checkpointer:
         connection: from `connection.open_checkpointer`, used by nobody else.
         path: of the database.
         checkpoint_bytes: of WAL not yet moved that are worth a checkpoint.
+        finish_bytes: of WAL in use that are worth a pause of the writer's; None: as many.
+        sync: lets what is in the database be on its disk; raises OSError.
         wal_bytes_max: of WAL in use from which on `over_limit` is reported.
         monotonic: seconds.
 
@@ -114,14 +118,18 @@ class Checkpointer:
         checkpoint_bytes: int,
         wal_bytes_max: int,
         monotonic: Callable[[], float],
+        finish_bytes: int | None = None,
+        sync: Callable[[], None] = lambda: None,
     ) -> None:
         if not 0 < checkpoint_bytes < wal_bytes_max:
             raise ValueError("wal_bytes_max has to be above checkpoint_bytes, and both above 0")
         self._connection = connection
         self._path = os.path.realpath(path)
         self._checkpoint_bytes = checkpoint_bytes
+        self._finish_bytes = checkpoint_bytes if finish_bytes is None else finish_bytes
         self._wal_bytes_max = wal_bytes_max
         self._monotonic = monotonic
+        self._sync = sync
         self._frame_bytes = frame_bytes(connection)
         self._lock = threading.Lock()
         self._statistics = CheckpointStatistics(0, 0, 0.0, 0.0, 0, 0, 0, None)
@@ -138,7 +146,7 @@ class Checkpointer:
         """One passive checkpoint if it is due or forced; None if not, or if `finish` is at it.
 
         Raises:
-            apsw.Error: the disk failed. The WAL still holds everything; try again later.
+            apsw.Error, OSError: the disk failed. The WAL still holds everything; try again later.
         """
         if not (force or self.due()):
             return None
@@ -146,6 +154,7 @@ class Checkpointer:
         try:
             before = wal_state(self._connection)
             done = _checkpoint(self._connection)
+            self._sync()
             after = wal_state(self._connection)
             used = wal_used_bytes(after, self._frame_bytes)
             if (
@@ -156,7 +165,7 @@ class Checkpointer:
                 used = 0
         except apsw.BusyError:
             return None
-        except apsw.Error:
+        except (apsw.Error, OSError):
             self._count_failure()
             raise
         seconds = self._monotonic() - began
@@ -167,7 +176,7 @@ class Checkpointer:
             file_bytes=wal_bytes(self._path),
             seconds=seconds,
             held_by_reader=done.remaining > 0,
-            wants_finish=done.remaining == 0 and used >= self._checkpoint_bytes,
+            wants_finish=done.remaining == 0 and used >= self._finish_bytes,
             over_limit=used > self._wal_bytes_max,
         )
         self._count(report)

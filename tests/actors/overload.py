@@ -47,9 +47,15 @@ class Bucket:
 
 
 class Engine:
-    """The model. `disk(t)`: how long a commit that begins then takes, in seconds."""
+    """The model. `disk(t)`: how long a commit that begins then takes, in seconds. `pauses`: how
+    often no group may be begun, for how long, and for how long that is announced before."""
 
-    def __init__(self, disk: Callable[[float], float], peers: int = 4) -> None:
+    def __init__(
+        self,
+        disk: Callable[[float], float],
+        peers: int = 4,
+        pauses: tuple[float, float, float] | None = None,
+    ) -> None:
         self.controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
         self.plan = self.controller.plan
         self.admission = Admission(self.plan, self._refuse)
@@ -61,6 +67,8 @@ class Engine:
         self.group: list[Request] = []
         self.times: tuple[float, float, float] = (0.0, 0.0, 0.0)
         self.ended = 0.0
+        self.pauses = pauses
+        self.pause_at = 0.0 if pauses is None else pauses[0]
         self.buckets: list[Bucket] = []
         self.per_peer: dict[Any, list[int]] = {peer: [0, 0] for peer in self.peers}
 
@@ -103,7 +111,7 @@ class Engine:
         while (one := self.admission.next(self.now)) is not None:
             self._admit(one.request)
         self._refuse_late()
-        if self.queue and not self.group:
+        if self.queue and not self.group and not self._pauses():
             events = min(len(self.queue), self.plan.group_events)
             self.group = [self.queue.popleft() for _ in range(events)]
             staged = self.now + events * LOAD * LOAD_S
@@ -113,6 +121,22 @@ class Engine:
         bucket = self.bucket
         bucket.trouble += self.plan.trouble(self.now) is not None
         bucket.commit_s = self.disk(self.now)
+
+    def _pauses(self) -> bool:
+        """As the writer does for the rest of a checkpoint."""
+        if self.pauses is None:
+            return False
+        (every_s, takes_s, ahead_s), plan = self.pauses, self.plan
+        if plan.pausing:
+            assert plan.committing_since is not None
+            if self.now >= plan.committing_since + takes_s:
+                plan.go_on(self.now)
+                self.pause_at = self.now + every_s
+        elif self.now >= self.pause_at:
+            plan.pause(self.now)
+        elif ahead_s and self.now >= self.pause_at - ahead_s:
+            plan.pause_s = plan.tidy_s
+        return plan.pausing
 
     def _refuse_late(self) -> None:
         latest = self.now + (0 if self.plan.slow else self.plan.commit_s)

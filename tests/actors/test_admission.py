@@ -467,10 +467,15 @@ def test_what_was_promised_room_waits_for_its_turn_as_long_as_it_can_be_in_time(
     door.admission.wait(waits, bytes(BYTES), "a", promised=True)
     assert door.pump() == [waits]
     late = Request(peer, 3, door.now, door.tally)
+    late.admission = door.admission
     door.admission.wait(late, bytes(BYTES), "a", promised=True)
     door.now += 1.0
     assert door.pump() == []
-    assert [request for request, _ in door.sent_away] == [unpromised, late]
+    assert [request for request, _ in door.sent_away] == [unpromised]
+    assert late.answered
+    assert b"it has waited too long" in peer.frames[-1], "it was let in: this is no refusal at once"
+    assert b"it could not be durable" in peer.frames[0]
+    assert door.tally.overloaded == door.tally.refused == 3
 
 
 def test_the_door_is_told_what_is_queued_and_who_has_how_much_of_it(door: Door) -> None:

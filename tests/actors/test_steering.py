@@ -3,6 +3,7 @@
 import pytest
 
 from palyra_actors.actors.steering import LOAD_S_FIRST, TRUST_MIN, Controller, Plan, Times, load_of
+from palyra_actors.actors.writer import TIDY_WAIT_S
 from tests.actors.overload import BUCKET_S, BUDGET_S, CAPACITY, Bucket, Engine, disk_story
 
 
@@ -157,6 +158,40 @@ def test_the_work_of_refusing_is_not_taken_for_what_load_costs() -> None:
         controller.plan.refused += 1_000
         controller.observe(a_group(0.001, 1 + number / 100, load=30, busy_s=1_030 * 10e-6))
     assert controller.plan.load_s == pytest.approx(10e-6, rel=0.05)
+
+
+@pytest.mark.parametrize("times_capacity", [0.9, 1.5, 10.0])
+def test_a_pause_that_was_announced_makes_few_late(times_capacity: float) -> None:
+    rates = [times_capacity * CAPACITY / 4] * 4
+    late = []
+    for ahead_s in (TIDY_WAIT_S, 0.0):
+        engine = Engine(quick, pauses=(0.2, 0.008, ahead_s))
+        buckets = engine.run(3.0, lambda _: rates)[5:]
+        late.append(sum(bucket.late for bucket in buckets))
+        assert max(wait for bucket in buckets for wait in bucket.refusals) <= 0.005
+    announced, unannounced = late
+    assert announced <= unannounced / 3
+    assert unannounced > 20, "otherwise nothing is shown here"
+
+
+def test_a_pause_is_expected_to_take_what_the_ones_before_did_but_never_all_there_is() -> None:
+    plan = Plan(BUDGET_S, load_s=10e-6)
+    room = plan.room(1.0, 1.0, BUDGET_S)
+    plan.pause(1.0)
+    plan.go_on(1.006)
+    assert plan.tidy_s == pytest.approx(0.006)
+    assert plan.room(2.0, 2.0, BUDGET_S) == pytest.approx(room), "none is to come"
+    plan.pause_s = plan.tidy_s
+    assert plan.room(2.0, 2.0, BUDGET_S) == pytest.approx(room - 0.006 / 10e-6)
+    plan.pause(2.0)
+    assert plan.rest_s(2.001) == pytest.approx(0.005)
+    plan.go_on(2.5)
+    plan.pause_s = plan.tidy_s
+    assert plan.room(3.0, 3.0, BUDGET_S) > 0
+    for at in range(3, 23):
+        plan.pause(at)
+        plan.go_on(at + 0.002)
+    assert plan.tidy_s == pytest.approx(0.002)
 
 
 def test_caution_makes_room_smaller_and_never_closes_it() -> None:

@@ -86,6 +86,20 @@ def test_being_refused_costs_the_holder_none_of_its_locks(database: Path) -> Non
     assert len(after) == len(before)
 
 
+def test_a_sync_of_the_file_costs_sqlite_none_of_its_locks(database: Path) -> None:
+    lock = DatabaseLock.acquire(database)
+    connection = opened(database)
+    inode = database.stat().st_ino
+    before = [x for x in Path("/proc/locks").read_text().split("\n") if f":{inode} " in x]
+    lock.sync()
+    after = [x for x in Path("/proc/locks").read_text().split("\n") if f":{inode} " in x]
+    connection.close()
+    lock.release()
+    lock.sync()  # nothing is locked: nothing is done
+    assert any("POSIX" in line for line in before)
+    assert after == before
+
+
 def test_the_file_is_free_again_after_the_release(database: Path) -> None:
     lock = DatabaseLock.acquire(database)
     lock.release()

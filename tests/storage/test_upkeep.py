@@ -1,7 +1,8 @@
 """Checkpoints beside the writer, and the room the file takes."""
 
+import errno
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from palyra_actors.engine import Engine
 from palyra_actors.errors import InternalFault
 from palyra_actors.storage.connection import open_checkpointer, open_reader, open_writer
 from palyra_actors.storage.journal import JournalReader
+from palyra_actors.storage.lock import DatabaseLock
 from palyra_actors.storage.port import Selection
 from palyra_actors.storage.upkeep import (
     Checkpointer,
@@ -56,13 +58,21 @@ def checkpointer(
     checkpointer.close()
 
 
-def made(connection: apsw.Connection, path: Path, clock: ManualClock) -> Checkpointer:
+def made(
+    connection: apsw.Connection,
+    path: Path,
+    clock: ManualClock,
+    finish_bytes: int | None = None,
+    sync: Callable[[], None] = lambda: None,
+) -> Checkpointer:
     return Checkpointer(
         connection,
         path,
         checkpoint_bytes=THRESHOLD,
         wal_bytes_max=LIMIT,
         monotonic=clock.monotonic,
+        finish_bytes=finish_bytes,
+        sync=sync,
     )
 
 
@@ -161,6 +171,50 @@ def test_a_step_beside_an_open_transaction_wants_a_finish(
     assert wal_state(writer).frames < 10, "it began anew"
 
 
+def test_the_writer_is_not_made_to_pause_for_a_wal_that_has_room(
+    writer: apsw.Connection, database: Path, clock: ManualClock
+) -> None:
+    connection = open_checkpointer(database, synchronous="full")
+    checkpointer = made(connection, database, clock, finish_bytes=3 * THRESHOLD)
+    wants: list[bool] = []
+    while len(wants) < 3:
+        write_pages(writer, 20)
+        writer.execute("BEGIN IMMEDIATE").fetchall()  # as a busy one does: the WAL goes on
+        report = checkpointer.step()
+        write_pages(writer, 2)
+        writer.execute("COMMIT").fetchall()
+        assert report is not None
+        wants.append(report.wants_finish)
+    assert wants == [False, False, True]
+    checkpointer.close()
+
+
+def test_what_a_step_beside_a_writer_moves_is_synced_before_the_writer_pauses(
+    writer: apsw.Connection, database: Path, clock: ManualClock
+) -> None:
+    """SQLite syncs the database only where all is moved: the rest of it would be the pause's."""
+    connection = open_checkpointer(database, synchronous="full")
+    synced: list[int] = []
+    checkpointer = made(
+        connection, database, clock, sync=lambda: synced.append(wal_state(writer).moved)
+    )
+    assert checkpointer.step() is None
+    write_pages(writer, 30)
+    report = checkpointer.step()
+    assert report is not None
+    assert synced == [report.moved_frames], "after it, and not when none was due"
+
+    def fails() -> None:
+        raise OSError(errno.EIO, "the disk")
+
+    write_pages(writer, 30)
+    checkpointer._sync = fails
+    with pytest.raises(OSError, match="the disk"):
+        checkpointer.step()
+    assert checkpointer.statistics().failures == 1
+    checkpointer.close()
+
+
 def test_a_finish_leaves_a_large_rest_to_a_step(writer: apsw.Connection) -> None:
     write_pages(writer, 30)
     assert not finish(writer, frames_max=10)
@@ -236,6 +290,18 @@ def test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_
         works.until("ready")
         assert works.append(event(session)).numbers() == [len(numbers) + 1]
         works.assert_at_rest()
+
+
+def test_an_engine_syncs_what_a_checkpoint_has_moved(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, done = threading.Event(), threading.Event()
+    monkeypatch.setattr(DatabaseLock, "sync", lambda _: synced.set())
+    with Engine.open(database, NO_BUDGET) as engine:
+        engine.append([Event(new_id(), "message_received", {"n": 1})])
+        engine._works.checkpoints.urge(done.set)
+        assert done.wait(30)
+        assert synced.is_set()
 
 
 def test_a_page_ends_with_what_it_has_once_its_snapshot_is_old(database: Path) -> None:

@@ -153,6 +153,7 @@ def test_what_waited_too_long_behind_other_work_on_the_file_is_refused_before_th
         else:
             monkeypatch.setattr(works.writer._storage, "tidy", wait)
             works.writer.tidy()
+            assert works.controller.plan.pause_s > 0, "whoever comes now has to bear the pause"
             append(home.connect(), new_id())  # it is done before the next group
         assert stuck.wait(DEADLINE_S)
         ids = [append(wire, new_id()) for _ in range(8)]
@@ -160,8 +161,11 @@ def test_what_waited_too_long_behind_other_work_on_the_file_is_refused_before_th
         assert {reply["id"] for reply in replies} == set(ids)
         assert {reply["err"]["code"] for reply in replies} == {"overloaded"}
         assert not over.is_set()
+        assert works.controller.plan.pausing is (which == "checkpoint")
+        assert works.controller.plan.pause_s == 0
     finally:
         gate.set()
+    eventually(wire, lambda stats: not works.controller.plan.pausing)
 
 
 def test_a_bulk_load_waits_for_room_and_is_written_in_the_order_in_which_it_was_sent(
