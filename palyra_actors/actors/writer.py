@@ -48,7 +48,7 @@ PROBE_S: Final = 0.4
 """How often it is tried whether a disk that took a group no more takes one again."""
 
 LATE_LOOK_S: Final = 0.005
-"""How often it is looked, while a COMMIT takes longer than a budget, who has waited too long."""
+"""How often it is looked, while a COMMIT takes longer than this, who has waited too long."""
 
 TIDY_LOAD_MAX: Final = 64
 TIDY_WAIT_S: Final = BUDGET_S_DEFAULT
@@ -404,19 +404,19 @@ class Writer(PooledActor):
     def _look_for_stall(self) -> None:
         if not self._looking and self._budget_ms:
             self._looking = True
-            self._loop.call_later(self._budget_ms / 1000, self._look_at_stall)
+            self._loop.call_later(LATE_LOOK_S, self._look_at_stall)
 
     def _look_at_stall(self) -> None:
-        """A COMMIT, a chore or the rest of a checkpoint that takes longer than a budget: whoever
-        waits for it is told in time."""
+        """A COMMIT, a chore or the rest of a checkpoint that does not end: whoever waits behind it
+        is told as soon as his time is up."""
         since = self._plan.committing_since
         self._looking = since is not None
         if since is None:
             return
-        left = since + self._budget_ms / 1000 - self._loop.clock.monotonic()
+        left = since + LATE_LOOK_S - self._loop.clock.monotonic()
         if left <= 0:
             self._refuse_late()
-        self._loop.call_later(max(left, LATE_LOOK_S), self._look_at_stall)
+        self._loop.call_later(left if left > 0 else LATE_LOOK_S, self._look_at_stall)
 
     def _refuse_late(self) -> None:
         """Refuse what has waited so long that it would be late, before it costs a transaction.
