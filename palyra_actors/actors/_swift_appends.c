@@ -380,7 +380,7 @@ swift_answer(PyObject *module, PyObject *args)
  * what has come in by now. `load` and `slice` are as of the beginning of the call. */
 typedef struct {
     PyObject *accounts, *tally, *admission, *read_append; /* of the desk */
-    Py_ssize_t requests_max, peer_requests_max;
+    Py_ssize_t requests_max, peer_requests_max, walked_bytes;
     long large_load;
     double over, target;
     double budget_s, committing_load, idle_from, promised_from, opens_at, load_per_s; /* of the gate */
@@ -470,6 +470,7 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
     PyObject *peer = PyTuple_GET_ITEM(arrival, 0), *frame = PyTuple_GET_ITEM(arrival, 1);
     PyObject *arrived = PyTuple_GET_ITEM(stamp, 0), *account;
     if (door->slice - door->came <= 0 || !PyBytes_CheckExact(frame) || !PyFloat_CheckExact(arrived) ||
+        PyBytes_GET_SIZE(frame) >= door->walked_bytes || /* too long with the interpreter's lock */
         door->under_way + door->taken + 1 > door->requests_max)
         return 0;
     long load = LOAD_OF_REQUEST + (long)(PyBytes_GET_SIZE(frame) >> LOAD_SHIFT), held = 0;
@@ -538,7 +539,7 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
 }
 
 /* take_in(arrivals, stamps, start, requests, (accounts, tally, admission, read_append, requests_max,
- *         peer_requests_max, large load, over, target), gate's terms, load, slice, under_way, last peer)
+ *         peer_requests_max, large load, over, target, walked bytes), gate's terms, load, slice, under_way, last peer)
  *     -> (where it stopped, what was read of that one or None, requests, load, whether one was large,
  *         the last peer, whether several have come, whether one has no budget but the engine's or less) */
 static PyObject *
@@ -548,11 +549,11 @@ swift_take_in(PyObject *module, PyObject *args)
     Door door = {0};
     PyObject *arrivals, *stamps;
     Py_ssize_t at;
-    if (!PyArg_ParseTuple(args, "O!O!nO!(O!OOOnnldd)(ddddddddp)lllO:take_in", &PyList_Type, &arrivals,
+    if (!PyArg_ParseTuple(args, "O!O!nO!(O!OOOnnlddn)(ddddddddp)lllO:take_in", &PyList_Type, &arrivals,
                           &PyList_Type, &stamps, &at, &PyList_Type, &door.requests, &PyDict_Type,
                           &door.accounts, &door.tally, &door.admission, &door.read_append,
                           &door.requests_max, &door.peer_requests_max, &door.large_load,
-                          &door.over, &door.target,
+                          &door.over, &door.target, &door.walked_bytes,
                           &door.budget_s, &door.committing_load, &door.idle_from,
                           &door.promised_from, &door.opens_at, &door.load_per_s, &door.bulk_room,
                           &door.bulk_room_alone, &door.company_of_bulk, &door.load,

@@ -115,7 +115,7 @@ class Desk:
         self._with = (
             self.admission.accounts, office.tally, self.admission, read_append,
             office.requests_max, office.peer_requests_max, LARGE_LOAD, OVER,
-            TARGET,
+            TARGET, codec.WALKED_BYTES,
         )  # fmt: skip
         operations: dict[str, Callable[[Request, Any], None]] = {
             "journal.read": self._read,

@@ -23,10 +23,10 @@ from palyra_actors.domain.redact import (
 )
 from palyra_actors.domain.swift import compiled_redact
 from palyra_actors.domain.values import (
-    CONTAINERS,
     UNREADABLE,
     check_end,
     confirm,
+    container_bytes,
     count_pairs,
     decode,
     is_sound,
@@ -72,23 +72,19 @@ class Sealer:
                 raise too_large(len(blob), PAYLOAD_BYTES_MAX, _field(index))
         joined = b"".join(blobs)
         flags = self._look(joined)
-        marks = joined.translate(CONTAINERS)
         plain = flags == 0
         sealed: list[tuple[bytes, bool]] = []
-        at = 0
         for blob, kind in zip(blobs, kinds, strict=True):
-            end = at + len(blob)
             value = None
             if not (is_sound(blob) and _opens_map(blob)):
                 value = self._decoded(blob, len(sealed))
-                if marks.count(1, at, end) > VALUE_DEPTH_MAX:
+                if container_bytes(blob) > VALUE_DEPTH_MAX:
                     confirm(value, blob, _field(len(sealed)))
             if plain or (flags == TOKEN_TEXT and only_model_text(blob, value, kind)):
                 sealed.append((blob, False))
             else:
                 sealed.append(self._examine(blob, value, kind, len(sealed)))
             del value
-            at = end
         return sealed
 
     def nothing_in(self, payloads: bytes, odd_tokens: bool) -> bool:

@@ -195,7 +195,7 @@ def session_of(frame: bytes) -> str | None:
         else:
             body = fields_of(fields_of(frame).get("body", NO_FIELDS))
             items = read_items(body.get("events", NIL), APPEND_EVENTS_MAX)
-            events = [_decode_place(each) for each in items]
+            events = [_place_of(each) for each in items]
     except (msgspec.MsgspecError, UnicodeDecodeError, RecursionError):
         return None
     if not events:
@@ -204,6 +204,27 @@ def session_of(frame: bytes) -> str | None:
     if len(events) > 1 and any(event.session_id != session_id for event in events):
         return None
     return session_id
+
+
+def _place_of(event: Raw) -> _EventPlace:
+    """As `_decode_place`, which keeps the interpreter's lock while it passes over a large payload:
+    five nanoseconds for each null in it, 20 ms for a frame of them."""
+    if len(memoryview(event)) < LARGE_BYTES:
+        return _decode_place(event)
+    fields = fields_of(event)
+    return _decode_place(
+        _encode({key: fields[key] for key in _EventPlace.__struct_fields__ if key in fields})
+    )
+
+
+def has_few_events(frame: bytes) -> bool:
+    """Whether it is an append of events that are large by themselves."""
+    try:
+        body = fields_of(fields_of(frame).get("body", NO_FIELDS))
+    except (msgspec.MsgspecError, RecursionError):
+        return False
+    count = items_said(body.get("events", NIL))
+    return count is not None and 0 < count <= len(frame) // LARGE_BYTES
 
 
 def encode_ok(request_id: RequestId, body: Any) -> bytes:

@@ -266,7 +266,18 @@ def take_in_and_compare(rnd: random.Random) -> None:
     requests: list[Any] = []
     terms = admission.gate(now).terms
     assert terms is not None
-    desk_of = (admission.accounts, tally, admission, read, requests_max, peer_max, 4, OVER, TARGET)
+    desk_of = (
+        admission.accounts,
+        tally,
+        admission,
+        read,
+        requests_max,
+        peer_max,
+        4,
+        OVER,
+        TARGET,
+        1990,
+    )
     at, whole, count, load, large, peer, company, budgeted = compiled.take_in(
         frames, stamps, 0, requests, desk_of, terms, admission.load, room, tally.under_way,
         admission.last_peer,
@@ -285,7 +296,7 @@ def take_in_and_compare(rnd: random.Random) -> None:
         written = read(frame)
         lets = left > 0 and gate.lets_in(peer, len(frame), arrived, known)
         full = tally.under_way >= requests_max or peer.under_way >= peer_max
-        if not lets or full or written is None:
+        if not lets or full or written is None or len(frame) >= 1990:
             assert whole is None
             break
         request = Request(peer, written[0], arrived, Tally())

@@ -13,9 +13,10 @@ from hypothesis import strategies as st
 
 from palyra_actors.domain.swift import compiled
 from palyra_actors.errors import WIRE_ERRORS, Conflict, InternalFault, StorageUnavailable
+from palyra_actors.ids import format_ulid
 from palyra_actors.limits import TEXT_BYTES_MAX
 from palyra_actors.testing import hostile
-from palyra_actors.wire import codec, frames, places
+from palyra_actors.wire import append, codec, frames, places
 from palyra_actors.wire.messages import EventResult
 from palyra_actors.wire.operations import BODIES
 
@@ -489,3 +490,28 @@ def test_the_version_is_looked_at_first_however_deep_the_rest_is() -> None:
     with pytest.raises(codec.Unusable) as refused:
         codec.decode(frame)
     assert (refused.value.request_id, refused.value.error.code) == (7, "unsupported_version")
+
+
+def test_nothing_that_keeps_the_interpreters_lock_passes_over_a_large_payload(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    payload = msgpack.packb({"a": [None] * 200_000})
+    session = format_ulid(bytes(16))
+    usual = {"session_id": session, "kind": "x.a", "actor": "user", "ts_ms": 1}
+    ids = [format_ulid(bytes(15) + bytes((n,))) for n in range(4)]
+    raw = [msgpack.packb({"event_id": event_id, **usual}) for event_id in ids]
+    events = b"".join(b"\x86" + one[1:] + b"\xa7payload" + payload for one in raw)
+    head = msgpack.packb({"v": 1, "id": 1, "op": "journal.append"})
+    frame = b"\x84" + head[1:] + b"\xa4body\x81\xa6events\x94" + events
+    seen: list[int] = []
+    real = codec._decode_place
+
+    def passed(event: bytes | msgspec.Raw) -> Any:
+        seen.append(len(memoryview(event)))
+        return real(event)
+
+    monkeypatch.setattr(codec, "_decode_place", passed)
+    assert codec.session_of(frame) == session
+    assert len(seen) == 4
+    assert max(seen) < 100
+    assert type(append.decode(frame)) is codec.REQUEST_TYPES["journal.append"]
