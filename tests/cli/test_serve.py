@@ -1,0 +1,59 @@
+"""What a process that is an engine asks the system for."""
+
+import ctypes
+import os
+import struct
+import threading
+
+import pytest
+
+from palyra_actors.cli import serve
+
+SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
+FORM = "=IIQiIQQQ"  # struct sched_attr
+
+
+def asked() -> tuple[int, int, int]:
+    """Policy, niceness and turn of the calling thread, as the system has them."""
+    told = ctypes.create_string_buffer(struct.calcsize(FORM))
+    number = ctypes.c_long(SCHED_GETATTR[os.uname().machine])
+    assert ctypes.CDLL(None).syscall(number, 0, told, len(told), 0) == 0
+    _, policy, _, nice, _, turn_ns, _, _ = struct.unpack(FORM, told.raw)
+    return policy, nice, turn_ns
+
+
+def in_a_thread_of_its_own(nice: int) -> list[tuple[int, int, int]]:
+    """Before and after asking, and what a thread has that is started then."""
+    seen: list[tuple[int, int, int]] = []
+
+    def ask() -> None:
+        os.setpriority(os.PRIO_PROCESS, 0, nice)
+        seen.append(asked())
+        serve.ask_for_short_turns()
+        seen.append(asked())
+        child = threading.Thread(target=lambda: seen.append(asked()))
+        child.start()
+        child.join()
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    thread.join()
+    return seen
+
+
+@pytest.mark.skipif(
+    os.uname().machine not in SCHED_GETATTR, reason="the number of the call is not known here"
+)
+def test_threads_ask_for_short_turns_and_stay_as_nice_as_they_are() -> None:
+    before, after, of_a_child = in_a_thread_of_its_own(7)
+    assert before[:2] == after[:2] == (0, 7)
+    assert of_a_child == after
+    release = tuple(int(part) for part in os.uname().release.split(".")[:2])
+    if release >= (6, 12):  # an older one has turns of its own and takes none
+        assert before[2] != after[2] == serve.TURN_NS
+
+
+def test_where_the_call_is_not_known_nothing_changes(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(serve, "SCHED_SETATTR", {})
+    before, after, _ = in_a_thread_of_its_own(3)
+    assert before == after
