@@ -419,15 +419,15 @@ class Works:
             self.anchor.close()
         else:
             stopped = False
+        if self.door is not None:
+            if looped:
+                self.door.flush()
+            self.door.close()
         if self.abandoned and stopped and self.lock.made and not self.writer.head.seq:
             if self.had_no_anchor:
                 with contextlib.suppress(OSError):
                     os.unlink(self.anchor_path)
             self.lock.forsake()
-        if self.door is not None:
-            if looped:
-                self.door.flush()
-            self.door.close()
         if stopped:
             self.lock.release()
         return stopped

@@ -495,14 +495,17 @@ class Desk:
         self.to_reader(Verify(request, from_seq, body.to_seq, expect))
 
     def to_reader(self, message: Any) -> None:
-        """Pass a message to the next reader that has room. Raises Overloaded."""
+        """Pass a message to the next reader that has nothing to do, or else to the next that has
+        room. Raises Overloaded."""
         readers = self._office.readers
-        for _ in readers:
-            self._next_reader = (self._next_reader + 1) % len(readers)
+        places = [(self._next_reader + 1 + n) % len(readers) for n in range(len(readers))]
+        places.sort(key=lambda place: not readers[place].actor_inbox.is_free)  # type: ignore[attr-defined]
+        for place in places:
             try:
-                readers[self._next_reader].tell(message)
+                readers[place].tell(message)
             except MailboxFull:
                 continue
+            self._next_reader = place
             return
         raise Overloaded("too many reads are waiting", retry_after_ms=RETRY_AFTER_MS)
 

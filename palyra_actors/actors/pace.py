@@ -4,12 +4,17 @@ Pace is each work's own. The Room is everybody's: all upkeep together, and long 
 what writes leave.
 """
 
+import logging
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 from palyra_actors.runtime.dispatcher import Loop
+from palyra_actors.runtime.mailbox import MailboxFull
+
+log = logging.getLogger(__name__)
 
 SLICE_S: Final = 0.0025
 """What a slice is to take of the time of those who wait for it: a tenth of their budget."""
@@ -44,9 +49,10 @@ class Pace:
 class Room:
     """While clients write, slices come one after the other, whosever they are, and after each there
     is a rest that is the longer the longer it took. While nobody does, all of them come at once.
+    Reads and all else take turns, so that many of the ones keep none of the others waiting long.
 
     `in_company` says whether clients write, from any thread; `pressed` whether their writes are
-    near their budget. All else but `rest` is the loop's thread's.
+    near their budget. All else but `open` and `rest` is the loop's thread's.
     """
 
     def __init__(
@@ -55,19 +61,26 @@ class Room:
         self._loop = loop
         self._in_company = in_company
         self._pressed = pressed
-        self._waiting: deque[Callable[[], None]] = deque()
+        self._reads: deque[Callable[[], None]] = deque()
+        self._others: deque[Callable[[], None]] = deque()
+        self._was_read = False  # the last slice that began
         self._began: float | None = None  # the slice that is under way
         self._free_at = 0.0
-        self._looking = False
+        self._looking = self._beginning = False
 
     @property
     def open(self) -> bool:
         """Whether nobody has to ask. Any thread."""
-        return not (self._waiting or self._in_company())
+        return not (self._reads or self._others or self._in_company())
 
-    def ask(self, slice_: Callable[[], None]) -> None:
-        """Begin a slice when it is its turn, maybe at once. Whoever does it says what it `took`."""
-        self._waiting.append(slice_)
+    @property
+    def reads_waiting(self) -> int:
+        return len(self._reads)
+
+    def ask(self, slice_: Callable[[], None], *, read: bool = False) -> None:
+        """Begin a slice when it is its turn, maybe at once. Whoever does it says what it `took`.
+        One that raises MailboxFull stays the first of its line, and is tried again."""
+        (self._reads if read else self._others).append(slice_)
         self._look()
 
     def took(self, seconds: float) -> None:
@@ -82,24 +95,61 @@ class Room:
         """For a thread of somebody's own that works in slices: one took so long, and this returns
         when the next one may begin."""
         turn = threading.Event()
+        go_on = turn.set
 
         def ask() -> None:
             self.took(took_s)
-            self.ask(turn.set)
+            self.ask(go_on)
 
         self._loop.call_soon(ask)
-        turn.wait(REST_S_MAX)
+        if not turn.wait(REST_S_MAX):
+            self._loop.call_soon(lambda: self._forget(go_on))
+
+    def _forget(self, slice_: Callable[[], None]) -> None:
+        """It has begun without its turn, which would be nobody's otherwise."""
+        with suppress(ValueError):
+            self._others.remove(slice_)
+        self._look()
 
     def _look(self) -> None:
-        while self._waiting:
-            now = self._loop.clock.monotonic()
-            if self._in_company():
-                under_way = self._began is not None and now < self._began + LOST_S
-                if under_way or now < self._free_at:
-                    self._look_later(LOOK_S if under_way else min(self._free_at - now, LOOK_S))
+        if self._beginning:
+            return  # whoever is at it goes on
+        self._beginning = True
+        try:
+            while self._reads or self._others:
+                if not self._may_begin() or not self._begin():
                     return
-            self._began = now
-            self._waiting.popleft()()
+        finally:
+            self._beginning = False
+
+    def _may_begin(self) -> bool:
+        if not self._in_company():
+            return True
+        now = self._loop.clock.monotonic()
+        under_way = self._began is not None and now < self._began + LOST_S
+        if under_way or now < self._free_at:
+            self._look_later(LOOK_S if under_way else min(self._free_at - now, LOOK_S))
+            return False
+        return True
+
+    def _begin(self) -> bool:
+        """Begin whoever is the next one. False: it cannot yet."""
+        reads = bool(self._reads) and not (self._others and self._was_read)
+        line = self._reads if reads else self._others
+        before, slice_ = self._began, line.popleft()
+        self._began = self._loop.clock.monotonic()
+        try:
+            slice_()
+        except MailboxFull:
+            self._began = before
+            line.appendleft(slice_)
+            self._look_later(LOOK_S)
+            return False
+        except Exception:  # the others have their turn all the same
+            log.exception("a slice could not begin")
+            self._began = None
+        self._was_read = reads
+        return True
 
     def _look_later(self, seconds: float) -> None:
         if not self._looking:

@@ -20,13 +20,13 @@ from palyra_actors.errors import (
     InternalFault,
     NotFound,
     OpenRefused,
+    Overloaded,
     PalyraError,
     StorageUnavailable,
 )
 from palyra_actors.limits import REPLY_PAYLOAD_BYTES_MAX
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Pool
-from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.storage.port import EventPage, Head, ReadSide, Selection
 from palyra_actors.wire import codec
 
@@ -36,6 +36,7 @@ SLICE_EVENTS_FIRST: Final = 250
 SLICE_EVENTS_MAX: Final = 4_000
 """Of a chain that is verified: as many as take `pace.SLICE_S`."""
 
+READ_RETRY_MS: Final = 25
 TRICKLE_ITEMS: Final = 8
 """Items of at most 64 KiB that a stream sends in one turn."""
 
@@ -117,6 +118,16 @@ class Verify:
     done: bool = field(default=False)
 
 
+def _is_new(message: "ReadPage | Trickle | Verify") -> bool:
+    """Whether nothing of it was done yet."""
+    match message:
+        case Trickle():
+            return message.going is None
+        case Verify():
+            return message.head is None
+    return True
+
+
 class Reader(PooledActor):
     """One connection, one message at a time."""
 
@@ -134,6 +145,7 @@ class Reader(PooledActor):
     ) -> None:
         super().__init__(pool, messages_max=messages_max)
         self._say_unread = unread
+        self._waiting_max = messages_max
         self._anchored = anchored
         self._connect = connect
         self._call_soon = call_soon
@@ -155,7 +167,7 @@ class Reader(PooledActor):
             case _ if self._room.open:
                 self._do_slice(message)
             case _:
-                self._call_soon(partial(self._room.ask, partial(self._let_in, message)))
+                self._call_soon(partial(self._stand_in_line, message))
 
     def _do_slice(self, message: Any) -> None:
         began = self._monotonic()
@@ -170,13 +182,14 @@ class Reader(PooledActor):
         finally:
             self._call_soon(partial(self._room.took, self._monotonic() - began))
 
-    def _let_in(self, message: Any) -> None:
-        """It is its turn. On the loop's thread."""
-        try:
-            self.actor_ref.tell(Due(message))
-        except MailboxFull:  # it is under way, and keeps its place
-            self._room.took(0.0)
-            self._room.ask(partial(self._let_in, message))
+    def _stand_in_line(self, message: Any) -> None:
+        """It asks for room, for which no more new ones wait than would fit into a mailbox. On the
+        loop's thread."""
+        if _is_new(message) and self._room.reads_waiting >= self._waiting_max:
+            refusal = Overloaded("too many reads are waiting", retry_after_ms=READ_RETRY_MS)
+            message.request.fail(refusal)
+            return
+        self._room.ask(lambda: self.actor_ref.tell(Due(message)), read=True)
 
     def on_failed(self, message: Any, error: BaseException) -> None:
         """Go on with a new connection; a stream that waits for its page is told."""
@@ -265,7 +278,7 @@ class Reader(PooledActor):
             if part.first_bad_seq is not None:
                 verify.first_bad_seq = part.first_bad_seq
             elif verify.next_seq <= last:
-                self.actor_ref.tell(verify)
+                self._call_soon(partial(self._stand_in_line, verify))
                 return
         bad = [seq for seq in (verify.first_bad_seq, verify.lost_from) if seq is not None]
         first_bad_seq = min(bad, default=None)

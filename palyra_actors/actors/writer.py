@@ -414,9 +414,9 @@ class Writer(PooledActor):
         if since is None:
             return
         left = since + LATE_LOOK_S - self._loop.clock.monotonic()
+        self._loop.call_later(left if left > 0 else LATE_LOOK_S, self._look_at_stall)
         if left <= 0:
             self._refuse_late()
-        self._loop.call_later(left if left > 0 else LATE_LOOK_S, self._look_at_stall)
 
     def _refuse_late(self) -> None:
         """Refuse what has waited so long that it would be late, before it costs a transaction.

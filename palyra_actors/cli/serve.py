@@ -99,9 +99,11 @@ def serve(wishes: Wishes) -> None:
 
 def ask_for_short_turns() -> None:
     """For the calling thread and those that it will start. Where the system knows of no such thing,
-    or does not allow it, nothing changes."""
+    or does not allow it, or where somebody has chosen another policy for us, nothing changes."""
     call = SCHED_SETATTR.get(platform.machine())
-    if call is None or not sys.platform.startswith("linux"):
+    if call is None or not sys.platform.startswith("linux") or sys.maxsize < 1 << 32:
+        return
+    if os.sched_getscheduler(0) != os.SCHED_OTHER:
         return
     nice = os.getpriority(os.PRIO_PROCESS, 0)
     # struct sched_attr: size, SCHED_OTHER, flags, nice, priority, runtime, deadline, period

@@ -1,12 +1,15 @@
 """What upkeep takes: the room that writes leave, slice by slice, and all of it where none come."""
 
+import inspect
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
 import pytest
 
+from palyra_actors.actors import pace
 from palyra_actors.actors.pace import (
+    LOOK_S,
     LOST_S,
     REST_S_MAX,
     SHARE,
@@ -15,6 +18,7 @@ from palyra_actors.actors.pace import (
     Pace,
     Room,
 )
+from palyra_actors.runtime.mailbox import MailboxFull
 from palyra_actors.testing.clock import ManualClock
 from palyra_actors.testing.sim import World
 from palyra_actors.testing.sim.peers import Asked, Order
@@ -127,6 +131,74 @@ def test_a_thread_of_somebodys_own_goes_on_when_it_is_its_turn(house: House) -> 
     assert house.begun == ["a", "b"]
 
 
+def test_whoever_finds_a_mailbox_full_is_tried_again_and_nobody_is_lost(house: House) -> None:
+    house.company = False
+    taken: list[str] = []
+
+    def let_in(name: str) -> None:
+        if len(taken) >= 3:
+            raise MailboxFull("3 messages are waiting")
+        taken.append(name)
+        house.begun.append(name)
+
+    names = [f"{place:04}" for place in range(5_000)]
+    for name in names:
+        house.room.ask(partial(let_in, name), read=True)
+    while len(house.begun) < len(names):
+        assert taken, "somebody came in"
+        taken.clear()
+        house.rounds.pass_on(LOOK_S)
+    assert house.begun == names
+
+
+def test_a_slice_that_fails_keeps_nobody(house: House) -> None:
+    def fail() -> None:
+        raise ValueError("no slice")
+
+    house.room.ask(fail)
+    house.ask("a")
+    assert house.begun == ["a"]
+
+
+def test_a_slice_that_is_over_at_once_begins_no_other_within_itself(house: House) -> None:
+    depth: list[int] = []
+
+    def slice_() -> None:
+        depth.append(len(inspect.stack()))
+        house.room.took(0.0)
+
+    house.room.took(100.0)
+    for _ in range(50):
+        house.room.ask(slice_)
+    house.company = False
+    house.rounds.pass_on(LOOK_S)
+    assert len(depth) == 50
+    assert len(set(depth)) == 1
+
+
+def test_reads_and_others_take_turns(house: House) -> None:
+    house.room.took(100.0)
+    for name in ("r1", "r2", "r3"):
+        house.room.ask(partial(house.begun.append, name), read=True)
+    house.ask("a", "b")
+    for _ in range(5):
+        house.rounds.pass_on(REST_S_MAX + 0.001)
+        house.room.took(100.0)
+    assert house.begun == ["r1", "a", "r2", "b", "r3"]
+
+
+def test_a_thread_that_went_on_without_its_turn_keeps_nobody_from_his(
+    house: House, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    house.room.took(100.0)
+    monkeypatch.setattr(pace, "REST_S_MAX", 0.0)  # it waits no longer
+    house.room.rest(0.0)
+    house.ask("a")
+    assert not house.begun
+    house.rounds.pass_on(REST_S_MAX + 0.001)
+    assert house.begun == ["a"]
+
+
 def test_a_pace_follows_what_the_last_slice_took() -> None:
     pace = Pace(100, 1_000)
     pace.took(SLICE_S / 10)
@@ -186,6 +258,20 @@ def test_whoever_waits_for_room_has_left_the_readers_to_others(world: World) -> 
     assert not any(one.replies for one in asked)
     world.settle()
     assert all("ok" in one.replies[0] for one in asked)
+
+
+def test_no_more_reads_wait_for_room_than_a_mailbox_takes(world: World) -> None:
+    peer = world.connect()
+    _append(world, peer)
+    world.running.room.took(100.0)
+    waiting_max = world.running.readers[0].actor_inbox.messages_max
+    asked = [_send(world, "journal.read") for _ in range(waiting_max + 20)]
+    world.settle()
+    told = [one.replies[0] for one in asked]
+    refused = [reply["err"] for reply in told if "err" in reply]
+    assert {error["code"] for error in refused} == {"overloaded"}
+    assert 0 < len(refused) <= 20
+    assert all("ok" in reply or "err" in reply for reply in told)
 
 
 def test_an_engine_that_stops_waits_for_no_rest(world: World) -> None:

@@ -22,12 +22,19 @@ def asked() -> tuple[int, int, int]:
     return policy, nice, turn_ns
 
 
-def in_a_thread_of_its_own(nice: int) -> list[tuple[int, int, int]]:
+@pytest.fixture(autouse=True)
+def shorter_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Than those of a command that another test has run in this process."""
+    monkeypatch.setattr(serve, "TURN_NS", serve.TURN_NS // 2)
+
+
+def in_a_thread_of_its_own(nice: int, policy: int = os.SCHED_OTHER) -> list[tuple[int, int, int]]:
     """Before and after asking, and what a thread has that is started then."""
     seen: list[tuple[int, int, int]] = []
 
     def ask() -> None:
         os.setpriority(os.PRIO_PROCESS, 0, nice)
+        os.sched_setscheduler(0, policy, os.sched_param(0))
         seen.append(asked())
         serve.ask_for_short_turns()
         seen.append(asked())
@@ -57,3 +64,12 @@ def test_where_the_call_is_not_known_nothing_changes(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(serve, "SCHED_SETATTR", {})
     before, after, _ = in_a_thread_of_its_own(3)
     assert before == after
+
+
+@pytest.mark.skipif(
+    os.uname().machine not in SCHED_GETATTR, reason="the number of the call is not known here"
+)
+def test_a_policy_that_somebody_has_chosen_stays() -> None:
+    before, after, of_a_child = in_a_thread_of_its_own(3, os.SCHED_BATCH)
+    assert before == after == of_a_child
+    assert after[0] == os.SCHED_BATCH
