@@ -8,8 +8,7 @@
  *
  * The first is the twin of what `Desk.serve` does with each frame, the second of `Appends.write` with
  * `SessionActor.hand_append`, the third of `group.lay_out_plainly`, the last of
- * `answers.answer_plainly`, which say what they mean. All take
- * what is usual and tell where something else stands: the twin goes on there, or does the whole
+ * `answers.answer_plainly`, which say what they mean. All take what is usual and tell where something else stands: the twin goes on there, or does the whole
  * group. Nothing is refused here.
  */
 #include "../domain/_swift_reply.h"
@@ -539,7 +538,8 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
 }
 
 /* take_in(arrivals, stamps, start, requests, (accounts, tally, admission, read_append, requests_max,
- *         peer_requests_max, large load, over, target, walked bytes), gate's terms, load, slice, under_way, last peer)
+ *         peer_requests_max, large load, over, target, walked bytes), gate's terms, load, slice,
+ *         under_way, last peer)
  *     -> (where it stopped, what was read of that one or None, requests, load, whether one was large,
  *         the last peer, whether several have come, whether one has no budget but the engine's or less) */
 static PyObject *
@@ -679,7 +679,8 @@ go_on_with(const Office *office, PyObject *request, PyObject *written, PyObject 
                         : PyObject_CallOneArg((PyObject *)&PyRange_Type, count);
     after = count == NULL ? NULL : PyNumber_Add(next, count);
     if (unit == NULL || portion == NULL || portions == NULL || bytes == NULL || indices == NULL ||
-        after == NULL || !PyTuple_Check(gone_on) || PyTuple_GET_SIZE(gone_on) != 2 || PyList_Append(portions, portion) < 0)
+        after == NULL || !PyTuple_Check(gone_on) || PyTuple_GET_SIZE(gone_on) != 2 ||
+        PyList_Append(portions, portion) < 0)
         goto end;
     put(unit, unit_request, request);
     put(unit, unit_events, count);

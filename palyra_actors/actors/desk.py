@@ -17,7 +17,7 @@ from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
-from palyra_actors.actors.reader import ReadPage, Verify
+from palyra_actors.actors.reader import ReadPage, Verify, too_many_reads
 from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.swift import compiled as swift
 from palyra_actors.actors.views import event_view, head_view
@@ -507,7 +507,7 @@ class Desk:
                 continue
             self._next_reader = place
             return
-        raise Overloaded("too many reads are waiting", retry_after_ms=RETRY_AFTER_MS)
+        raise too_many_reads()
 
     # -- journal: following -----------------------------------------------------------------------
 

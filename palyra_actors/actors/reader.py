@@ -118,6 +118,11 @@ class Verify:
     done: bool = field(default=False)
 
 
+def too_many_reads() -> Overloaded:
+    """The refusal of a read for which no mailbox, or no room, is left."""
+    return Overloaded("too many reads are waiting", retry_after_ms=READ_RETRY_MS)
+
+
 def _is_new(message: "ReadPage | Trickle | Verify") -> bool:
     """Whether nothing of it was done yet."""
     match message:
@@ -186,8 +191,7 @@ class Reader(PooledActor):
         """It asks for room, for which no more new ones wait than would fit into a mailbox. On the
         loop's thread."""
         if _is_new(message) and self._room.reads_waiting >= self._waiting_max:
-            refusal = Overloaded("too many reads are waiting", retry_after_ms=READ_RETRY_MS)
-            message.request.fail(refusal)
+            message.request.fail(too_many_reads())
             return
         self._room.ask(lambda: self.actor_ref.tell(Due(message)), read=True)
 

@@ -74,7 +74,8 @@ class Mailbox:
 
     @property
     def is_free(self) -> bool:
-        """Nothing waits and nobody has the turn. Only for the thread that runs the turns."""
+        """Nothing waits and nobody has the turn. For other threads than the one that runs the turns
+        it may be over by now."""
         return not (self._envelopes or self._held or self._turn.locked())
 
     def hold(self) -> None:
