@@ -8,8 +8,8 @@
  *
  * The first is the twin of what `Desk.serve` does with each frame, the second of `Appends.write` with
  * `SessionActor.hand_append`, the third of `group.lay_out_plainly`, the last of
- * `answers.answer_plainly`, which say what they mean. All take what is usual and tell where something else stands: the twin goes on there, or does the whole
- * group. Nothing is refused here.
+ * `answers.answer_plainly`, which say what they mean. All take what is usual and tell where something
+ * else stands: the twin goes on there, or does the whole group. Nothing is refused here.
  */
 #include "../domain/_swift_reply.h"
 
