@@ -44,6 +44,7 @@ from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.guard import RECEIVE_BUFFER_BYTES, Guard, Reading, received_bytes
 from palyra_actors.actors.statistics import DoorStatistics
 from palyra_actors.actors.steering import RETRY_MS_MAX
+from palyra_actors.clock import SystemClock
 from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
 from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
 from palyra_actors.runtime.dispatcher import Loop
@@ -341,7 +342,8 @@ class Door:
         elif self._ipc_path is not None:
             self._crowd = Crowd(self._ipc_path, self._by_connection, descriptors_max=self._room())
             self._crowd.start()
-        if self._gate is None and router.compiled is not None:
+        own_time = isinstance(self._loop.clock, SystemClock)  # which the porter stamps frames by
+        if self._gate is None and router.compiled is not None and own_time:
             self._porter = router.Porter(
                 self._socket,
                 append_bytes_max=REFUSED_BYTES_MAX,

@@ -1,6 +1,7 @@
 """The budget is kept, on a disk that stalls on command."""
 
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import pytest
 from palyra_actors.actors import router
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
+from palyra_actors.testing.clock import ManualClock
 from palyra_actors.testing.faults import FaultVFS, Operation
 from tests.system.harness import DEADLINE_S, House, Wire, event, eventually, house
 
@@ -279,3 +281,17 @@ def test_an_engine_that_stops_refuses_what_waits_at_the_door(home: House, disk: 
     stopping.join(DEADLINE_S)
     assert not stopping.is_alive()
     assert len(ids) == 200
+
+
+def test_the_time_of_a_clock_that_was_handed_in_is_the_only_one_that_counts(tmp_path: Path) -> None:
+    for now_s in (1.0, time.monotonic() + 1e6):
+        clock = ManualClock(monotonic=now_s)
+        with house(tmp_path / str(now_s), clock=clock, config=Config()) as home:
+            wire = home.connect()
+            for _ in range(20):
+                wire.append(event(new_id()))
+            ids = {append(wire, new_id()) for _ in range(64)}
+            replies = [wire.receive() for _ in ids]
+            assert {reply["id"] for reply in replies} == ids
+            spans = [reply["ok"]["timing"]["total_ms"] for reply in replies]
+            assert set(spans) == {0.0}
