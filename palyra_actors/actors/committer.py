@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable
 from typing import NamedTuple
 
-from palyra_actors.clock import Clock
+from palyra_actors.clock import Clock, SystemClock
 from palyra_actors.storage.port import Batch, CommitUnknown, Ended, WriteSide
 
 log = logging.getLogger(__name__)
@@ -41,8 +41,12 @@ class Committer:
         return storage.begin(batch, here)
 
     def ended(self, storage: WriteSide) -> Ended | None:
-        """How what was begun has ended, once; None: it has not yet."""
-        return storage.ended()
+        """How what was begun has ended, once; None: it has not yet. The storage reads the machine's
+        clock: by another one it ended now."""
+        ended = storage.ended()
+        if ended is None or isinstance(self._clock, SystemClock):
+            return ended
+        return ended._replace(at=self._clock.monotonic())
 
     def commit(self, storage: WriteSide) -> None:
         """Commit what is staged. The caller keeps its hands off the storage until `done`."""

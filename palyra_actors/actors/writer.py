@@ -379,8 +379,7 @@ class Writer(PooledActor):
         self._beside = False
         if ended.error is None or ended.staged:
             error = None if ended.error is None else CommitUnknown(ended.error)
-            now = self._loop.clock.monotonic()  # a clock that a test turns may be behind
-            self._committed(Committed(error, min(ended.at, now)))
+            self._committed(Committed(error, ended.at))
             return
         log.debug("a group is staged anew here: %s", ended.error)
         try:
