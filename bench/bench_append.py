@@ -49,11 +49,8 @@ RATE_GUESS = 400_000  # events a second that no shape reaches: how many frames t
 
 def through_engine(folder: Path, shape: str, seconds: float) -> dict[str, Any]:
     window, events, sessions = SHAPES[shape]
-    made = frames(
-        max(1000, int(RATE_GUESS * seconds / events / (20 if events == window == 1 else 2))),
-        events,
-        sessions,
-    )
+    part = 20 if window == 1 else 2 if events == 1 else 1
+    made = frames(max(1000, int(RATE_GUESS * seconds / events / part)), events, sessions)
     with engine(folder) as (endpoint, process):
         if window == 1:
             load = Load(endpoint)
