@@ -357,7 +357,7 @@ class Works:
         def attach() -> None:
             self.loop.attach(door)
             self.loop.after_round(door.flush)
-            self.writer.answered = door.flush
+            self.writer.settling.answered = door.flush
 
         self.loop.call_soon(attach)
         return self.endpoint

@@ -30,7 +30,7 @@ DEFECTS: Final = (
         _ACTORS + "writer.py",
         "        self._committer.commit(self._storage)\n        self._prepare(group)\n",
         "        self._prepare(group)\n"
-        "        answer(group, self._loop.clock.monotonic(), self._budget_ms)\n"
+        "        self.settling.settle(group, self._loop.clock.monotonic())\n"
         "        self._committer.commit(self._storage)\n",
         "tests/system/test_kill.py::test_a_slow_disk_changes_nothing_about_it",
     ),
@@ -261,7 +261,8 @@ DEFECTS: Final = (
         12, "a worker hears of a run before it is durable",
         _ACTORS + "writer.py",
         "        self._under_way(group)\n        if alone:\n",
-        "        self._under_way(group)\n        self._tell_entities(group)\n        if alone:\n",
+        "        self._under_way(group)\n        self.settling._tell_entities(group)\n"
+        "        if alone:\n",
         "tests/faults/test_group_failures.py"
         "::test_nobody_hears_of_a_run_before_it_is_durable",
     ),
@@ -280,8 +281,8 @@ DEFECTS: Final = (
     ),
     Defect(
         13, "health says nothing of a disk that takes no write",
-        _ACTORS + "writer.py",
-        "        self._rejected = reason\n", "        self._rejected = None\n",
+        _ACTORS + "rejection.py",
+        "        self.reason = reason\n", "        self.reason = None\n",
         "tests/faults/test_group_failures.py"
         "::test_health_turns_ready_by_itself_once_the_disk_takes_writes_again",
     ),
@@ -301,7 +302,7 @@ DEFECTS: Final = (
     ),
     Defect(
         14, "a listener that fails takes the writer along",
-        _ACTORS + "writer.py", 'log.exception("a group could not be published")', "raise",
+        _ACTORS + "settling.py", 'log.exception("a group could not be published")', "raise",
         "tests/faults/test_isolation.py"
         "::test_a_listener_that_fails_costs_no_reply_and_no_commit",
     ),

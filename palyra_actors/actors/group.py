@@ -33,9 +33,9 @@ _encode = msgspec.msgpack.Encoder().encode
 class Group:
     """What one COMMIT makes durable, and what to do once it has.
 
-    `began` and `staged` are monotonic seconds. `tails` and `names` are what stream ends and
-    principals' numbers become then; `owners` names tail and principal of each row of
-    `batch.events`.
+    `began` and `staged` are monotonic seconds; `load` is what admission counts. `tails` and `names`
+    are what stream ends and principals' numbers become then; `owners` names tail and principal of
+    each row of `batch.events`.
     """
 
     units: list[Unit]
@@ -49,6 +49,7 @@ class Group:
     owners: list[tuple[Tail, str]] = field(default_factory=list)
     answers: list[tuple[Unit, Any]] = field(default_factory=list)
     after: Head = NOTHING
+    load: int = 0
     starts: list[int] = field(default_factory=list)
     payload_bytes: int = 0
     told: list[Portion] = field(default_factory=list)

@@ -21,9 +21,9 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, ClassVar, Final, TypeAlias
 
-from palyra_actors.actors.answers import answer
 from palyra_actors.actors.committer import Committed, Committer
 from palyra_actors.actors.group import Group, fits, lay_out, prepare_answers
+from palyra_actors.actors.rejection import Rejection
 from palyra_actors.actors.retry import (
     Verdict,
     faulty,
@@ -31,7 +31,8 @@ from palyra_actors.actors.retry import (
     refusal_of_several,
     sift,
 )
-from palyra_actors.actors.steering import BUDGET_S_DEFAULT, Measured, Plan, Times, WriterStatistics
+from palyra_actors.actors.settling import Settling
+from palyra_actors.actors.steering import BUDGET_S_DEFAULT, Measured, Plan, WriterStatistics
 from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping, unknown, waited_too_long
 from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
@@ -43,9 +44,6 @@ log = logging.getLogger(__name__)
 
 REOPEN_S: Final = 0.25
 """How often a writer whose file cannot be opened tries again."""
-
-PROBE_S: Final = 0.4
-"""How often it is tried whether a disk that took a group no more takes one again."""
 
 LATE_LOOK_S: Final = 0.005
 """How often it is looked, while a COMMIT takes longer than this, who has waited too long."""
@@ -85,8 +83,7 @@ Chore: TypeAlias = Callable[[WriteSide], None]
 
 
 class Writer(PooledActor):
-    """Stages and commits. `published` gets each durable group, `measured` its times; `answered` is
-    called in between, when a group's answers are queued: who waits need not wait for the rest."""
+    """Stages and commits. `published` gets each durable group, `measured` its times."""
 
     late: ClassVar[bool] = True
 
@@ -105,31 +102,25 @@ class Writer(PooledActor):
         self._storage = storage
         self._plan = plan
         self.over_limit = False
-        self.answered: Callable[[], None] = _nothing
         self._budget_ms = budget_ms
-        self._published = published
-        self._measured = measured
+        self.settling = Settling(loop, budget_ms=budget_ms, published=published, measured=measured)
         self._committer = Committer(loop.clock, self._pass_on)
         self._queue: deque[Unit] = deque()
         self._told = False
         self._last_entity: EntityCalls | None = None
         self._company = 0  # groups for which more than one entity is taken to be writing
         self._group: Group | None = None
-        self._unanswered: tuple[Group, float, int] | None = None  # durable; when; its load
+        self._unanswered: tuple[Group, float] | None = None  # durable, and when
         self._beside = False  # the group is being written without us
-        self._ended_at = self._slept_s = 0.0  # of the group before
         self._looking = False
         self._failing: str | None = None
         self._refusing: str | None = None
-        self._rejected: str | None = None  # what the disk said to the last group it did not take
-        self._rejected_bytes = 0
-        self._probing = False
+        self._rejection = Rejection(loop, self.chore, lambda: self._failing is None)
         self._in_hand: list[Unit] = []  # being staged: neither queued nor in a group
         self._tidy_wanted: float | None = None
         self._tidying = False
         self._chores: deque[Chore] = deque()
         self._chored = False
-        self._groups = self._events = self._events_max = self._late = 0
         self._names = storage.names()
         self._head = storage.head()
 
@@ -188,13 +179,14 @@ class Writer(PooledActor):
         return bool(self._queue) or self._group is not None
 
     def statistics(self) -> WriterStatistics:
+        settled = self.settling
         return WriterStatistics(
-            self._groups,
-            self._events,
-            self._events_max,
-            self._late,
+            settled.groups,
+            settled.events,
+            settled.events_max,
+            settled.late,
             len(self._queue),
-            self._failing or self._rejected,
+            self._failing or self._rejection.reason,
         )
 
     def start_threads(self) -> None:
@@ -334,7 +326,7 @@ class Writer(PooledActor):
             if self._committer.begin(self._storage, group.batch, alone):
                 self._beside = True
                 if alone:  # it is through, and was a wait: no work of the loop's
-                    self._slept_s -= clock.monotonic() - group.staged
+                    self.settling.waited(clock.monotonic() - group.staged)
                     self.look()
                 else:
                     self._prepare(group)
@@ -350,7 +342,7 @@ class Writer(PooledActor):
         except StorageUnavailable as fault:
             self._group = None
             log.error("a group could not be written: %s", fault)
-            self._reject(str(fault), group)
+            self._rejection.note(str(fault), group)
             self._eject(units, dict.fromkeys(units, fault))
             return []
         except Exception as error:  # noqa: BLE001 - as above
@@ -358,7 +350,7 @@ class Writer(PooledActor):
         self._under_way(group)
         if alone:
             result = self._committer.commit_here(self._storage)
-            self._slept_s -= result.ended - group.staged  # a wait, and no work of the loop's
+            self.settling.waited(result.ended - group.staged)
             self._finish(result)
             self._answer()
             return []
@@ -370,7 +362,7 @@ class Writer(PooledActor):
     def _under_way(self, group: Group) -> None:
         plan = self._plan
         group.staged = plan.committing_since = self._loop.clock.monotonic()
-        plan.committing_load = sum(unit.request.load for unit in group.units)
+        plan.committing_load = group.load = sum(unit.request.load for unit in group.units)
 
     def look(self) -> None:
         """Whether the group that is written beside the interpreter is through. Each round."""
@@ -487,9 +479,7 @@ class Writer(PooledActor):
         next one may follow it."""
         group = self._group
         assert group is not None
-        plan = self._plan
-        plan.committing_since, load = None, plan.committing_load
-        plan.committing_load = 0
+        self._plan.committing_since, self._plan.committing_load = None, 0
         error = result.error
         if error is None and len(group.answers) < len(group.units):
             error = RuntimeError("its answers could not be made")
@@ -499,7 +489,7 @@ class Writer(PooledActor):
             return
         self._names.update(group.names)
         self._take_note(group)
-        self._unanswered = (group, result.ended, load)
+        self._unanswered = (group, result.ended)
 
     def _take_note(self, group: Group) -> None:
         """The file ends with this group."""
@@ -512,64 +502,16 @@ class Writer(PooledActor):
         """Everybody learns that the group before is durable, before anything else is answered."""
         if self._unanswered is None:
             return
-        (group, ended, load), self._unanswered = self._unanswered, None
+        (group, ended), self._unanswered = self._unanswered, None
         try:
-            self._settle(group, ended, load)
+            self._rejection.reason = None
+            self.settling.settle(group, ended)
         except BaseException:
             log.exception("a group could not be answered")
             for unit in group.units:
                 unit.request.fail(unknown("the answer could not be made"))
-            self._make_known(group)
+            self.settling.make_known(group)
             raise
-
-    def _settle(self, group: Group, ended: float, load: int) -> None:
-        events = len(group.batch.events)
-        self._groups += 1
-        self._events += events
-        self._events_max = max(self._events_max, events)
-        self._tell_entities(group)
-        answered = answer(group, ended, self._budget_ms)
-        self._late += answered.late
-        self._rejected = None
-        try:
-            self.answered()
-        except BaseException:
-            log.exception("the answers to a group could not be sent at once")
-        group.forget_units()
-        self._show(group)
-        try:
-            arrived = answered.arrived
-            busy_s = self._busy_s(ended, min(arrived, default=ended))
-            times = Times(
-                group.began, group.staged, ended, events, load, busy_s, len(arrived),
-                answered.pressed, answered.slowest_ms / 1000,
-            )  # fmt: skip
-            self._measured(Measured(times, arrived))
-        except BaseException:
-            log.exception("a group could not be measured")
-
-    def _busy_s(self, ended: float, came: float) -> float:
-        """How long the loop has worked since the group before, as far as it did not sleep. Before
-        the first of a group's requests `came`, none of it was for them."""
-        slept_s = self._loop.slept_s
-        busy_s = ended - self._ended_at - (slept_s - self._slept_s)
-        self._ended_at, self._slept_s = ended, slept_s
-        return min(busy_s, ended - came)
-
-    def _tell_entities(self, group: Group) -> None:
-        """Those of commands hear that they are durable, before anybody else does."""
-        for portion in group.told:
-            try:
-                portion.entity.written(portion)
-            except BaseException:
-                log.exception("an entity could not take note of what was written")
-
-    def _show(self, group: Group) -> None:
-        """Publish it. Whoever fails at that, the group is durable and the next one comes."""
-        try:
-            self._published(group)
-        except BaseException:
-            log.exception("a group could not be published")
 
     # -- what fails -------------------------------------------------------------------------------
 
@@ -578,7 +520,7 @@ class Writer(PooledActor):
             verdicts = sift(self._storage, group.units)
         except Exception as error:  # noqa: BLE001 - nothing is staged; that is all that matters
             log.error("a group that clashed could not be looked up: %s", error)
-            self._reject(str(error), group)
+            self._rejection.note(str(error), group)
             unread = StorageUnavailable(
                 f"the database could not be read: {error}",
                 hint="nothing was stored; send it again later",
@@ -673,7 +615,7 @@ class Writer(PooledActor):
             total_ms = (self._loop.clock.monotonic() - request.arrived) * 1000
             budget_ms = self._budget_ms if request.budget_ms is None else request.budget_ms
             within = budget_ms == 0 or total_ms <= budget_ms
-            self._late += not within
+            self.settling.late += not within
             timing = Timing(total_ms, 0.0, total_ms, within)
             answer = verdict.answer
             request.ok(
@@ -687,37 +629,6 @@ class Writer(PooledActor):
         unit.settle()
         unit.request.fail(error)
 
-    # -- a disk that takes nothing ----------------------------------------------------------------
-
-    def _reject(self, reason: str, group: Group) -> None:
-        """The disk did not take a group. Whether it would now is tried until it does: health does
-        not wait for somebody's write to find out."""
-        self._rejected = reason
-        self._rejected_bytes = sum(unit.payload_bytes for unit in group.units)
-        if not self._probing:
-            self._probing = True
-            self._loop.call_later(PROBE_S, self._probe)
-
-    def _probe(self) -> None:
-        if self._rejected is None:
-            self._probing = False
-        elif self._failing is None:
-            self.chore(self._try_disk)
-        else:
-            self._loop.call_later(PROBE_S, self._probe)
-
-    def _try_disk(self, storage: WriteSide) -> None:
-        """In the committer's thread."""
-        try:
-            storage.probe(self._rejected_bytes)
-            self._rejected = None
-        except StorageUnavailable as still:
-            log.debug("the disk takes nothing yet: %s", still)
-        self._loop.call_soon(self._probe_again)
-
-    def _probe_again(self) -> None:
-        self._loop.call_later(PROBE_S, self._probe)
-
     # -- a COMMIT that failed ---------------------------------------------------------------------
 
     def _recover(self, group: Group, error: BaseException) -> None:
@@ -728,14 +639,6 @@ class Writer(PooledActor):
         for unit in group.units:
             unit.request.fail(unknown(f"the commit failed half way: {error}"))
         self._reopen(group)
-
-    def _make_known(self, group: Group) -> None:
-        """A durable group whose requests were told that nobody knows."""
-        for unit in group.units:
-            unit.settle()
-        self._tell_entities(group)
-        group.forget_units()
-        self._show(group)
 
     def _reopen(self, group: Group) -> None:
         if self._refusing is not None:  # what has that name now is not our file
@@ -759,7 +662,7 @@ class Writer(PooledActor):
         self._names = names
         if head == group.after:
             self._take_note(group)
-            self._make_known(group)
+            self.settling.make_known(group)
         else:
             if head == group.before:
                 self._head = head
@@ -787,7 +690,3 @@ class Writer(PooledActor):
                 retry_after_ms=int(REOPEN_S * 1000),
             )
         return None
-
-
-def _nothing() -> None:
-    """Nobody waits for answers."""

@@ -12,7 +12,7 @@ import apsw
 import pytest
 
 from palyra_actors import engine
-from palyra_actors.actors import writer
+from palyra_actors.actors import rejection, writer
 from palyra_actors.actors.steering import Measured, Times
 from palyra_actors.api.events import new_id
 from palyra_actors.storage.beside import compiled
@@ -57,7 +57,8 @@ def test_a_group_that_is_not_held_is_written_beside_the_interpreter(
 def test_a_group_that_is_through_before_the_loop_goes_on_took_its_time_all_the_same(
     works: Rig,
 ) -> None:
-    committer, measured, seen = works.writer._committer, works.writer._measured, list[Times]()
+    committer, settling, seen = works.writer._committer, works.writer.settling, list[Times]()
+    measured = settling._measured
     begin = committer.begin
 
     def begin_and_wait(storage: Any, batch: Any, here: bool) -> bool:
@@ -67,7 +68,7 @@ def test_a_group_that_is_through_before_the_loop_goes_on_took_its_time_all_the_s
         seen.append(one.times)
         measured(one)
 
-    committer.begin, works.writer._measured = begin_and_wait, note
+    committer.begin, settling._measured = begin_and_wait, note
     works.append(event(new_id())).ok()
     works.on_loop(lambda: None)
     assert len(seen) == 1
@@ -76,7 +77,8 @@ def test_a_group_that_is_through_before_the_loop_goes_on_took_its_time_all_the_s
 
 def test_what_the_loop_did_before_a_request_came_is_not_counted_as_work_for_it(works: Rig) -> None:
     """Else a write after reads, or the first of an engine, would make all others look dear."""
-    measured, seen = works.writer._measured, list[Times]()
+    settling, seen = works.writer.settling, list[Times]()
+    measured = settling._measured
 
     def note(one: Measured) -> None:
         seen.append(one.times)
@@ -88,7 +90,7 @@ def test_what_the_loop_did_before_a_request_came_is_not_counted_as_work_for_it(w
             pass
         return until
 
-    works.writer._measured = note
+    settling._measured = note
     came = works.on_loop(work)
     works.append(event(new_id())).ok()
     works.on_loop(lambda: None)
@@ -315,7 +317,7 @@ def test_what_cannot_be_staged_is_refused_with_nothing_stored_and_writing_resume
 
 def test_health_turns_ready_by_itself_once_the_disk_takes_writes_again(works: Rig) -> None:
     """Nobody has to write to find that out."""
-    assert writer.PROBE_S + engine.OWNER_LOOK_S < 1.0, "within a second"
+    assert rejection.PROBE_S + engine.OWNER_LOOK_S < 1.0, "within a second"
     session = new_id()
     works.append(event(session)).ok()
     connection = works.writer._storage._connection
@@ -325,7 +327,7 @@ def test_health_turns_ready_by_itself_once_the_disk_takes_writes_again(works: Ri
 
     pages_max(1)
     assert works.append(event(session, payload={"text": "x" * 60_000})).code()[0] == "unavailable"
-    works.let_pass(3 * writer.PROBE_S)
+    works.let_pass(3 * rejection.PROBE_S)
     assert works.status() == "failing", "it is tried, and does not go"
     pages_max(1 << 20)
     works.until("ready")

@@ -278,14 +278,15 @@ def test_a_listener_that_fails_costs_no_reply_and_no_commit(
 ) -> None:
     session = new_id()
     name = "_published" if place == "publish" else "_measured"
-    fails = raising(error, getattr(works.writer, name), times=3)
+    settling = works.writer.settling
+    fails = raising(error, getattr(settling, name), times=3)
     told: list[Any] = []
 
     def listen(what: Any) -> None:
         told.append(what)
         fails(what)
 
-    patch.setattr(works.writer, name, listen)
+    patch.setattr(settling, name, listen)
     opened = works.writer._storage._connection
     for number in range(1, 5):
         assert works.append(event(session)).numbers() == [number]
