@@ -25,7 +25,7 @@ from typing import Any
 
 import zmq
 from load import FIRST_ID, Load, emit, engine, frames, reply_id, workspace
-from openloop import OK, OpenLoop, play
+from openloop import OK, OpenLoop, Tape, play
 
 FLOODS = {"batches": (16, 64), "singles": (256, 1)}  # requests in flight, events in each
 HOT_RATE, HOT_EVENTS = 625, 8  # requests a second, events in each
@@ -99,10 +99,11 @@ def flood(endpoint: str, shape: str, seconds: float) -> None:
         print(json.dumps({"events_per_second": taken, "p99_ms": p99}), flush=True)
         return
     window, events = FLOODS[shape]
-    made = frames(int(FLOOD_EVENTS_PER_SECOND_MAX * seconds / events), events, 1, 2, budget_ms=0)
+    count = int(FLOOD_EVENTS_PER_SECOND_MAX * seconds / events)
+    tape = Tape(frames(count, events, 1, 2, budget_ms=0))
     print("ready", flush=True)
     sys.stdin.readline()
-    result = play(endpoint, made, window, seconds)
+    result = play(endpoint, tape, window, seconds)
     print(json.dumps({**result, "events_per_second": result["per_second"] * events}), flush=True)
 
 

@@ -5,6 +5,7 @@ the machine's second core is spent on the engine and not on its client.
 """
 
 import json
+import mmap
 import os
 import random
 import signal
@@ -44,6 +45,14 @@ def workspace(folder: str | None = None) -> Iterator[Path]:
     """A folder on a real disk, removed at the end. tmpfs would make every sync free."""
     with tempfile.TemporaryDirectory(prefix="palyra-bench-", dir=folder or os.getcwd()) as name:
         yield Path(name)
+
+
+def touch_memory() -> None:
+    """Use half of the memory that is free, and give it back. On a virtual machine the first to use
+    a page waits for the host: that would be whoever writes files last, and not the other side."""
+    free_bytes = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | mmap.MAP_POPULATE
+    mmap.mmap(-1, free_bytes // 2, flags=flags).close()
 
 
 @contextmanager

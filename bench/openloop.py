@@ -325,17 +325,30 @@ class OpenLoop:
         return float(oks / took.value)
 
 
-def play(endpoint: str, made: list[bytes], window: int, seconds: float) -> dict[str, Any]:
+class Tape:
+    """Frames of requests whose ids rise by one, as they go over the wire. Half a gigabyte, maybe:
+    make it before the clock starts, and keep no other copy. Memory that is held here is memory that
+    the machine has to fetch for the engine, on a virtual one maybe for the first time."""
+
+    def __init__(self, made: list[bytes]) -> None:
+        rows = [zmtp(frame) for frame in made]
+        self.ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
+        self.data = b"".join(rows)
+        self.first_id = int(msgspec.msgpack.decode(made[0])["id"])
+
+    def __len__(self) -> int:
+        return len(self.ends)
+
+
+def play(endpoint: str, tape: Tape, window: int, seconds: float) -> dict[str, Any]:
     """`load.Load.run` by a client in C, which stays away after a refusal as long as it was told."""
     connection = Connection(endpoint)
-    rows = [zmtp(frame) for frame in made]
-    ends = np.cumsum([len(row) for row in rows], dtype=np.int64)
-    tape = b"".join(rows)  # half a gigabyte, maybe: not on the clock
-    outcome = Outcome.of(np.full(len(made), np.nan), seconds)
-    columns = Columns.of(outcome, int(msgspec.msgpack.decode(made[0])["id"]))
+    outcome = Outcome.of(np.full(len(tape), np.nan), seconds)
+    columns = Columns.of(outcome, tape.first_id)
     began = time.perf_counter()
     done = _compiled().load_play(
-        connection.socket.fileno(), tape, ends.ctypes.data, window, seconds, ctypes.byref(columns),
+        connection.socket.fileno(), tape.data, tape.ends.ctypes.data, window, seconds,
+        ctypes.byref(columns),
     )  # fmt: skip
     took = time.perf_counter() - began
     connection.close()
