@@ -165,7 +165,7 @@ def test_a_pause_that_was_announced_makes_few_late(times_capacity: float) -> Non
     rates = [times_capacity * CAPACITY / 4] * 4
     late = []
     for ahead_s in (TIDY_WAIT_S, 0.0):
-        engine = Engine(quick, pauses=(0.2, 0.008, ahead_s))
+        engine = Engine(quick, pauses=(0.2, 0.012, ahead_s))
         buckets = engine.run(3.0, lambda _: rates)[5:]
         late.append(sum(bucket.late for bucket in buckets))
         assert max(wait for bucket in buckets for wait in bucket.refusals) <= 0.005
