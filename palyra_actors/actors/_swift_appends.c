@@ -16,7 +16,7 @@
 #include <stddef.h>
 #include <structmember.h>
 
-enum { VERSION = 4 }; /* of what is agreed with actors/swift.py: another one is not used */
+enum { VERSION = 3 }; /* of what is agreed with actors/swift.py: another one is not used */
 
 #define NAMES(name)                                                                                \
     name(ok) name(under_way) name(acked) name(send) name(give_back_all) name(locked)               \
@@ -538,7 +538,7 @@ take_one(Door *door, PyObject *arrival, PyObject *stamp)
 }
 
 /* take_in(arrivals, stamps, start, requests, (accounts, tally, admission, read_append, requests_max,
- *         peer_requests_max, large load, over, walked bytes), gate's terms, load, slice,
+ *         peer_requests_max, large load, over, target, walked bytes), gate's terms, load, slice,
  *         under_way, last peer)
  *     -> (where it stopped, what was read of that one or None, requests, load, whether one was large,
  *         the last peer, whether several have come, whether one has no budget but the engine's or less) */
@@ -549,12 +549,12 @@ swift_take_in(PyObject *module, PyObject *args)
     Door door = {0};
     PyObject *arrivals, *stamps;
     Py_ssize_t at;
-    if (!PyArg_ParseTuple(args, "O!O!nO!(O!OOOnnldn)(dddddddddp)lllO:take_in", &PyList_Type, &arrivals,
+    if (!PyArg_ParseTuple(args, "O!O!nO!(O!OOOnnlddn)(ddddddddp)lllO:take_in", &PyList_Type, &arrivals,
                           &PyList_Type, &stamps, &at, &PyList_Type, &door.requests, &PyDict_Type,
                           &door.accounts, &door.tally, &door.admission, &door.read_append,
                           &door.requests_max, &door.peer_requests_max, &door.large_load,
-                          &door.over, &door.walked_bytes, &door.budget_s, &door.target,
-                          &door.committing_load, &door.idle_from,
+                          &door.over, &door.target, &door.walked_bytes,
+                          &door.budget_s, &door.committing_load, &door.idle_from,
                           &door.promised_from, &door.opens_at, &door.load_per_s, &door.bulk_room,
                           &door.bulk_room_alone, &door.company_of_bulk, &door.load,
                           &door.slice, &door.under_way, &door.last_peer))

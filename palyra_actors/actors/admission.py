@@ -22,7 +22,7 @@ from collections.abc import Callable
 from math import ceil, inf
 from typing import Any, Final, NamedTuple
 
-from palyra_actors.actors.steering import COMPANY_S, RETRY_MS_MAX, Plan, load_of
+from palyra_actors.actors.steering import COMPANY_S, RETRY_MS_MAX, TARGET, Plan, load_of
 from palyra_actors.actors.work import Peer, Request, waited_too_long
 
 LOBBY_LOAD_MIN: Final = 500
@@ -341,7 +341,7 @@ class Admission:
         self, account: Account | None, load: int, arrived: float, budget_s: float, now: float
     ) -> bool:
         if self.load <= 0:  # nothing is under way: it will never be better
-            return now - arrived < self.plan.target * budget_s
+            return now - arrived < TARGET * budget_s
         room = self.plan.room(now, arrived, budget_s)
         before = self.load - self.plan.committing_load
         return before + load <= room or self._squeezes_in(account, load, before, room)
@@ -357,7 +357,7 @@ class Admission:
 
     def _in_time(self, arrived: float, budget_s: float, now: float) -> bool:
         if self.load <= 0:  # as in `_fits`
-            return now - arrived < self.plan.target * budget_s
+            return now - arrived < TARGET * budget_s
         return self.plan.in_time(now, arrived, budget_s)
 
     def _fits_bulk(self, load: int, now: float) -> bool:
@@ -402,7 +402,7 @@ class Admission:
         elif bulk:
             refuse_at = request.arrived + budget_s - plan.commit_s
         elif promised:
-            refuse_at = request.arrived + plan.target * budget_s - plan.commit_s
+            refuse_at = request.arrived + TARGET * budget_s - plan.commit_s
         else:
             refuse_at = request.arrived + min(plan.patience_s, budget_s / 5)
         return Waiting(request, frame, message, load_of(len(frame)), refuse_at, bulk, promised)
@@ -617,28 +617,25 @@ class Gate:
         self._now = now
         self._budget_s = budget_s
         self._committing_load = plan.committing_load
-        self._idle_from = now - plan.target * budget_s
+        self._idle_from = now - TARGET * budget_s
         self._promised_from = now - budget_s + own_s
         self._opens_at = self._idle_from + own_s + plan.pause_s
-        self._load_per_s = plan.trust / plan.load_s
+        self._load_per_s = plan.load_per_s
 
     @property
     def now(self) -> float:
         return self._now
 
     @property
-    def terms(
-        self,
-    ) -> tuple[float, float, float, float, float, float, float, float, float, bool] | None:
+    def terms(self) -> tuple[float, float, float, float, float, float, float, float, bool] | None:
         """What `take_in` goes by; None: somebody has a debt, and each frame is looked at here."""
         admission = self._admission
         if admission._debts:
             return None
         plan = admission.plan
         return (
-            self._budget_s, plan.target, self._committing_load, self._idle_from,
-            self._promised_from, self._opens_at, self._load_per_s, plan.bulk_room(True),
-            plan.bulk_room(False),
+            self._budget_s, self._committing_load, self._idle_from, self._promised_from,
+            self._opens_at, self._load_per_s, plan.bulk_room(True), plan.bulk_room(False),
             self._now - admission._budgeted_at < COMPANY_S,
         )  # fmt: skip
 

@@ -18,7 +18,7 @@ from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify, too_many_reads
-from palyra_actors.actors.steering import Plan, load_of
+from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.swift import compiled as swift
 from palyra_actors.actors.views import event_view, head_view
 from palyra_actors.actors.work import Peer, Request, Tally, Unit, stopping
@@ -114,7 +114,8 @@ class Desk:
         self.admission = Admission(office.plan, Request.shed)
         self._with = (
             self.admission.accounts, office.tally, self.admission, read_append,
-            office.requests_max, office.peer_requests_max, LARGE_LOAD, OVER, codec.WALKED_BYTES,
+            office.requests_max, office.peer_requests_max, LARGE_LOAD, OVER,
+            TARGET, codec.WALKED_BYTES,
         )  # fmt: skip
         operations: dict[str, Callable[[Request, Any], None]] = {
             "journal.read": self._read,

@@ -8,10 +8,9 @@ when would it be durable?
     wait = its age + the rest of the commit under way + the load queued before it × `load_s`
     total = wait + its own commit, `commit_s`
 
-It comes in while `total` is at most the `target` of its budget. A disk whose commit alone takes
-more than that cannot keep the budget whatever is refused; then the wait alone has to fit (degraded,
-not down), and every answer says that it was late. No thread, no clock, no disk: times are
-arguments.
+It comes in while `total` is at most `TARGET` of its budget. A disk whose commit alone takes more
+than that cannot keep the budget whatever is refused; then the wait alone has to fit (degraded, not
+down), and every answer says that it was late. No thread, no clock, no disk: times are arguments.
 """
 
 from collections import deque
@@ -21,15 +20,14 @@ from typing import Final, NamedTuple
 BUDGET_S_DEFAULT: Final = 0.025
 """What an engine without a budget steers its groups by."""
 
-TARGET: Final = 0.6
-"""Of the budget, what a write may be expected to take while commits are quick: the rest is for what
-nobody expects, and a sync that takes ten times as long as the others comes several times a second
-(`bench/bench_overload.py`)."""
+TARGET: Final = 0.76
+"""Of the budget, what a write may be expected to take: the rest is for what nobody expects."""
 
-TARGET_MAX: Final = 0.76
-TARGET_MAX_FROM: Final = 0.3
-"""The same from where a commit takes so much of the budget, in between in proportion: so much less
-is left for waiting then, and each commit would find little to take along."""
+CAUTION: Final = 0.6
+"""Of the room for load, what is given: a loop that shares two processors with its client and its
+disk waits for one up to half of the time, now and then (`bench/bench_overload.py`). Commits and
+pauses are expected at what they take: with less than that left over, nothing would come in beside a
+pause."""
 
 SLOW_FROM: Final = 0.72
 SLOW_UNTIL: Final = 0.5
@@ -49,7 +47,7 @@ room that is left: this much is what they may add to anybody's wait (`bench/benc
 COMPANY_S: Final = 1.0
 """For how long after the last write with a budget bulk loads leave room."""
 
-LOAD_S_FIRST: Final = 15e-6
+LOAD_S_FIRST: Final = 10e-6
 LOAD_S_MIN: Final = 1e-6
 LOAD_S_MAX: Final = 1e-3
 LOAD_MEASURED_MIN: Final = 64
@@ -148,7 +146,6 @@ class Plan:
 
     Attributes:
         budget_s: of a write that names none; 0: none.
-        target: the share of a budget that a write may be expected to take.
         load_s: what a unit of load takes the loop.
         commit_s: what a commit is expected to take.
         group_s, group_events: how long a group is staged, and how many events that is.
@@ -168,7 +165,6 @@ class Plan:
     """
 
     budget_s: float
-    target: float = TARGET
     load_s: float = LOAD_S_FIRST
     commit_s: float = 0.001
     group_s: float = 0.003
@@ -208,8 +204,13 @@ class Plan:
 
         Negative: even with none it would be late.
         """
-        spare = self.target * budget_s - self.durable_s(now) - self.pause_s - (now - arrived)
-        return spare * self.trust / self.load_s
+        spare = TARGET * budget_s - self.durable_s(now) - self.pause_s - (now - arrived)
+        return spare * self.load_per_s
+
+    @property
+    def load_per_s(self) -> float:
+        """Load for which a second of the loop's time is expected to be enough."""
+        return CAUTION * self.trust / self.load_s
 
     def in_time(self, now: float, arrived: float, budget_s: float) -> bool:
         """Whether a write that arrived then is durable within its budget where it is staged now."""
@@ -217,7 +218,7 @@ class Plan:
 
     def bulk_room(self, company: bool) -> float:
         """The load that may be queued before a write without a budget."""
-        share = BULK if company else TARGET_MAX
+        share = BULK if company else TARGET
         return share * (self.budget_s or BUDGET_S_DEFAULT) / self.load_s
 
     def pause(self, now: float) -> None:
@@ -352,8 +353,6 @@ class Controller:
         slowest = max(seconds for _, seconds in self._commits)
         self._mean_s = min(self._mean_s, slowest)
         plan.commit_s = min(self._mean_s + self._deviation_s, slowest)
-        dear = min(1.0, plan.commit_s / (TARGET_MAX_FROM * budget_s))
-        plan.target = TARGET + (TARGET_MAX - TARGET) * dear
         plan.quick = len(self._commits) >= QUICK_AFTER and plan.commit_s < QUICK_S
         bound = SLOW_UNTIL if plan.slow else SLOW_FROM
         plan.slow = plan.commit_s > bound * budget_s

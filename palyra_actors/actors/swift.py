@@ -17,7 +17,7 @@ try:
 except ImportError:  # no compiler when it was installed, or none for this Python
     compiled: Any = None
 else:
-    compiled = _swift_appends if _swift_appends.VERSION == 4 else None
+    compiled = _swift_appends if _swift_appends.VERSION == 3 else None
     if compiled is not None:
         blank = Request(Nobody(), None, 0.0, Tally())
         compiled.setup(Request, Unit, Portion, Tail, Entity, Mailbox, Account, blank)

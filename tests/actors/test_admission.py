@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from palyra_actors.actors.admission import HEAVY_S, LINES_MAX, LOBBY_LOAD_MIN, PROMISED, Admission
-from palyra_actors.actors.steering import TARGET, Plan, load_of
+from palyra_actors.actors.steering import CAUTION, TARGET, Plan, load_of
 from palyra_actors.actors.work import Request, Tally
 from tests.actors.rig import Peer
 
@@ -66,8 +66,8 @@ def door() -> Door:
 
 def test_as_many_come_in_as_can_be_durable_in_time(door: Door) -> None:
     let_in = door.fill(Peer())
-    expected_s = len(let_in) * LOAD * door.plan.load_s + door.plan.commit_s
-    assert TARGET - 0.05 < expected_s <= TARGET
+    most_s = CAUTION * (TARGET - door.plan.commit_s)
+    assert most_s - 0.05 < len(let_in) * LOAD * door.plan.load_s <= most_s
 
 
 def test_who_finds_no_room_in_time_is_sent_away_with_when_to_come_back(door: Door) -> None:
@@ -227,7 +227,7 @@ def test_bulk_loads_leave_room_while_others_write_and_take_it_all_when_nobody_do
     assert polite.load
     in_company = len(beside.fill(Peer(), budget_ms=0))
     assert in_company * LOAD * beside.plan.load_s <= 0.12
-    assert alone > 4 * in_company
+    assert alone > 3 * in_company
 
 
 @pytest.mark.parametrize("company", [True, False])

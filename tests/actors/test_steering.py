@@ -2,7 +2,15 @@
 
 import pytest
 
-from palyra_actors.actors.steering import LOAD_S_FIRST, TRUST_MIN, Controller, Plan, Times, load_of
+from palyra_actors.actors.steering import (
+    CAUTION,
+    LOAD_S_FIRST,
+    TRUST_MIN,
+    Controller,
+    Plan,
+    Times,
+    load_of,
+)
 from palyra_actors.actors.writer import TIDY_WAIT_S
 from tests.actors.overload import BUCKET_S, BUDGET_S, CAPACITY, Bucket, Engine, disk_story
 
@@ -182,7 +190,7 @@ def test_a_pause_is_expected_to_take_what_the_ones_before_did_but_never_all_ther
     assert plan.tidy_s == pytest.approx(0.006)
     assert plan.room(2.0, 2.0, BUDGET_S) == pytest.approx(room), "none is to come"
     plan.pause_s = plan.tidy_s
-    assert plan.room(2.0, 2.0, BUDGET_S) == pytest.approx(room - 0.006 / 10e-6)
+    assert plan.room(2.0, 2.0, BUDGET_S) == pytest.approx(room - CAUTION * 0.006 / 10e-6)
     plan.pause(2.0)
     assert plan.rest_s(2.001) == pytest.approx(0.005)
     plan.go_on(2.5)

@@ -11,7 +11,7 @@ import pytest
 from palyra_actors.actors import answers, appends, desk, group, writer
 from palyra_actors.actors.admission import OVER, Account, Admission
 from palyra_actors.actors.group import Group
-from palyra_actors.actors.steering import Plan, load_of
+from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.swift import compiled
 from palyra_actors.actors.work import Request, Tally
 from palyra_actors.api.events import new_id
@@ -219,7 +219,6 @@ def take_in_and_compare(rnd: random.Random) -> None:
     now = 1000.0
     plan = Plan(rnd.choice([0.0, 0.025, 0.025, 0.025]), load_s=rnd.choice([5e-6, 5e-5, 1e-3]))
     plan.commit_s, plan.trust = rnd.choice([0.001, 0.012]), rnd.choice([1.0, 0.4])
-    plan.target = rnd.choice([0.61, 0.75]) + rnd.random() / 100  # no tie, which rounding decides
     plan.committing_load = rnd.choice([0, 0, 9, 60, 300])
     plan.committing_since = now - 0.0005 if plan.committing_load else None
     peers = [Nobody() for _ in range(rnd.choice([1, 3, 6, 40]))]
@@ -276,6 +275,7 @@ def take_in_and_compare(rnd: random.Random) -> None:
         peer_max,
         4,
         OVER,
+        TARGET,
         1990,
     )
     at, whole, count, load, large, peer, company, budgeted = compiled.take_in(
