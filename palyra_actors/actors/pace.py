@@ -83,9 +83,11 @@ class Room:
         (self._reads if read else self._others).append(slice_)
         self._look()
 
-    def took(self, seconds: float) -> None:
-        """A slice is over. One that did not ask takes nobody's turn, but is followed by a rest."""
-        self._began = None
+    def took(self, seconds: float, *, asked: bool = True) -> None:
+        """A slice is over. One that did not ask, for it was `open`, ends nobody's turn, but is
+        followed by a rest."""
+        if asked:
+            self._began = None
         share = SHARE_PRESSED if self._pressed() else SHARE
         rest_s = min(seconds * (1 / share - 1), REST_S_MAX)
         self._free_at = max(self._free_at, self._loop.clock.monotonic() + rest_s)

@@ -168,13 +168,13 @@ class Reader(PooledActor):
             case CatchUp():
                 self._catch_up(message)
             case Due():
-                self._do_slice(message.message)
+                self._do_slice(message.message, asked=True)
             case _ if self._room.open:
-                self._do_slice(message)
+                self._do_slice(message, asked=False)
             case _:
                 self._call_soon(partial(self._stand_in_line, message))
 
-    def _do_slice(self, message: Any) -> None:
+    def _do_slice(self, message: Any, *, asked: bool) -> None:
         began = self._monotonic()
         try:
             match message:
@@ -185,7 +185,8 @@ class Reader(PooledActor):
                 case Verify():
                     self._serve(message.request, lambda: self._verify(message))
         finally:
-            self._call_soon(partial(self._room.took, self._monotonic() - began))
+            took_s = self._monotonic() - began
+            self._call_soon(partial(self._room.took, took_s, asked=asked))
 
     def _stand_in_line(self, message: Any) -> None:
         """It asks for room, for which no more new ones wait than would fit into a mailbox. On the

@@ -89,6 +89,16 @@ def test_while_clients_write_one_slice_is_under_way_and_a_rest_follows_it(house:
     assert house.begun == ["a", "b"]
 
 
+def test_a_slice_that_did_not_ask_ends_nobodys_turn(house: House) -> None:
+    house.ask("a", "b")
+    house.room.took(0.001, asked=False)  # it began before anybody wrote
+    house.rounds.pass_on(0.1)
+    assert house.begun == ["a"], "which is under way still"
+    house.room.took(0.001)
+    house.rounds.pass_on(0.1)
+    assert house.begun == ["a", "b"]
+
+
 def test_the_rest_is_longer_while_writes_are_near_their_budget(house: House) -> None:
     house.pressed = True
     house.ask("a", "b")
