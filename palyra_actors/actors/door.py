@@ -18,7 +18,6 @@ import os
 import socket as sockets
 import sys
 import termios
-import time
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from contextlib import suppress
@@ -39,6 +38,7 @@ from palyra_actors.actors.authenticator import (
 )
 from palyra_actors.actors.crowd import RESERVE, Crowd
 from palyra_actors.actors.desk import Desk
+from palyra_actors.actors.doorpeer import DoorPeer
 from palyra_actors.actors.endpoint import host_of, refuse_path, refuse_strangers
 from palyra_actors.actors.feed import Feed
 from palyra_actors.actors.guard import RECEIVE_BUFFER_BYTES, Guard, Reading, received_bytes
@@ -104,43 +104,6 @@ KEEPALIVE_IDLE_S: Final = 10
 KEEPALIVE_EVERY_S: Final = 5
 KEEPALIVE_TRIES: Final = 3
 """The kernel notices within half a minute that a peer is unplugged."""
-
-
-class DoorPeer:
-    """One connection, by its routing id; `delimited` mirrors the empty frame that REQ sends.
-
-    `taken_bytes`: what was read of it, as it was on the wire; `met_at`: monotonic seconds.
-    `key`: its public key, None where the door is not locked.
-    `connection`: libzmq's descriptor of it and the inode behind that, or None.
-    """
-
-    __slots__ = (
-        "backlog", "backlog_bytes", "connection", "cut", "delimited", "door", "identity",
-        "key", "large_in_round", "met_at", "moved_at", "principal", "refused", "role",
-        "taken_bytes", "under_way",
-    )  # fmt: skip
-
-    def __init__(self, door: "Door", identity: bytes, delimited: bool) -> None:
-        self.door = door
-        self.identity = identity
-        self.delimited = delimited
-        self.principal = "local"
-        self.role = "admin"
-        self.key: str | None = None
-        self.under_way = 0
-        self.taken_bytes = 0
-        self.met_at = time.monotonic()
-        self.refused = False
-        self.backlog: deque[bytes] = deque()
-        self.backlog_bytes = 0
-        self.cut = False
-        self.connection: tuple[int, int] | None = None
-        self.large_in_round = -1
-        self.moved_at = 0.0
-
-    def send(self, frame: bytes) -> None:
-        """Queue a reply. Any thread."""
-        self.door.queue(self, frame)
 
 
 class Door:
@@ -505,7 +468,7 @@ class Door:
             except BaseException:  # the others are served
                 log.exception("a connection could not be met")
                 continue
-            peer.taken_bytes += one.frame_bytes + one.frames * around + 7 * one.large
+            peer.taken.bytes += one.frame_bytes + one.frames * around + 7 * one.large
             self._taken_bytes += one.frame_bytes
             if one.status == router.GONE:
                 self._gone += one.frames
@@ -542,7 +505,7 @@ class Door:
                 log.exception("a connection could not be met: its frame is dropped")
                 continue
             size = len(frame)
-            peer.taken_bytes += size + (around if size < SMALL_FRAME_BYTES else around + 7)
+            peer.taken.bytes += size + (around if size < SMALL_FRAME_BYTES else around + 7)
             taken += size
             if junk:
                 self._take_all(peer)
@@ -565,7 +528,11 @@ class Door:
             descriptor = router.descriptor(origin)
             if probe.is_socket(descriptor):
                 peer.connection = (descriptor, os.fstat(descriptor).st_ino)
-                self._take_all(peer)
+                other = self._peers.get((identity, not delimited))
+                if other is not None and other.connection == peer.connection:
+                    peer.taken = other.taken  # one connection, which sends empty frames or not
+                else:
+                    self._take_all(peer)
             else:
                 self._try_again()
         if self._gate is not None and not self._knows(self._gate, peer, origin):
@@ -589,7 +556,7 @@ class Door:
         """Count all that its connection has received as read. What is not yet is counted twice."""
         if self._guard is not None and peer.connection is not None:
             with suppress(OSError), sockets.socket(fileno=os.dup(peer.connection[0])) as own:
-                peer.taken_bytes = received_bytes(own)
+                peer.taken.bytes = received_bytes(own)
 
     def _knows(self, gate: Authenticator, peer: DoorPeer, origin: "int | zmq.Frame") -> bool:
         """Who it is, by the key of its handshake. One that may not stay is cut."""

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Final
 
-from palyra_actors.ids import Ulids, format_ulid
+from palyra_actors.errors import PalyraError
+from palyra_actors.ids import Ulids, format_ulid, parse_ulid, ulid_time_ms
 
 _LOCK: Final = threading.Lock()
 
@@ -71,7 +72,8 @@ class Event:
 
 
 def event_to_wire(event: "Event | Mapping[str, Any]") -> dict[str, Any]:
-    """An Event, or a map in the contract's shape; one without `event_id` or `ts_ms` gets them."""
+    """An Event, or a map in the contract's shape; one without `event_id` or `ts_ms` gets them. The
+    time of one that has an id is that of its id: sent again with that it is the same event."""
     if isinstance(event, Event):
         return event.to_wire()
     wire = dict(event)
@@ -81,5 +83,12 @@ def event_to_wire(event: "Event | Mapping[str, Any]") -> dict[str, Any]:
     if wire.get("event_id") is None:
         wire["event_id"] = new_id()
     if wire.get("ts_ms") is None:
-        wire["ts_ms"] = now_ms()
+        wire["ts_ms"] = _time_of(wire["event_id"])
     return wire
+
+
+def _time_of(event_id: str) -> int:
+    try:
+        return ulid_time_ms(parse_ulid(event_id))
+    except PalyraError:
+        return now_ms()  # the engine says what is wrong with it

@@ -19,6 +19,7 @@ from palyra_actors.errors import (
     StorageUnavailable,
     TooLarge,
 )
+from palyra_actors.ids import parse_ulid, ulid_time_ms
 from tests.client.fake_engine import DEADLINE_S, HEAD, FakeEngine, Request, pack, stored
 
 SESSION = "01J00000000000000000000000"
@@ -254,6 +255,23 @@ def test_an_event_may_be_a_map_and_its_ids_anything_that_prints_as_one(
     assert second[0]["run_id"] == SESSION
     assert second[1]["ts_ms"] == 5
     assert second[0]["event_id"] < second[1]["event_id"]
+
+
+def test_an_event_of_a_known_id_is_the_same_one_when_it_is_sent_again(
+    engine: FakeEngine, client: Client
+) -> None:
+    """Also by who leaves the time out: it is part of the content."""
+    engine.script = lambda request: [request.appended()]
+    made = new_id()
+    for event_id in (made, made, "no ULID at all"):
+        client.append(
+            {"event_id": event_id, "session_id": SESSION, "kind": "x.a", "actor": "agent",
+             "payload": {}}
+        )  # fmt: skip
+    first, again, odd = (request.body["events"][0] for request in engine.requests)
+    assert first == again
+    assert first["ts_ms"] == ulid_time_ms(parse_ulid(made))
+    assert odd["ts_ms"] >= first["ts_ms"]
 
 
 def test_an_event_that_cannot_be_sent_is_invalid_and_named_and_nothing_is_sent(

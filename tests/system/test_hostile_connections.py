@@ -11,13 +11,16 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
 import zmq
 
 from palyra_actors.actors.crowd import DESCRIPTORS_MIN
+from palyra_actors.actors.guard import received_bytes
 from palyra_actors.api.events import new_id
+from palyra_actors.engine import Engine
 from palyra_actors.keys import KeyFolder
 from palyra_actors.testing.hostile import (
     CROWD,
@@ -29,7 +32,7 @@ from palyra_actors.testing.hostile import (
     Target,
 )
 from tests.figures import Tell
-from tests.system.harness import DEADLINE_S, House, Reply, Wire, curve, event
+from tests.system.harness import DEADLINE_S, NO_BUDGET, House, Reply, Wire, curve, event
 
 MIB = 1024 * 1024
 MORE_MIB_MAX = 64
@@ -225,6 +228,24 @@ def test_a_routing_id_goes_over_to_who_comes_with_it_last(own: House) -> None:
     second.append(event(new_id()))
     own.connect().ok("journal.head")
     assert not first.socket.poll(0)
+
+
+def test_what_is_read_of_a_connection_counts_for_it_with_or_without_empty_frames(
+    tmp_path: Path,
+) -> None:
+    with Engine.open(tmp_path / "journal.db", NO_BUDGET) as engine:
+        wire = Wire(engine.serve("tcp://127.0.0.1:0"))
+        for number in range(12):
+            wire.delimiter = number % 3 == 1
+            wire.append(event(new_id(), payload={"text": "x" * 20_000 * number}))
+        door: Any = engine._works.door
+        peers = list(door._peers.values())
+        assert [peer.delimited for peer in peers] == [False, True]
+        with socket.socket(fileno=os.dup(peers[0].connection[0])) as own:
+            received = received_bytes(own)
+        for peer in peers:
+            assert abs(received - peer.taken_bytes) < 4_096, "handshake and commands"
+        wire.close()
 
 
 def test_no_heartbeat_can_end_the_process(own: House) -> None:

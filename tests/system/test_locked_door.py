@@ -13,7 +13,7 @@ from zmq.utils.monitor import recv_monitor_message
 
 from palyra_actors.actors import keywatch
 from palyra_actors.actors.authenticator import BEGIN, Authenticator, Knock
-from palyra_actors.actors.door import DoorPeer
+from palyra_actors.actors.doorpeer import DoorPeer
 from palyra_actors.api.events import new_id
 from palyra_actors.cli import reading
 from palyra_actors.client import Client
