@@ -54,6 +54,10 @@ TIDY_WAIT_S: Final = BUDGET_S_DEFAULT
 milliseconds in which no group is committed. Whoever comes meanwhile is let in as far as that pause
 leaves room; to wait for longer makes it longer, for more is to be moved by then."""
 
+TIDY_BYTES_MAX: Final = 512 * 1024
+"""Payload bytes written meanwhile, from which on it is not waited for: a stream of large requests
+writes megabytes in that time, and the pause would take as long as it is expected at most."""
+
 COMMIT_HERE: Final = True
 """A lone unit is committed on the loop's thread while commits are quick.
 
@@ -118,6 +122,7 @@ class Writer(PooledActor):
         self._rejection = Rejection(loop, self.chore, lambda: self._failing is None)
         self._in_hand: list[Unit] = []  # being staged: neither queued nor in a group
         self._tidy_wanted: float | None = None
+        self._tidy_bytes = 0  # of payloads, written since then
         self._tidying = False
         self._chores: deque[Chore] = deque()
         self._chored = False
@@ -142,6 +147,7 @@ class Writer(PooledActor):
         """Before the next group, let the WAL start anew. Any thread."""
         if self._tidy_wanted is None:
             self._plan.pause_s = self._plan.tidy_s
+            self._tidy_bytes = 0
             self._tidy_wanted = self._loop.clock.monotonic()
 
     def chore(self, work: Chore) -> None:
@@ -304,6 +310,7 @@ class Writer(PooledActor):
             units.append(unit)
             events += 1 if idle else unit.size
             payload_bytes += unit.payload_bytes
+        self._tidy_bytes += payload_bytes
         queue.extendleft(reversed(later))
         return units
 
@@ -429,6 +436,8 @@ class Writer(PooledActor):
         wanted = self._tidy_wanted
         if wanted is None:
             return False
+        if self._tidy_bytes > TIDY_BYTES_MAX:
+            return True
         queued = sum(unit.request.load for unit in self._queue)
         return queued <= TIDY_LOAD_MAX or self._loop.clock.monotonic() > wanted + TIDY_WAIT_S
 

@@ -3,6 +3,7 @@
 The rig holds one COMMIT, so that all requests of a test stand in the next group.
 """
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from time import monotonic
@@ -16,6 +17,7 @@ from palyra_actors.actors import rejection, writer
 from palyra_actors.actors.steering import Measured, Times
 from palyra_actors.api.events import new_id
 from palyra_actors.storage.beside import compiled
+from palyra_actors.testing.clock import ManualClock
 from palyra_actors.testing.faults import Fault, FaultVFS
 from tests.faults.rig import Rig, rig
 from tests.figures import Tell
@@ -429,3 +431,30 @@ def test_a_file_that_cannot_be_opened_anew_is_tried_until_it_can(
     assert faulty.append(event(session)).numbers() == [2]
     faulty.assert_states_equal_the_file()
     faulty.assert_at_rest()
+
+
+def test_the_rest_of_a_checkpoint_is_moved_before_large_requests_have_made_it_long(
+    database: Path,
+) -> None:
+    """Though others wait, and no time goes by."""
+    with rig(database, clock=ManualClock()) as works:
+        session = new_id()
+        works.append(event(session)).ok()
+        storage, moved_at, moved = works.writer._storage, list[int](), threading.Event()
+        tidy = storage.tidy
+
+        def note() -> None:
+            moved_at.append(works.writer.head.seq)
+            tidy()
+            moved.set()
+
+        storage.tidy = note
+        with works.group():
+            large = {"text": "x" * 60_000}
+            asked = [works.append(event(session, payload=large)) for _ in range(160)]
+            works.settle()
+            works.on_loop(works.writer.tidy)
+        for one in asked:
+            one.ok()
+        assert moved.wait(DEADLINE_S)
+        assert 2 < moved_at[0] < 162, "not at the end"
