@@ -11,7 +11,7 @@ from palyra_actors.api.operations import Operations
 from palyra_actors.api.results import Appended
 from palyra_actors.cli.shape import console, parse_json, plain, print_json
 from palyra_actors.errors import Invalid, NotFound, PalyraError
-from palyra_actors.ids import parse_ulid, ulid_time_ms
+from palyra_actors.ids import parse_ulid
 from palyra_actors.importer import read_events
 
 
@@ -43,8 +43,7 @@ def append_one(
     if event["session_id"] is None:
         event["session_id"] = new_id()
     if event["event_id"] is not None:
-        # the time is content too: taken from the id, the same command twice is the same event
-        event["ts_ms"] = ulid_time_ms(parse_ulid(event["event_id"], "--event-id"))
+        parse_ulid(event["event_id"], "--event-id")  # its time is that of the id: `event_to_wire`
     result = engine.append(event, expected_session_seq=expected, budget_ms=budget_ms)
     appended = result.results[0]
     if as_json:
