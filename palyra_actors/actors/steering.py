@@ -8,10 +8,10 @@ when would it be durable?
     wait = its age + the rest of the commit under way + the load queued before it × `load_s`
     total = wait + its own commit, `commit_s`
 
-It comes in while `total` is at most `TARGET` of its budget, where only `CAUTION` of what is left for
-load is given, and less where `trust` is low. A disk whose commit alone takes more than that cannot
-keep the budget whatever is refused; then the wait alone has to fit (degraded, not down), and every
-answer says that it was late. No thread, no clock, no disk: times are arguments.
+It comes in while `total` is at most `TARGET` of its budget, where only `CAUTION` of what is left
+for load is given, and less where `trust` is low. A disk whose commit alone takes more than that
+cannot keep the budget whatever is refused; then the wait alone has to fit (degraded, not down), and
+every answer says that it was late. No thread, no clock, no disk: times are arguments.
 """
 
 from collections import deque
