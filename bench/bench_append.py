@@ -9,7 +9,9 @@ Three shapes over ipc, the client in another process than the engine:
 each paired, in the same run and in turns, with a loop that only fills the same tables of the same
 schema through apsw, in commits as large as what is in flight, with rows that were made before the
 clock started; and `one` besides with an append and fdatasync of as many bytes and a ZeroMQ echo
-over ipc, each by itself and one within the other. Ratios are of the medians of the rounds.
+over ipc, each by itself and one within the other. Ratios are of the medians of the rounds. Each
+side has a process of its own, so that the memory in which it has held its rows or frames is not
+kept from the other.
 `cpu_us_per_event` is what the engine takes of the processors in all its threads,
 `busiest_thread_us_per_event` what its loop takes of them: other work on the machine moves these
 least.
@@ -19,12 +21,14 @@ least.
 
 import argparse
 import contextlib
+import multiprocessing
 import os
 import statistics
 import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -210,6 +214,15 @@ def zeromq_echo(folder: Path, seconds: float, *, synced: bool = False) -> float:
     return statistics.median(took) * 1000
 
 
+def apart(
+    side: Callable[[Path, str, float], dict[str, Any]], folder: Path, shape: str, seconds: float
+) -> dict[str, Any]:
+    """One side, in a process that ends with it."""
+    spawn = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=spawn) as pool:
+        return pool.submit(side, folder, shape, seconds).result()
+
+
 def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
     ours, bare, sync, reused, echo, synced = [], [], [], [], [], []
     for turn in range(rounds):
@@ -223,7 +236,7 @@ def measure(shape: str, seconds: float, rounds: int, where: str | None) -> None:
         for side, results in sides if turn % 2 else reversed(sides):
             with workspace(where) as folder:
                 os.sync()  # what the one has left to the disk is not for the other to wait for
-                results.append(side(folder, shape, seconds))
+                results.append(apart(side, folder, shape, seconds))
 
     def middle(results: list[dict[str, Any]], key: str) -> float:
         return statistics.median(result[key] for result in results)
