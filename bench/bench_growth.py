@@ -76,6 +76,8 @@ def fill(path: Path, events: int) -> list[bytes]:
         connection.executemany(sql("move_head"), list(heads.values()))
         connection.executemany(sql("insert_mark"), marks)
         connection.execute("COMMIT")
+    for statement in ("cool_heads", "forget_warm"):  # as those of long ago
+        connection.execute(sql(statement), (seq, sessions))
     with contextlib.suppress(apsw.Error):
         connection.execute("ANALYZE")
     connection.close()

@@ -27,6 +27,7 @@ from palyra_actors import limits
 from palyra_actors.actors import clerks
 from palyra_actors.actors.anchors import Anchors
 from palyra_actors.actors.checkpointer import Checkpoints
+from palyra_actors.actors.clerks.cooling import Cooling
 from palyra_actors.actors.clerks.remembering import PATIENCE_S_MAX, Remembering, Retention
 from palyra_actors.actors.desk import Desk, Office
 from palyra_actors.actors.directory import Directory
@@ -287,6 +288,7 @@ class Works:
         )
         self.desk.counter.urge_checkpoint = self.checkpoints.urge
         self.desk.counter.room = self.room
+        self.cooling = Cooling(self.desk.counter)
         self.door: Any = None
         self.metrics: Any = None
         self.keys: Any = None
@@ -546,6 +548,7 @@ class Works:
             raise
         finally:
             self.anchors.note(group.after)
+            self.cooling.moved(len(group.tails))
 
     def _in_company(self) -> bool:
         """Whether clients write, so that upkeep leaves them time. An engine that stops ends it."""

@@ -368,6 +368,25 @@ class JournalWriter(_Side):
         except apsw.Error as error:
             raise StorageUnavailable(f"free pages could not be returned: {error}") from error
 
+    def cool(self, warm_max: int, rows_max: int) -> int:
+        """Put heads that have not moved lately among all others, so many at once; how many are left
+        beyond the `warm_max` that moved last.
+
+        Raises:
+            StorageUnavailable: SQLite could not; they stay where they were.
+        """
+        try:
+            ((warm,),) = self.rows("warm_heads")
+            if warm <= warm_max:
+                return 0
+            ((seq,),) = self.rows("cold_from", (warm_max,))
+            ((stream,),) = self.rows("cold_upto", (seq, rows_max))
+        except apsw.Error as error:
+            raise StorageUnavailable(f"heads could not be read: {error}") from error
+        bounds = [(seq, stream)]
+        self.apply([("cool_heads", bounds), ("forget_warm", bounds)])
+        return int(max(0, warm - warm_max - rows_max))
+
     def unmoved_frames(self) -> int:
         """Frames that are in the WAL only; as many as can be while they are being moved."""
         try:

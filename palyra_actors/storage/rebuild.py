@@ -25,7 +25,7 @@ from palyra_actors.storage.queries import sql
 
 PROJECTIONS: Final[dict[str, str]] = {
     "streams": "stream",
-    "heads": "stream",
+    "ends": "stream",
     "marks": "stream, mark",
     "sessions": "stream",
     "session_texts": "rowid",

@@ -14,6 +14,7 @@ import apsw
 import msgspec
 import pytest
 
+from palyra_actors.actors.clerks import cooling
 from palyra_actors.api.events import Event, new_id
 from palyra_actors.client import Client
 from palyra_actors.domain import folds
@@ -282,7 +283,8 @@ def test_events_that_cannot_be_folded_are_told_of_and_the_file_stays_at_its_vers
         engine.sessions.open().append("x.a", {"n": 1}, run_id=new_id())
     connection = apsw.Connection(str(database))
     connection.execute(
-        "UPDATE events SET payload = x'c1'; UPDATE runs SET created_ms = 0;PRAGMA user_version = 18"
+        "UPDATE events SET payload = x'c1'; UPDATE runs SET created_ms = 0;"
+        "DROP VIEW ends; DROP TABLE warm_heads; PRAGMA user_version = 18"
     ).fetchall()
     connection.close()
     with pytest.raises(OpenRefused, match="cannot be folded") as caught:
@@ -299,3 +301,30 @@ def state_of(connection: apsw.Connection) -> list[Any]:
         for table, order in PROJECTIONS.items()
         if table in ("runs", "sessions", "canvas_snapshots")
     ]
+
+
+def test_streams_that_lie_anywhere_go_on_where_they_ended(
+    database: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With few heads that stay together, so that most are put in their place again and again."""
+    monkeypatch.setattr(cooling, "WARM_MAX", 5)
+    monkeypatch.setattr(cooling, "LOOK_AFTER", 10)
+    chance, written = random.Random(5), dict[str, int]()
+    for _ in range(3):
+        with Engine.open(database, NO_BUDGET) as engine:
+            for _ in range(150):
+                name = f"session {chance.randrange(40)}"
+                session = engine.sessions.resolve(name)
+                written[name] = written.get(name, 1) + 1
+                assert session.append("x.a", {"n": 1}).session_seq == written[name]
+            listed = {one.session_key: one.last_session_seq for one in engine.sessions.list()}
+            assert listed == written
+    with closing(apsw.Connection(str(database))) as connection:
+        ((warm, cold),) = connection.execute(
+            "SELECT (SELECT count(*) FROM warm_heads), (SELECT count(*) FROM heads)"
+        ).fetchall()
+        assert isinstance(cold, int)
+        assert cold > 20, "or the test shows nothing"
+        assert isinstance(warm, int)
+        assert warm < 40
+    assert not rebuilt(database).different

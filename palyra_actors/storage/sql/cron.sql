@@ -61,7 +61,7 @@ SELECT j.wake_ms, j.stream, s.stream_id, j.owner, j.name, s.created_ms, h.stream
             THEN j.settings END,
        j.enabled, j.anchor_ms, j.created_ms, j.updated_ms, j.next_ms, j.due_ms, j.last_ms, j.last_run_ms, j.runs,
        j.fence, j.deleted
-FROM cron_jobs j JOIN streams s USING (stream) JOIN heads h USING (stream)
+FROM cron_jobs j JOIN streams s USING (stream) JOIN ends h USING (stream)
 WHERE j.wake_ms IS NOT NULL AND (j.wake_ms, j.stream) > (:wake, :stream) AND j.wake_ms <= :target
 ORDER BY j.wake_ms, j.stream LIMIT :limit
 

@@ -34,7 +34,7 @@ SELECT 1 FROM gone g JOIN approvals a ON a.approval_id = g.id WHERE g.id = ? AND
 -- name: gone.carried
 -- An erasure is its session's last event; the place of a memory is the event that made it.
 SELECT g.id, g.kind, s.stream_id, g.place, s.kind
-FROM gone g JOIN streams s USING (stream) JOIN heads h USING (stream)
+FROM gone g JOIN streams s USING (stream) JOIN ends h USING (stream)
 WHERE CASE g.kind WHEN 2 THEN h.seq WHEN 3 THEN g.place END <= ?1 AND g.id >= ?2 AND (g.id, g.kind, s.stream_id) > (?2, ?3, ?4)
 ORDER BY g.id, g.kind, s.stream_id LIMIT ?5
 

@@ -10,8 +10,26 @@ INSERT INTO principals (principal, name) VALUES (?, ?)
 INSERT INTO streams (stream, kind, stream_id, principal, created_ms) VALUES (?, ?, ?, ?, ?)
 
 -- name: move_head
-INSERT INTO heads (stream, stream_seq, seq) VALUES (?, ?, ?)
+INSERT INTO warm_heads (stream, stream_seq, seq) VALUES (?, ?, ?)
 ON CONFLICT (stream) DO UPDATE SET stream_seq = excluded.stream_seq, seq = excluded.seq
+
+-- name: warm_heads
+SELECT count(*) FROM warm_heads
+
+-- name: cold_from
+-- The last event whose head is not among the ? that moved last.
+SELECT seq FROM warm_heads ORDER BY seq DESC LIMIT 1 OFFSET ?
+
+-- name: cold_upto
+SELECT max(stream) FROM (SELECT stream FROM warm_heads WHERE seq <= ? ORDER BY stream LIMIT ?)
+
+-- name: cool_heads
+INSERT INTO heads (stream, stream_seq, seq)
+SELECT stream, stream_seq, seq FROM warm_heads WHERE seq <= ? AND stream <= ? ORDER BY stream
+ON CONFLICT (stream) DO UPDATE SET stream_seq = excluded.stream_seq, seq = excluded.seq
+
+-- name: forget_warm
+DELETE FROM warm_heads WHERE seq <= ? AND stream <= ?
 
 -- name: insert_mark
 INSERT INTO marks (stream, mark, seq) VALUES (?, ?, ?)
@@ -36,7 +54,7 @@ SELECT coalesce(max(stream), 0) FROM streams
 
 -- name: stream
 SELECT s.stream, p.name, s.created_ms, h.stream_seq, h.seq
-FROM streams s JOIN heads h USING (stream) JOIN principals p USING (principal)
+FROM streams s JOIN ends h USING (stream) JOIN principals p USING (principal)
 WHERE s.stream_id = ? AND s.kind = ?
 
 -- name: run
@@ -50,7 +68,7 @@ FROM gone g JOIN streams s USING (stream) JOIN principals p USING (principal)
 WHERE g.id = ?1 AND g.kind = 1
 
 -- name: stream_tail
-SELECT seq FROM heads WHERE stream = ?
+SELECT seq FROM ends WHERE stream = ?
 
 -- name: stream_last_mark
 SELECT coalesce(max(mark), 0) FROM marks WHERE stream = ?

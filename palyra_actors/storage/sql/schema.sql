@@ -1,4 +1,4 @@
-PRAGMA user_version = 19;
+PRAGMA user_version = 20;
 
 CREATE TABLE answers (
     event_id BLOB NOT NULL PRIMARY KEY,
@@ -254,6 +254,12 @@ CREATE TABLE streams (
     UNIQUE (stream_id, kind)
 ) STRICT;
 
+CREATE TABLE warm_heads (
+    stream     INTEGER PRIMARY KEY,
+    stream_seq INTEGER NOT NULL,
+    seq        INTEGER NOT NULL
+) STRICT;
+
 CREATE INDEX answers_by_stream ON answers (stream);
 
 CREATE UNIQUE INDEX approvals_by_seq ON approvals (seq);
@@ -358,5 +364,9 @@ WHEN NOT (
 BEGIN
     SELECT raise(ABORT, 'a run has no such step');
 END;
+
+CREATE VIEW ends AS
+SELECT s.stream, coalesce(w.stream_seq, h.stream_seq) AS stream_seq, coalesce(w.seq, h.seq) AS seq
+FROM streams s LEFT JOIN warm_heads w ON w.stream = s.stream LEFT JOIN heads h ON h.stream = s.stream;
 
 CREATE VIEW gone_runs AS SELECT id, stream, place FROM gone WHERE kind = 1;

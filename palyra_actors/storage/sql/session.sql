@@ -39,7 +39,7 @@ SELECT s.session_id, s.owner, h.stream_seq,
        CASE WHEN e.kind >= 100 AND e.kind < 1000 THEN e.ts_ms ELSE e.recorded_ms END,
        s.status, s.session_key, s.title, s.parent, s.at_seq, s.depth, s.created_ms, s.runs, s.last_run,
        s.tokens_in, s.tokens_out, s.stream
-FROM sessions s JOIN heads h USING (stream) JOIN events e ON e.seq = h.seq
+FROM sessions s JOIN ends h USING (stream) JOIN events e ON e.seq = h.seq
 WHERE s.stream = ?
 
 -- name: session.all
@@ -47,7 +47,7 @@ SELECT s.session_id, s.owner, h.stream_seq,
        CASE WHEN e.kind >= 100 AND e.kind < 1000 THEN e.ts_ms ELSE e.recorded_ms END,
        s.status, s.session_key, s.title, s.parent, s.at_seq, s.depth, s.created_ms, s.runs, s.last_run,
        s.tokens_in, s.tokens_out, s.stream
-FROM sessions s JOIN heads h USING (stream) JOIN events e ON e.seq = h.seq
+FROM sessions s JOIN ends h USING (stream) JOIN events e ON e.seq = h.seq
 WHERE s.stream > ? AND s.status <> 3
 ORDER BY s.stream LIMIT ?
 
@@ -56,7 +56,7 @@ SELECT s.session_id, s.owner, h.stream_seq,
        CASE WHEN e.kind >= 100 AND e.kind < 1000 THEN e.ts_ms ELSE e.recorded_ms END,
        s.status, s.session_key, s.title, s.parent, s.at_seq, s.depth, s.created_ms, s.runs, s.last_run,
        s.tokens_in, s.tokens_out, s.stream
-FROM sessions s JOIN heads h USING (stream) JOIN events e ON e.seq = h.seq
+FROM sessions s JOIN ends h USING (stream) JOIN events e ON e.seq = h.seq
 WHERE s.status = ? AND s.stream > ?
 ORDER BY s.stream LIMIT ?
 
@@ -65,7 +65,7 @@ SELECT s.session_id, s.owner, h.stream_seq,
        CASE WHEN e.kind >= 100 AND e.kind < 1000 THEN e.ts_ms ELSE e.recorded_ms END,
        s.status, s.session_key, s.title, s.parent, s.at_seq, s.depth, s.created_ms, s.runs, s.last_run,
        s.tokens_in, s.tokens_out, s.stream
-FROM sessions s JOIN heads h USING (stream) JOIN events e ON e.seq = h.seq
+FROM sessions s JOIN ends h USING (stream) JOIN events e ON e.seq = h.seq
 WHERE s.owner = ? AND s.stream > ? AND s.status <> 3
 ORDER BY s.stream LIMIT ?
 
@@ -74,7 +74,7 @@ SELECT s.session_id, s.owner, h.stream_seq,
        CASE WHEN e.kind >= 100 AND e.kind < 1000 THEN e.ts_ms ELSE e.recorded_ms END,
        s.status, s.session_key, s.title, s.parent, s.at_seq, s.depth, s.created_ms, s.runs, s.last_run,
        s.tokens_in, s.tokens_out, s.stream
-FROM sessions s JOIN heads h USING (stream) JOIN events e ON e.seq = h.seq
+FROM sessions s JOIN ends h USING (stream) JOIN events e ON e.seq = h.seq
 WHERE s.owner = ? AND s.status = ? AND s.stream > ?
 ORDER BY s.stream LIMIT ?
 
@@ -84,7 +84,7 @@ SELECT s.session_id, s.owner, h.stream_seq,
        s.status, s.session_key, s.title, s.parent, s.at_seq, s.depth, s.created_ms, s.runs, s.last_run,
        s.tokens_in, s.tokens_out, s.stream
 FROM session_texts t CROSS JOIN sessions s ON s.stream = t.rowid
-JOIN heads h USING (stream) JOIN events e ON e.seq = h.seq
+JOIN ends h USING (stream) JOIN events e ON e.seq = h.seq
 WHERE t.session_texts MATCH ? AND t.rowid > ? AND s.status IN (?, ?)
 ORDER BY t.rowid LIMIT ?
 
