@@ -24,6 +24,11 @@ from palyra_actors.engine import Engine
 from palyra_actors.keys import KeyFolder, read_client_key
 
 DEADLINE_S = 30.0
+WITHOUT_WARM_HEADS = (
+    "INSERT OR REPLACE INTO heads SELECT * FROM ends; DROP VIEW ends; DROP TABLE warm_heads;"
+)
+"""Takes a file of version 20 back to what it was before."""
+
 NO_BUDGET = Config().replaced("budget", write_ms=0)
 """The machine that runs the tests may be slower than any budget; what is tested here is not."""
 

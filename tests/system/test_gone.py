@@ -15,7 +15,7 @@ from palyra_actors.storage.rebuild import Rebuild
 from palyra_actors.storage.transfer import load
 from tests.faults.rig import NO_BUDGET
 from tests.storage.test_transfer import exported
-from tests.system.harness import DEADLINE_S, House, Wire, event, house
+from tests.system.harness import DEADLINE_S, WITHOUT_WARM_HEADS, House, Wire, event, house
 
 ALICE: dict[str, Any] = {"principal": "alice"}
 BEN: dict[str, Any] = {"principal": "ben"}
@@ -127,6 +127,7 @@ def test_runs_that_went_before_there_was_a_table_for_it_are_gone(tmp_path: Path)
         wire.ok("session.erase", {"session_id": made["session"]})
         database = opened.database
     with closing(apsw.Connection(str(database))) as connection:
+        connection.execute(WITHOUT_WARM_HEADS)
         connection.execute("DROP TRIGGER runs_once; DROP TRIGGER approvals_once")
         for index in ("owner", "owner_subject", "owner_decision", "subject", "decision"):
             connection.execute(f"DROP INDEX approvals_of_{index}")

@@ -25,7 +25,7 @@ from palyra_actors.errors import OpenRefused, PalyraError
 from palyra_actors.storage.migrations import migrations
 from palyra_actors.storage.rebuild import PROJECTIONS, Rebuild, Rebuilt
 from tests.figures import Tell
-from tests.system.harness import NO_BUDGET, served
+from tests.system.harness import NO_BUDGET, WITHOUT_WARM_HEADS, served
 
 KILLS = 4
 KILLS_OF_THE_CAMPAIGN = 50
@@ -284,7 +284,7 @@ def test_events_that_cannot_be_folded_are_told_of_and_the_file_stays_at_its_vers
     connection = apsw.Connection(str(database))
     connection.execute(
         "UPDATE events SET payload = x'c1'; UPDATE runs SET created_ms = 0;"
-        "DROP VIEW ends; DROP TABLE warm_heads; PRAGMA user_version = 18"
+        f"{WITHOUT_WARM_HEADS} PRAGMA user_version = 18"
     ).fetchall()
     connection.close()
     with pytest.raises(OpenRefused, match="cannot be folded") as caught:
