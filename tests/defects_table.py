@@ -180,7 +180,7 @@ DEFECTS: Final = (
     Defect(
         9, "a WAL over its cap is not told of",
         _STORAGE + "upkeep.py",
-        "over_limit=used > self._wal_bytes_max,", "over_limit=False,",
+        "over_limit=used > self._held_bytes,", "over_limit=False,",
         "tests/storage/test_upkeep.py"
         "::test_a_wal_above_its_limit_is_reported_until_it_starts_anew",
     ),
@@ -194,7 +194,8 @@ DEFECTS: Final = (
     ),
     Defect(
         9, "a WAL over its cap is written on",
-        _ACTORS + "writer.py", "if self.over_limit:", "if self.over_limit is None:",
+        _ACTORS + "writer.py",
+        "if self.over_limit or self._do_not_fit(units):", "if self.over_limit is None:",
         "tests/storage/test_upkeep.py"
         "::test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_go",
     ),
@@ -211,6 +212,18 @@ DEFECTS: Final = (
         _STORAGE + "upkeep.py", "                used = 0\n", "                pass\n",
         "tests/storage/test_upkeep.py"
         "::test_a_wal_above_its_limit_is_reported_until_it_starts_anew",
+    ),
+    Defect(
+        9, "a WAL is held back only after it was looked at again",
+        _ACTORS + "writer.py",
+        "if self.over_limit or self._do_not_fit(units):", "if self.over_limit:",
+        "tests/storage/test_upkeep.py"
+        "::test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_go",
+    ),
+    Defect(
+        9, "a checkpoint is put off though the WAL is half full",
+        _ACTORS + "checkpointer.py", " and not self._crowded():", ":",
+        "tests/actors/test_slices.py::test_a_wal_that_is_half_full_is_not_put_off",
     ),
     Defect(
         9, "a WAL over its cap is not looked at again",

@@ -17,7 +17,7 @@ AFTER_FAILURE_S: Final = 1.0
 
 PUT_OFF_S_MAX: Final = 0.5
 """For how long writes that are close to their budget put a look off. The WAL grows meanwhile, by
-what half a second writes: a fraction of its cap."""
+what half a second writes: a fraction of its cap, of which half has to be free."""
 
 
 class Report(Protocol):
@@ -32,6 +32,7 @@ class Report(Protocol):
 class Steps(Protocol):
     """`storage.upkeep.Checkpointer`, as far as it is used here."""
 
+    def crowded(self) -> bool: ...
     def step(self, *, force: bool = False) -> Report | None: ...
     def close(self) -> None: ...
 
@@ -82,7 +83,7 @@ class Checkpoints(Lookout):
 
     def look(self, waited_s: float) -> float:
         """Step if it is time to, after `waited_s`; the seconds to wait until the next look."""
-        if self._put_off_s < PUT_OFF_S_MAX and not self._may_run():
+        if self._put_off_s < PUT_OFF_S_MAX and not self._may_run() and not self._crowded():
             self._put_off_s += waited_s
             return waited_s
         self._put_off_s = 0.0
@@ -105,6 +106,13 @@ class Checkpoints(Lookout):
             for done in urged:
                 done()
         return LOOK_S
+
+    def _crowded(self) -> bool:
+        try:
+            return self._steps is not None and self._steps.crowded()
+        except Exception as error:  # noqa: BLE001 - a step will say so
+            log.warning("the size of the WAL is not known: %s", error)
+            return True
 
     def drop(self) -> None:
         """Close its connection; the next look opens another one."""

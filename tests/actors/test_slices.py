@@ -43,6 +43,9 @@ def test_what_leaves_much_for_a_checkpoint_waits_for_one(more: int) -> None:
 
 
 class Steps:
+    def crowded(self) -> bool:
+        return False
+
     def step(self, *, force: bool = False) -> Any:
         return SimpleNamespace(wants_finish=True, over_limit=False) if force else None
 
@@ -85,3 +88,21 @@ def test_a_wal_over_its_cap_is_looked_at_again_though_nothing_becomes_due() -> N
     for _ in range(3):
         checkpoints.look(0.0)
     assert heard == [True, False]
+
+
+@pytest.mark.parametrize("crowded", [False, True])
+def test_a_wal_that_is_half_full_is_not_put_off(crowded: bool) -> None:
+    stepped: list[bool] = []
+
+    class Full(Steps):
+        def crowded(self) -> bool:
+            return crowded
+
+        def step(self, *, force: bool = False) -> Any:
+            stepped.append(force)
+
+    may = [True, False]
+    checkpoints = Checkpoints(Full, lambda *_: None, lambda: may.pop(0))
+    checkpoints.look(0.0)
+    checkpoints.look(0.0)
+    assert len(stepped) == 1 + crowded

@@ -35,7 +35,7 @@ from tests.system.harness import event
 THRESHOLD = 20 * 4120
 LIMIT = 100 * 4120
 WRITES_MAX = 400
-"""Of a quarter of a megabyte each, until it is noticed that their WAL is over its cap of 8 MiB."""
+"""Of a quarter of a megabyte each, at which their WAL should long be at its cap of 8 MiB."""
 
 
 @pytest.fixture
@@ -268,6 +268,22 @@ def test_a_wal_above_its_limit_is_reported_until_it_starts_anew(
     assert checkpointer.statistics().over_limit == 1
 
 
+def test_a_wal_is_held_back_before_its_cap_and_crowded_from_half_of_it_on(
+    writer: apsw.Connection, checkpointer: Checkpointer, database: Path
+) -> None:
+    reader = old_snapshot(database)
+    found = []
+    while wal_bytes(database) < LIMIT:
+        write_pages(writer, 1)
+        report = checkpointer.step(force=True)
+        assert report is not None
+        found.append((report.used_bytes, report.over_limit, checkpointer.crowded()))
+    reader.close()
+    assert min(used for used, over, _ in found if over) < LIMIT
+    assert all(over == (used > LIMIT - LIMIT // 16) for used, over, _ in found)
+    assert all(crowded == (used > LIMIT // 2) for used, _, crowded in found)
+
+
 def test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_go(
     database: Path,
 ) -> None:
@@ -279,14 +295,14 @@ def test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_
         with closing(open_reader(database, cache_bytes=1 << 20)) as reader:
             reader.execute("BEGIN").fetchall()
             reader.execute("SELECT count(*) FROM events").fetchall()
-            while (
-                len(numbers) < WRITES_MAX
-                and "ok" in works.append(event(session, payload=large)).reply()
-            ):
+            while "ok" in (reply := works.append(event(session, payload=large)).reply()):
                 numbers.append(len(numbers) + 1)
-            error = works.append(event(session)).err()
-            assert (error["code"], error["retry_after_ms"] > 0) == ("overloaded", True)
-            assert works.status() == "degraded"
+                assert len(numbers) < WRITES_MAX
+            assert reply["err"]["code"] == "overloaded"
+            assert reply["err"]["retry_after_ms"] > 0
+            works.until("degraded")
+            assert works.append(event(session)).err()["code"] == "overloaded", "a small one, too"
+            assert wal_bytes(database) <= small["wal_bytes_max"]
         works.until("ready")
         assert works.append(event(session)).numbers() == [len(numbers) + 1]
         works.assert_at_rest()
