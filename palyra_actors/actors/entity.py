@@ -70,6 +70,11 @@ class House:
     """Told why the file could not be read."""
 
     listeners: dict[int, Callable[[Portion], None]] = field(default_factory=dict)
+    """By kind: told of what is durable, before it is acknowledged."""
+
+    doubters: dict[int, Callable[[Portion], None]] = field(default_factory=dict)
+    """By kind: told of what nobody knows to be durable or not."""
+
     activated: int = 0
     restarted: int = 0
     given_up: int = 0
@@ -305,6 +310,12 @@ class Entity(PooledActor):
         listener = self._house.listeners.get(self.kind)
         if listener is not None:
             listener(portion)
+
+    def doubted(self, portion: Portion) -> None:
+        """The COMMIT of the portion failed half way. On the loop's thread."""
+        doubter = self._house.doubters.get(self.kind)
+        if doubter is not None:
+            doubter(portion)
 
     def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer that a decision kept this recipe for. Raises Gone."""

@@ -75,6 +75,11 @@ class Settling:
         group.forget_units()
         self._publish(group)
 
+    def doubt(self, group: Group) -> None:
+        """Nobody knows whether it is durable. Who reads the file may see it, though."""
+        for portion in group.told:
+            portion.entity.doubted(portion)
+
     def _busy_s(self, ended: float, came: float) -> float:
         """How long the loop has worked since the group before, as far as it did not sleep. Before
         the first of a group's requests `came`, none of it was for them."""

@@ -397,7 +397,7 @@ class Shelves:
         if shelf is not None:
             shelf.notes.append(note)
             if len(shelf.notes) > NOTES_MAX:
-                self._take_down(stream)
+                self.take_down(stream)
 
     def shelf(self, reader: ReadSide, stream: int, model: int) -> Shelf | None:
         """The scope, with all that was acknowledged; None: it does not fit, see `from_file`."""
@@ -411,7 +411,7 @@ class Shelves:
         if shelf is not None:
             shelf.take_in(reader, self._provider)
             if shelf.needs_bytes > self._bytes_max:
-                self._take_down(stream)  # it has grown; the next search takes it in otherwise
+                self.take_down(stream)  # it has grown; the next search takes it in otherwise
         return shelf
 
     def _load(self, reader: ReadSide, stream: int, model: int) -> Shelf | None:
@@ -432,11 +432,12 @@ class Shelves:
         try:
             shelf.load(reader, model)
         except BaseException:
-            self._take_down(stream)
+            self.take_down(stream)
             raise
         return shelf
 
-    def _take_down(self, stream: int) -> None:
+    def take_down(self, stream: int) -> None:
+        """The next search reads the scope anew. Any thread."""
         with self._lock:
             self._shelves.pop(stream, None)
 

@@ -312,6 +312,10 @@ class EntityCalls(Protocol):
         """The portion is durable; its facts have their numbers."""
         ...
 
+    def doubted(self, portion: "Portion") -> None:
+        """Whether the portion is durable nobody knows: who reads the file may find it there."""
+        ...
+
     def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         """The answer that a decision kept this recipe for. Raises Gone."""
         ...

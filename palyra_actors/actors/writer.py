@@ -649,6 +649,7 @@ class Writer(PooledActor):
         self._failing = str(error)
         for unit in group.units:
             unit.request.fail(unknown(f"the commit failed half way: {error}"))
+        self.settling.doubt(group)
         self._reopen(group)
 
     def _reopen(self, group: Group) -> None:

@@ -45,6 +45,9 @@ class NoEntity:
     def written(self, portion: Portion) -> None:
         raise AssertionError("not expected")
 
+    def doubted(self, portion: Portion) -> None:
+        raise AssertionError("not expected")
+
     def recall(self, recipe: Mapping[str, Any]) -> Mapping[str, Any]:
         raise AssertionError("not expected")
 

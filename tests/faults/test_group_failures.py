@@ -19,7 +19,7 @@ from palyra_actors.api.events import new_id
 from palyra_actors.storage.beside import compiled
 from palyra_actors.testing.clock import ManualClock
 from palyra_actors.testing.faults import Fault, FaultVFS
-from tests.faults.rig import Rig, rig
+from tests.faults.rig import Asked, Rig, rig
 from tests.figures import Tell
 from tests.system.harness import DEADLINE_S, event
 from tests.system.test_session_model import rebuilt_differences
@@ -431,6 +431,36 @@ def test_a_file_that_cannot_be_opened_anew_is_tried_until_it_can(
     assert faulty.append(event(session)).numbers() == [2]
     faulty.assert_states_equal_the_file()
     faulty.assert_at_rest()
+
+
+def test_a_search_finds_what_the_file_holds_though_nobody_knows_yet_whether_it_is_durable(
+    faulty: Rig, disk: FaultVFS
+) -> None:
+    """The scope is in memory, and the file cannot be opened for writing, but read it can be."""
+
+    def found() -> list[str]:
+        asked = faulty.ask("memory.search", {"query": "maple", "mode": "lexical"})
+        return sorted(hit["item"]["content"] for hit in asked.ok()["hits"])
+
+    def keep(content: str) -> Asked:
+        return faulty.ask("memory.ingest", {"source": "manual", "content": content})
+
+    def fail() -> None:
+        disk.inject(Fault("open", "db", times=None))
+        faulty.lose_answer()
+
+    keep("a maple").ok()
+    assert found() == ["a maple"]
+    with faulty.group(before_commit=fail):
+        asked = keep("one more maple")
+    assert asked.code() == ("unavailable", "unknown")
+    assert faulty.status() == "failing"
+    assert faulty.ask("journal.verify").ok()["checked"] > 1, "it is in the file"
+    assert found() == ["a maple", "one more maple"]
+    disk.heal()
+    faulty.let_pass(2 * writer.REOPEN_S)
+    faulty.until("ready")
+    assert found() == ["a maple", "one more maple"]
 
 
 def test_the_rest_of_a_checkpoint_is_moved_before_large_requests_have_made_it_long(

@@ -79,6 +79,7 @@ class MemoryClerk:
         )
         self._upkeep = Upkeep(counter, self._works, self._forgetter, self._backfill)
         counter.house.listeners[MEMORY] = self._written
+        counter.house.doubters[MEMORY] = self._doubted
         counter.heirlooms.append(self._forget_of)
         counter.after_crash.append(self._forget_left_behind)
 
@@ -185,6 +186,11 @@ class MemoryClerk:
                     self._forget_if_erased(parse_ulid(from_event))
             elif fact.kind != "memory.superseded":
                 self._forgetter.written(portion.unit.request, fact.seq)
+
+    def _doubted(self, portion: Portion) -> None:
+        """What a search finds is what the file says: it is read anew."""
+        assert portion.tail is not None
+        self._works.shelves.take_down(portion.tail.stream)
 
     def _forget_of(self, session_id: bytes, done: Callable[[], None]) -> None:
         """A session is erased: so is what was kept of it or from its events, by its owner or by
