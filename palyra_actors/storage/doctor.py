@@ -1,7 +1,7 @@
 """Everything that can be said of a database from outside, in words, with what to do about it.
 
-    file · modes · owner · header · SQLite · schema · settings · pages · chain · anchor · WAL ·
-    room · clock
+    file · modes · owner · header · SQLite · schema · settings · pages · chain · ends · anchor ·
+    WAL · room · clock
 
 An engine may be at work on it: nothing here writes. `accept_loss` does, and wants it alone.
 """
@@ -290,6 +290,8 @@ def _content(
     else:
         yield Finding("pages", "note", "too many to look at in passing", "--full looks at all")
     yield _chain(file, found, from_seq)
+    if int(str(pragma(connection, "user_version"))) == latest_version():
+        yield _ends(connection, file, from_seq)
     if refusal is not None:
         yield Finding("anchor", "wrong", refusal.message, refusal.hint or "")
     else:
@@ -339,6 +341,19 @@ def _chain(file: str, found: Audit, from_seq: int) -> Finding:
         "fine",
         f"{which} {found.checked:,} events hold; head {found.head.seq}:{found.head.hash.hex()}",
     )
+
+
+def _ends(connection: apsw.Connection, file: str, from_seq: int) -> Finding:
+    """Whether every stream goes on after its last event: a number would be given twice."""
+    behind = connection.execute(sql("ends_behind"), (from_seq,)).fetchall()
+    ahead = connection.execute(sql("ends_elsewhere"), (from_seq,)).fetchall()
+    if behind or ahead:
+        ((seq, stream),) = behind or ahead
+        what = f"stream {stream} does not end with its last event" + (
+            f", which is at seq {seq}" if behind else f": at seq {seq} there is another one"
+        )
+        return Finding("ends", "damaged", what, restoring(file))
+    return Finding("ends", "fine", "every stream that was looked at ends with its last event")
 
 
 def _anchor(

@@ -167,6 +167,18 @@ def another_mode(file: Path) -> None:
     change(file, "PRAGMA journal_mode = DELETE")
 
 
+def no_end(file: Path) -> None:
+    change(file, "DELETE FROM warm_heads")
+
+
+def an_end_before(file: Path) -> None:
+    change(file, "UPDATE warm_heads SET stream_seq = stream_seq - 1, seq = seq - 1")
+
+
+def an_end_of_another_number(file: Path) -> None:
+    change(file, "UPDATE warm_heads SET stream_seq = stream_seq + 1")
+
+
 def a_clock_behind(file: Path) -> None:
     change(file, "UPDATE events SET recorded_ms = recorded_ms + 86400000 WHERE seq = 20")
 
@@ -183,6 +195,7 @@ def contents(folder: Path) -> dict[str, bytes]:
     ("make", "code", "finding"),
     [
         (nothing, 0, "chain fine"),
+        (nothing, 0, "ends fine"),
         (readable, 0, "modes note"),
         (writable, exits.BROKEN, "modes wrong"),
         (open_folder, exits.BROKEN, "modes wrong"),
@@ -197,6 +210,9 @@ def contents(folder: Path) -> dict[str, bytes]:
         (no_tail, exits.DAMAGED, "anchor damaged"),
         (another_text, exits.DAMAGED, "chain damaged"),
         (a_flipped_bit, exits.DAMAGED, "pages damaged"),
+        (no_end, exits.DAMAGED, "ends damaged"),
+        (an_end_before, exits.DAMAGED, "ends damaged"),
+        (an_end_of_another_number, exits.DAMAGED, "ends damaged"),
         (no_sessions, exits.DAMAGED, "schema damaged"),
         (another_index, exits.DAMAGED, "schema damaged"),
         (a_trigger, exits.DAMAGED, "schema damaged"),

@@ -67,6 +67,16 @@ SELECT g.stream, p.name, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, NULL, N
 FROM gone g JOIN streams s USING (stream) JOIN principals p USING (principal)
 WHERE g.id = ?1 AND g.kind = 1
 
+-- name: ends_behind
+SELECT e.seq, e.stream FROM events e LEFT JOIN ends h USING (stream)
+WHERE e.seq >= ? AND (h.seq IS NULL OR h.seq < e.seq)
+ORDER BY e.seq DESC LIMIT 1
+
+-- name: ends_elsewhere
+SELECT h.seq, h.stream FROM ends h LEFT JOIN events e ON e.seq = h.seq
+WHERE h.seq >= ? AND (e.stream IS NOT h.stream OR e.stream_seq <> h.stream_seq)
+LIMIT 1
+
 -- name: stream_tail
 SELECT seq FROM ends WHERE stream = ?
 
