@@ -1,6 +1,7 @@
 """Commands as a person would type them, in this process."""
 
-from collections.abc import Callable
+import signal
+from collections.abc import Callable, Iterator
 from typing import TypeAlias
 
 import pytest
@@ -9,6 +10,15 @@ from palyra_actors.cli.app import app
 
 Answer: TypeAlias = tuple[int, str, str]
 Run: TypeAlias = Callable[..., Answer]
+
+
+@pytest.fixture(autouse=True)
+def _signals() -> Iterator[None]:
+    """`serve` takes them for its process, which here goes on, and is to end when it is told to."""
+    before = {one: signal.getsignal(one) for one in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+    yield
+    for one, handler in before.items():
+        signal.signal(one, handler)
 
 
 @pytest.fixture
