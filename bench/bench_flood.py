@@ -1,7 +1,8 @@
 """What do connections that behave badly cost the others?
 
 ignoring  100 clients that send again at once whatever they were told, each with 16 in flight:
-          goodput against that of a few well-behaved ones, and the engine's memory and queues
+          goodput against that of the same with 2 in flight, of which few are refused, in turns
+          (and against 256 in flight over 16 connections), and the engine's memory and queues
 deaf      8 clients that ask for large replies and never read one, beside polite appends: the
           p99 of the polite ones, alone and beside, in turns
 greedy    one connection that sends three times the capacity, beside ten polite ones: how many of
@@ -28,7 +29,7 @@ from openloop import OK, REFUSED, Connection, OpenLoop, at, be_nice, capacity
 from palyra_actors.api.events import new_id
 from palyra_actors.client import Client
 
-IGNORING, IN_FLIGHT = 100, 16
+IGNORING, IN_FLIGHT, IN_ROOM = 100, 16, 2
 ASKERS, ASK_EVERY_S = 8, 0.2
 PAGE_EVENTS, PAGE_EVENT_BYTES = 8, 32 * 1024
 PEER_REPLY_BYTES_MAX = 4 * 1024 * 1024
@@ -43,12 +44,13 @@ def memory_mib(process: subprocess.Popen[str]) -> float:
     return round(psutil.Process(process.pid).memory_info().rss / (1 << 20), 1)
 
 
-def ignoring(endpoint: str, process: subprocess.Popen[str], seconds: float) -> None:
+def ignoring(endpoint: str, process: subprocess.Popen[str], seconds: float, rounds: int) -> None:
     few = OpenLoop(endpoint)
     capacity(few, 256, 1.0)
-    before, mib = capacity(few, 256, seconds), memory_mib(process)
+    with_few, mib = capacity(few, 256, seconds), memory_mib(process)
     few.close()
     crowd = OpenLoop(endpoint, connections=IGNORING)
+    capacity(crowd, IGNORING * IN_ROOM, 1.0)
     queues: list[float] = []
     mibs: list[float] = []
     leave = threading.Event()
@@ -60,28 +62,36 @@ def ignoring(endpoint: str, process: subprocess.Popen[str], seconds: float) -> N
                 queues.append(stats.queue_depth + stats.number("admission", "lobby"))
                 mibs.append(memory_mib(process))
 
+    polite: list[float] = []
+    goodput: list[float] = []
     watcher = threading.Thread(target=look)
     watcher.start()
-    goodput = capacity(crowd, IGNORING * IN_FLIGHT, 2 * seconds)
+    for _ in range(rounds):
+        polite.append(capacity(crowd, IGNORING * IN_ROOM, seconds))
+        goodput.append(capacity(crowd, IGNORING * IN_FLIGHT, seconds))
     leave.set()
     watcher.join()
     crowd.close()
     half = len(mibs) // 2
+    kept, before = statistics.median(goodput), statistics.median(polite)
     emit(
         "flood",
         part="ignoring",
         clients=IGNORING,
         in_flight=IGNORING * IN_FLIGHT,
-        goodput_per_second=round(goodput),
-        with_few_clients_per_second=round(before),
-        ratio=round(goodput / before, 3),
+        goodput_per_second=round(kept),
+        within_room_per_second=round(before),
+        ratio=round(kept / before, 3),
+        with_few_clients_per_second=round(with_few),
+        ratio_to_few=round(kept / with_few, 3),
         rss_mib_before=mib,
         rss_mib_first_half=statistics.mean(mibs[:half]),
         rss_mib_second_half=statistics.mean(mibs[half:]),
         waiting_max=max(queues),
         waiting_mean_first_half=round(statistics.mean(queues[:half]), 1),
         waiting_mean_second_half=round(statistics.mean(queues[half:]), 1),
-        seconds=2 * seconds,
+        rounds=rounds,
+        seconds=seconds,
         python=sys.version.split()[0],
     )
 
@@ -232,7 +242,7 @@ def run(
 ) -> None:
     be_nice()
     if part == "ignoring":
-        ignoring(endpoint, process, seconds)
+        ignoring(endpoint, process, seconds, rounds)
         return
     load = OpenLoop(endpoint)
     capacity(load, 256, 1.0)

@@ -158,12 +158,20 @@ def append(
     timeout: reach.Timeout = reach.TIMEOUT_S,
     as_json: reach.Json = False,
 ) -> None:
-    """Store one event; or many, as JSON lines from standard input."""
+    """Store one event; or many, as JSON lines from standard input. A line that does not say its
+    session, kind, actor or run has those of the options."""
     from palyra_actors.cli import writing
 
     if payload == "-":
+        for value, name in ((text, "--text"), (event_id, "--event-id"), (expected, "--expect")):
+            if value is not None:
+                raise typer.BadParameter("it is for one event and not for '-'", param_hint=name)
         with reach.engine_at(endpoint, db, timeout, key_file=key_file, create=True) as engine:
-            writing.append_lines(engine, sys.stdin.buffer, as_json=as_json)
+            given = {"session_id": session, "run_id": run, "kind": kind, "actor": actor}
+            missing = {key: value for key, value in given.items() if value is not None}
+            writing.append_lines(
+                engine, sys.stdin.buffer, missing=missing, budget_ms=budget_ms or 0, as_json=as_json
+            )
         return
     if (payload is None) == (text is None):
         raise typer.BadParameter("give either a payload or --text", param_hint="payload")

@@ -1,11 +1,13 @@
 """Commands that write: append, import."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from palyra_actors.api.batch import Batch, BatchSummary
 from palyra_actors.api.events import new_id
 from palyra_actors.api.operations import Operations
 from palyra_actors.api.results import Appended
@@ -59,26 +61,75 @@ def append_one(
     )
 
 
-def append_lines(engine: Operations, lines: BinaryIO, *, as_json: bool) -> None:
-    """Stores events given as JSON lines; with `as_json` prints each one's result, a line each."""
+def append_lines(
+    engine: Operations,
+    lines: BinaryIO,
+    *,
+    missing: Mapping[str, Any],
+    budget_ms: int,
+    as_json: bool,
+) -> None:
+    """Stores events given as JSON lines; with `as_json` prints each one's result, a line each.
+    `missing`: what an event has whose line does not say it.
+
+    Raises:
+        PalyraError: at the first line that cannot be read or is refused; what was before it in the
+            same request is not stored either, all before that is, and it says so.
+    """
 
     def print_results(results: Iterable[Appended]) -> None:
         for appended in results:
             print_json(appended)
 
-    number = 0
+    numbers: list[int] = []  # of each event, its line
     on_result = (lambda result: print_results(result.results)) if as_json else None
-    with engine.batch(on_result=on_result) as batch:
-        for line in lines:
-            number += 1
-            if line.strip():
-                try:
-                    batch.add(parse_object(line.decode()))
-                except (Invalid, UnicodeDecodeError) as reason:
-                    raise Invalid(f"line {number}: {reason}", field=f"line {number}") from reason
+    batch = engine.batch(budget_ms=budget_ms, on_result=on_result)
+    try:
+        with batch:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    event = _event_of(line, number, batch)
+                    numbers.append(number)
+                    batch.add({**missing, **event})
+    except PalyraError as error:
+        _name_line(error, numbers)
+        if not as_json and batch.summary.events:
+            _say_stored(batch.summary)
+        raise
     if not as_json:
-        summary = batch.summary
-        console().print(f"{summary.new:,} new, {summary.duplicates:,} there already")
+        _say_stored(batch.summary)
+
+
+def _event_of(line: bytes, number: int, batch: Batch) -> dict[str, Any]:
+    try:
+        return parse_object(line.decode())
+    except (Invalid, UnicodeDecodeError) as reason:
+        batch.flush()  # what was before it is stored
+        said, hint = (
+            (reason.message, reason.hint)
+            if isinstance(reason, Invalid)
+            else ("this is no UTF-8", None)
+        )
+        raise Invalid(said, field=f"line {number}", hint=hint) from reason
+
+
+def _name_line(error: PalyraError, numbers: Sequence[int]) -> None:
+    """A field of a request says nothing to whoever wrote lines."""
+    first = error.detail.get("first_event")
+    if first is None:
+        return
+    field = error.field or ""
+    if (named := re.match(r"events\[(\d+)\]\.?", field)) is None:
+        last = min(first + error.detail["events"], len(numbers)) - 1
+        error.field = " ".join(filter(None, (f"lines {numbers[first]} to {numbers[last]}", field)))
+        return
+    line = f"line {numbers[first + int(named[1])]}"
+    rest = field[named.end() :]
+    error.field = f"{line}: {rest}" if rest else line
+
+
+def _say_stored(summary: BatchSummary) -> None:
+    console().print(f"{summary.new:,} new, {summary.duplicates:,} there already")
 
 
 @dataclass(slots=True)

@@ -103,17 +103,54 @@ def test_events_from_standard_input_are_stored_in_order(
     assert [result["session_seq"] for result in results] == list(range(1, 701))
 
 
-def test_a_line_of_standard_input_that_is_no_event_is_named(endpoint: str) -> None:
+GOOD_LINE = json.dumps({"session_id": SESSION, "kind": "x.a", "actor": "agent", "payload": {}})
+BAD_LINE = GOOD_LINE.replace('"x.a"', "7")
+
+
+@pytest.mark.parametrize(
+    ("lines", "field", "stored"),
+    [
+        (f"{GOOD_LINE}\n\nnonsense\n", "line 3", 1),
+        (f"{GOOD_LINE}\n[1]\n", "line 2", 1),
+        (f'{GOOD_LINE}\n\n{{"session_id": "x", "payload": {{}}}}\n', "line 3: session_id", 0),
+        (f'{{"payload": {{}}}}\n{GOOD_LINE}\n', "line 1: session_id", 0),
+        (f"{GOOD_LINE}\n{BAD_LINE}\n", "line 2: kind", 0),
+    ],
+)
+def test_a_line_of_standard_input_that_is_no_event_is_named(
+    endpoint: str, lines: str, field: str, stored: int
+) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "palyra_actors.cli", "append", "-", "--json", "-e", endpoint],
-        input='{"session_id": "x"}\n\nnonsense\n',
+        input=lines,
         capture_output=True,
         text=True,
         timeout=DEADLINE_S,
         check=False,
     )
     assert done.returncode == exits.REFUSED
-    assert json.loads(done.stderr)["error"]["field"] == "line 3"
+    assert json.loads(done.stderr)["error"]["field"] == field
+    assert len(done.stdout.splitlines()) == stored, "what was before it, in other requests"
+
+
+def test_lines_of_standard_input_have_what_the_options_say_where_they_do_not(
+    endpoint: str, live: Run
+) -> None:
+    session, run = new_id(), new_id()
+    subprocess.run(
+        [sys.executable, "-m", "palyra_actors.cli", "append", "-", "-e", endpoint,
+         "--session", session, "--kind", "x.a", "--run", run],
+        input='{"payload": {"n": 1}}\n{"payload": {"n": 2}, "kind": "x.b", "actor": "agent"}\n',
+        text=True,
+        timeout=DEADLINE_S,
+        check=True,
+    )  # fmt: skip
+    _, out, _ = live("show", session, "--json")
+    shown = [json.loads(line) for line in out.splitlines()]
+    found = [(one["kind"], one["actor"], one["run_id"]) for one in shown if "kind" in one]
+    assert found == [("x.a", "user", run), ("x.b", "agent", run)]
+    for option in ("--text", "--event-id"):
+        assert live("append", "-", option, "x")[0] == exits.USAGE
 
 
 @pytest.mark.parametrize(
