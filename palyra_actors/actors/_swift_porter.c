@@ -38,8 +38,7 @@ enum {
     BURST = 32, /* frames for which the loop may have to wait: about a tenth of a millisecond */
     ID_BYTES_MAX = 66, /* of a request's id, encoded: 64 of text and its head */
     REPLY_BYTES_MAX = 512,
-    SMALL_BYTES = 223, /* a frame of so many has seven bytes more around it on the wire */
-    RANGES = 24        /* of a histogram: below 2, 4, 8, … microseconds */
+    SMALL_BYTES = 223 /* a frame of so many has seven bytes more around it on the wire */
 };
 
 /* -- what a frame is ------------------------------------------------------------------------------ */
@@ -201,7 +200,6 @@ struct Porter {
     double room, most, before, load_s, wait_s_max, through_at, served_at;
     uint8_t head[REPLY_BYTES_MAX], middle[REPLY_BYTES_MAX];
     Py_ssize_t head_length, middle_length;
-    uint64_t took[RANGES]; /* refusals by the time since they may have been there */
 };
 
 static const char PORTER[] = "_swift_door.porter";
@@ -368,10 +366,6 @@ refuse(Porter *porter, Arrival *one, int place, double load)
         aside->length = length;
         memcpy(aside->reply, reply, (size_t)length);
     }
-    int range = 0;
-    for (uint64_t us = (uint64_t)((now - one->arrived) * 1e6); us > 1 && range < RANGES - 1; us >>= 1)
-        range++;
-    porter->took[range]++;
 }
 
 /* -- receiving -------------------------------------------------------------------------------- */
