@@ -3,7 +3,7 @@
 Steps of a share of the measured capacity, open loop: a request is sent when it is due, whatever
 became of those before it. At last the load falls from ten times the capacity to half of it, and it
 is measured how long it takes until that is served in time. One line a step, one for the recovery,
-one that sums up:
+one that sums up the medians of the turns, to and fro through all steps:
 
     goodput         acknowledged and within the budget, a second
     accepted_…_ms   from the frame's arrival to the end of its commit, as the engine says
@@ -13,11 +13,12 @@ one that sums up:
     unsent          not sent, because the connection had not taken what was sent before
     commit_p99_ms   of a bare SQLite commit of one row beside it, twenty a second
 
-    python bench/bench_overload.py [--seconds 4] [--shape singles|batches] [--plot overload.png]
+    python bench/bench_overload.py [--seconds 2] [--rounds 3] [--shape batches] [--plot FILE]
 """
 
 import argparse
 import json
+import statistics
 import subprocess
 import sys
 import time
@@ -92,7 +93,7 @@ def curve(outcome: Outcome) -> dict[str, Any]:
     return {"seconds": edges[:-1], "good": rate, "offered": offered, "p99_ms": p99}
 
 
-def measure(folder: Path, shape: str, seconds: float, plot: str | None) -> None:
+def measure(folder: Path, shape: str, seconds: float, rounds: int, plot: str | None) -> None:
     events, window = SHAPES[shape]
     found: list[dict[str, Any]] = []
     with engine(folder) as (endpoint, _):
@@ -101,16 +102,17 @@ def measure(folder: Path, shape: str, seconds: float, plot: str | None) -> None:
         capacity(load, window, 1.0)  # wakes all sessions
         most = capacity(load, window, seconds)
         load.run(most * AFTER, 1.0)
-        for share in STEPS:
-            commits.since()
-            outcome = load.run(most * share, seconds)
-            bare = commits.since()
-            found.append({"share": share, **outcome.summary()})
-            emit(
-                "overload", shape=shape, **found[-1],
-                commit_p50_ms=at(bare, 0.5), commit_p99_ms=at(bare, 0.99), seconds=seconds,
-            )  # fmt: skip
-            load.run(most * AFTER, 0.5)
+        for turn in range(rounds):
+            for share in reversed(STEPS) if turn % 2 else STEPS:
+                commits.since()
+                outcome = load.run(most * share, seconds)
+                bare = commits.since()
+                found.append({"share": share, **outcome.summary()})
+                emit(
+                    "overload", shape=shape, turn=turn, **found[-1],
+                    commit_p50_ms=at(bare, 0.5), commit_p99_ms=at(bare, 0.99), seconds=seconds,
+                )  # fmt: skip
+                load.run(most * AFTER, 0.5)
         story = load.steps([(most * AFTER, 2.0), (most * STEPS[-1], 2.0), (most * AFTER, 4.0)])
         recovered = normal_after_s(story, 4.0)
         emit("overload", shape=shape, part="recovery", back_to_normal_s=recovered)
@@ -121,36 +123,41 @@ def measure(folder: Path, shape: str, seconds: float, plot: str | None) -> None:
         draw(plot, shape, most, found, curve(story))
 
 
+def middle(found: list[dict[str, Any]], share: float, key: str) -> float:
+    """The median of the turns; 0 where a step had none of it."""
+    values = [step[key] or 0.0 for step in found if step["share"] == share]
+    return round(statistics.median(values), 3)
+
+
 def sum_up(
     shape: str, events: int, most: float, found: list[dict[str, Any]], recovered: float | None
 ) -> None:
-    peak = max(step["goodput_per_second"] for step in found)
-    by_share = {step["share"]: step for step in found}
+    goodput = {share: middle(found, share, "goodput_per_second") for share in STEPS}
+    refusals = {share: middle(found, share, "refusal_p99_ms") for share in STEPS}
+    peak = max(goodput.values())
     acked = sum(step["acked_per_second"] for step in found)
     late = sum(step["over_budget"] * step["acked_per_second"] for step in found)
+    offered = sum(step["offered_per_second"] for step in found)
     emit(
         "overload",
         shape=shape,
         part="summary",
         capacity_per_second=round(most),
         capacity_events_per_second=round(most * events),
-        peak_goodput_per_second=peak,
-        goodput_at_300=round(by_share[3.0]["goodput_per_second"] / peak, 3),
-        goodput_at_1000=round(by_share[10.0]["goodput_per_second"] / peak, 3),
+        peak_goodput_per_second=round(peak),
+        goodput_at_300=round(goodput[3.0] / peak, 3),
+        goodput_at_1000=round(goodput[10.0] / peak, 3),
+        accepted_p99_ms={s: middle(found, s, "accepted_p99_ms") for s in STEPS},
         accepted_p99_ms_worst=max(step["accepted_p99_ms"] or 0 for step in found),
-        refusal_p99_ms_to_150=max(
-            by_share[share]["refusal_p99_ms"] or 0 for share in STEPS if share <= 1.5
-        ),
-        door_p99_ms_worst=max(step["door_p99_ms"] or 0 for step in found),
-        given_up=round(
-            sum(step["given_up_per_second"] for step in found)
-            / max(1, sum(step["offered_per_second"] for step in found)),
-            5,
-        ),
+        refusal_p99_ms=refusals,
+        refusal_p99_ms_to_150=max(refusals[share] for share in STEPS if share <= 1.5),
+        refusal_p99_ms_at_1000=refusals[10.0],
         refusal_p99_ms_worst=max(step["refusal_p99_ms"] or 0 for step in found),
+        given_up=round(sum(step["given_up_per_second"] for step in found) / max(1, offered), 5),
         over_budget=round(late / max(1, acked), 5),
         back_to_normal_s=recovered,
         hung=sum(step["hung"] for step in found),
+        turns=len(found) // len(STEPS),
         python=sys.version.split()[0],
     )
 
@@ -164,13 +171,13 @@ def draw(
     from matplotlib import pyplot
 
     figure, (goodput, times, over_time) = pyplot.subplots(3, 1, figsize=(9, 10))
-    shares = [step["share"] * 100 for step in found]
-    goodput.plot(shares, [step["goodput_per_second"] for step in found], "o-", label="goodput")
-    goodput.plot(shares, [step["refused_per_second"] for step in found], "o-", label="refused")
+    shares = [share * 100 for share in STEPS]
+    for key, label in (("goodput_per_second", "goodput"), ("refused_per_second", "refused")):
+        goodput.plot(shares, [middle(found, share, key) for share in STEPS], "o-", label=label)
     goodput.axhline(most, linestyle=":", color="grey", label="capacity")
     goodput.set(xscale="log", ylabel="requests a second", title=f"{shape}: per cent of capacity")
     for key in ("accepted_p99_ms", "client_p99_ms", "refusal_p99_ms"):
-        times.plot(shares, [step[key] for step in found], "o-", label=key)
+        times.plot(shares, [middle(found, share, key) for share in STEPS], "o-", label=key)
     times.axhline(25, linestyle=":", color="grey")
     times.set(xscale="log", yscale="log", ylabel="ms")
     over_time.plot(story["seconds"], story["offered"], label="offered")
@@ -186,7 +193,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )
-    parser.add_argument("--seconds", type=float, default=4.0, help="of each step")
+    parser.add_argument("--seconds", type=float, default=2.0, help="of each step")
+    parser.add_argument("--rounds", type=int, default=3, help="through all steps, to and fro")
     parser.add_argument("--shape", choices=[*SHAPES], default="singles")
     parser.add_argument("--plot", metavar="FILE", help="needs matplotlib")
     parser.add_argument("--dir", help="on the disk to measure; default: here")
@@ -196,7 +204,7 @@ def main() -> None:
         bare_commits(options.as_commits)
         return
     with workspace(options.dir) as folder:
-        measure(folder, options.shape, options.seconds, options.plot)
+        measure(folder, options.shape, options.seconds, options.rounds, options.plot)
 
 
 if __name__ == "__main__":
