@@ -518,7 +518,6 @@ class Works:
             jobs=self.desk.counter.jobs(),
             subscriptions=len(self.feed),
             recent_events=self.feed.window_events,
-            threads=threading.active_count(),
             db_bytes=self._size(self.file),
             wal_bytes=wal_bytes(self.file),
             wal_bytes_max=self.config.storage.wal_bytes_max,

@@ -55,6 +55,8 @@ REPEATABLE_OPS: Final = frozenset(
         "journal.recent",
         "journal.head",
         "journal.verify",
+        "journal.credit",
+        "journal.unsubscribe",
         "session.get",
         "session.list",
         "session.history",

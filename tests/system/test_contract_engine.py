@@ -117,7 +117,7 @@ def test_a_thousand_sessions_cost_no_thread(own: House) -> None:
     wire.append(*[event(new_id()) for _ in range(1000)])
     stats = wire.ok("engine.stats")
     assert stats["actors"]["resident"] == 1001
-    assert stats["threads"] == before
+    assert stats["threads"] <= before, "some of an engine before may end meanwhile"
 
 
 def test_received_equals_answered_at_rest_whatever_was_sent(own: House) -> None:
