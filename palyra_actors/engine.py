@@ -209,7 +209,6 @@ class Works:
             writing,
             plan=plan,
             budget_ms=budget.write_ms,
-            wal_bytes_max=self.config.storage.wal_bytes_max,
             published=self._published,
             measured=self._measured,
         )

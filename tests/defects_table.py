@@ -194,8 +194,7 @@ DEFECTS: Final = (
     ),
     Defect(
         9, "a WAL over its cap is written on",
-        _ACTORS + "writer.py",
-        "if self.over_limit or self._do_not_fit(units):", "if self.over_limit is None:",
+        _ACTORS + "writer.py", "if self.over_limit:", "if self.over_limit is None:",
         "tests/storage/test_upkeep.py"
         "::test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_go",
     ),
@@ -214,11 +213,10 @@ DEFECTS: Final = (
         "::test_a_wal_above_its_limit_is_reported_until_it_starts_anew",
     ),
     Defect(
-        9, "a WAL is held back only after it was looked at again",
-        _ACTORS + "writer.py",
-        "if self.over_limit or self._do_not_fit(units):", "if self.over_limit:",
+        9, "a WAL is held back at its cap, and what is under way goes beyond",
+        _STORAGE + "upkeep.py", "wal_bytes_max - wal_bytes_max // UNDER_WAY", "wal_bytes_max",
         "tests/storage/test_upkeep.py"
-        "::test_where_the_wal_is_over_its_cap_writes_are_refused_until_its_reader_lets_go",
+        "::test_a_wal_is_held_back_before_its_cap_and_crowded_from_half_of_it_on",
     ),
     Defect(
         9, "a checkpoint is put off though the WAL is half full",

@@ -98,12 +98,10 @@ class Writer(PooledActor):
         *,
         plan: Plan,
         budget_ms: int,
-        wal_bytes_max: int,
         published: Callable[[Group], None],
         measured: Callable[[Measured], None],
     ) -> None:
         super().__init__(loop)
-        self._wal_bytes_max = wal_bytes_max
         self._loop = loop
         self._storage = storage
         self._plan = plan
@@ -270,7 +268,7 @@ class Writer(PooledActor):
             self._chored = False  # after a chore those who wait have their turn
             self._refuse_late()
             units = self._take()
-            obstacle = self._obstacle(units)
+            obstacle = self._obstacle()
             if obstacle is not None:
                 self._eject(units, dict.fromkeys(units, obstacle))
                 continue
@@ -686,8 +684,8 @@ class Writer(PooledActor):
         if (self._queue or self._chores) and self._group is None:
             self._start_groups()
 
-    def _obstacle(self, units: Sequence[Unit] = ()) -> PalyraError | None:
-        """Why nothing, or none of these, can be written now, as its refusal; None: it can."""
+    def _obstacle(self) -> PalyraError | None:
+        """Why nothing can be written now, as its refusal; None: it can."""
         if self._failing is not None:
             return StorageUnavailable(
                 f"storage is failing: {self._failing}",
@@ -695,15 +693,10 @@ class Writer(PooledActor):
                 retry_after_ms=int(REOPEN_S * 1000),
                 detail={"outcome": "none"},
             )
-        if self.over_limit or self._do_not_fit(units):
+        if self.over_limit:
             return Overloaded(
                 "the write-ahead log is over its cap: a reader holds an old snapshot",
                 hint="nothing was stored; send it again later",
                 retry_after_ms=int(REOPEN_S * 1000),
             )
         return None
-
-    def _do_not_fit(self, units: Sequence[Unit]) -> bool:
-        """Whether the WAL would go over its cap with these."""
-        payload_bytes = sum(unit.payload_bytes for unit in units)
-        return self._storage.wal_used_bytes() + payload_bytes > self._wal_bytes_max

@@ -20,7 +20,7 @@ from palyra_actors.domain.chain import GENESIS, Stored, expected_hash
 from palyra_actors.domain.run import Run
 from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.storage.beside import Beside, Step, compiled
-from palyra_actors.storage.connection import FRAME_HEADER_BYTES, PAGE_BYTES, drop, try_room
+from palyra_actors.storage.connection import drop, try_room
 from palyra_actors.storage.port import (
     APART,
     FOLLOWED,
@@ -37,7 +37,7 @@ from palyra_actors.storage.port import (
     StreamRow,
 )
 from palyra_actors.storage.queries import sql, sql_of_rows
-from palyra_actors.storage.upkeep import finish, return_free_pages, wal_state, wal_used_bytes
+from palyra_actors.storage.upkeep import finish, return_free_pages, wal_state
 
 MARK_EVERY: Final = 64
 """Events of a stream between two marks; what a page of a stream may read too much."""
@@ -393,13 +393,6 @@ class JournalWriter(_Side):
             return wal_state(self._connection).remaining
         except apsw.BusyError:
             return 2**31
-
-    def wal_used_bytes(self) -> int:
-        """Bytes of the WAL in use, about a microsecond; 0 where that cannot be told now."""
-        try:
-            return wal_used_bytes(wal_state(self._connection), PAGE_BYTES + FRAME_HEADER_BYTES)
-        except apsw.Error:
-            return 0
 
     def empty_wal(self, frames_max: int) -> None:
         """Nothing is in the WAL any more, not even what its pages held before.
