@@ -19,10 +19,13 @@ from palyra_actors.errors import PalyraError
 log = logging.getLogger(__name__)
 
 WARM_MAX: Final = 4_096
-"""Heads that stay together: fifteen pages at most, and many more streams than one group writes."""
+"""Heads that stay together after a look: fifteen pages, and many more streams than one group
+writes."""
 
 LOOK_AFTER: Final = 4_096
-"""Heads moved, after which it is looked how many there are."""
+"""Heads moved since the start or the last look, after which it is looked how many there are: so
+many more may lie there by then, and as many again for each start that came before its first look.
+"""
 
 ROWS_FIRST: Final = 64
 ROWS_MAX: Final = 1_024
