@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Final
 
 from palyra_actors.api.batch import Batch, BatchSummary
 from palyra_actors.api.events import new_id
@@ -15,6 +15,9 @@ from palyra_actors.cli.shape import console, parse_json, plain, print_json
 from palyra_actors.errors import Invalid, NotFound, PalyraError
 from palyra_actors.ids import parse_ulid
 from palyra_actors.importer import read_events
+
+EVENT_FIELD: Final = re.compile(r"^events\[(\d+)\]\.?")
+"""How a field of one event of a request begins."""
 
 
 def parse_object(text: str) -> dict[str, Any]:
@@ -88,9 +91,9 @@ def append_lines(
         with batch:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    event = _event_of(line, number, batch)
                     numbers.append(number)
-                    batch.add({**missing, **event})
+                    with _of_line(number, batch):
+                        batch.add({**missing, **_event_of(line)})
     except PalyraError as error:
         _name_line(error, numbers)
         if not as_json and batch.summary.events:
@@ -100,17 +103,30 @@ def append_lines(
         _say_stored(batch.summary)
 
 
-def _event_of(line: bytes, number: int, batch: Batch) -> dict[str, Any]:
+@contextmanager
+def _of_line(number: int, batch: Batch) -> Iterator[None]:
+    """Where this line alone is wrong, what was before it is stored, and the line is named."""
+    try:
+        yield
+    except PalyraError as error:
+        if "first_event" not in error.detail:
+            batch.flush()
+            error.field = _at(f"line {number}", EVENT_FIELD.sub("", error.field or ""))
+        raise
+
+
+def _event_of(line: bytes) -> dict[str, Any]:
     try:
         return parse_object(line.decode())
-    except (Invalid, UnicodeDecodeError) as reason:
-        batch.flush()  # what was before it is stored
-        said, hint = (
-            (reason.message, reason.hint)
-            if isinstance(reason, Invalid)
-            else ("this is no UTF-8", None)
-        )
-        raise Invalid(said, field=f"line {number}", hint=hint) from reason
+    except UnicodeDecodeError as reason:
+        raise Invalid("this is no UTF-8") from reason
+    except Invalid as reason:
+        reason.field = None  # the line is all that is wrong
+        raise
+
+
+def _at(place: str, field: str) -> str:
+    return f"{place}: {field}" if field else place
 
 
 def _name_line(error: PalyraError, numbers: Sequence[int]) -> None:
@@ -119,13 +135,11 @@ def _name_line(error: PalyraError, numbers: Sequence[int]) -> None:
     if first is None:
         return
     field = error.field or ""
-    if (named := re.match(r"events\[(\d+)\]\.?", field)) is None:
+    if (named := EVENT_FIELD.match(field)) is None:
         last = min(first + error.detail["events"], len(numbers)) - 1
         error.field = " ".join(filter(None, (f"lines {numbers[first]} to {numbers[last]}", field)))
         return
-    line = f"line {numbers[first + int(named[1])]}"
-    rest = field[named.end() :]
-    error.field = f"{line}: {rest}" if rest else line
+    error.field = _at(f"line {numbers[first + int(named[1])]}", field[named.end() :])
 
 
 def _say_stored(summary: BatchSummary) -> None:

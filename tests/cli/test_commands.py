@@ -105,6 +105,7 @@ def test_events_from_standard_input_are_stored_in_order(
 
 GOOD_LINE = json.dumps({"session_id": SESSION, "kind": "x.a", "actor": "agent", "payload": {}})
 BAD_LINE = GOOD_LINE.replace('"x.a"', "7")
+TOO_LARGE = GOOD_LINE.replace("{}", json.dumps({"a": 1 << 64}))  # for the client to encode
 
 
 @pytest.mark.parametrize(
@@ -112,6 +113,7 @@ BAD_LINE = GOOD_LINE.replace('"x.a"', "7")
     [
         (f"{GOOD_LINE}\n\nnonsense\n", "line 3", 1),
         (f"{GOOD_LINE}\n[1]\n", "line 2", 1),
+        (f"{GOOD_LINE}\n\n{TOO_LARGE}\n", "line 3: payload.a", 1),
         (f'{GOOD_LINE}\n\n{{"session_id": "x", "payload": {{}}}}\n', "line 3: session_id", 0),
         (f'{{"payload": {{}}}}\n{GOOD_LINE}\n', "line 1: session_id", 0),
         (f"{GOOD_LINE}\n{BAD_LINE}\n", "line 2: kind", 0),
