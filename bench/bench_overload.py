@@ -13,7 +13,8 @@ one that sums up the medians of the turns, to and fro through all steps:
     unsent          not sent, because the connection had not taken what was sent before
     commit_p99_ms   of a bare SQLite commit of one row beside it, twenty a second
 
-    python bench/bench_overload.py [--seconds 2] [--rounds 3] [--shape batches] [--plot FILE]
+    python bench/bench_overload.py [--seconds 2] [--rounds 3] [--shape batches] [--send-kib 64]
+                                   [--plot FILE]
 """
 
 import argparse
@@ -27,7 +28,9 @@ from typing import Any
 
 import numpy as np
 from load import emit, engine, workspace
-from openloop import OK, OpenLoop, Outcome, at, capacity, normal_after_s
+from openloop import LOAD_SEND_BYTES, OK, OpenLoop, Outcome, at, capacity, normal_after_s
+
+from palyra_actors.cli.serve import ask_for_short_turns
 
 STEPS = (0.25, 0.5, 0.8, 1.0, 1.5, 3.0, 10.0)
 SHAPES = {"singles": (1, 256), "batches": (64, 8)}  # events of a request, requests in flight
@@ -93,12 +96,15 @@ def curve(outcome: Outcome) -> dict[str, Any]:
     return {"seconds": edges[:-1], "good": rate, "offered": offered, "p99_ms": p99}
 
 
-def measure(folder: Path, shape: str, seconds: float, rounds: int, plot: str | None) -> None:
+def measure(  # noqa: PLR0917
+    folder: Path, shape: str, seconds: float, rounds: int, send_bytes: int, plot: str | None
+) -> None:
     events, window = SHAPES[shape]
     found: list[dict[str, Any]] = []
     with engine(folder) as (endpoint, _):
         commits = Commits(folder)
-        load = OpenLoop(endpoint, events=events)
+        ask_for_short_turns()  # as the engine does: what is sent late by the load counts as late
+        load = OpenLoop(endpoint, events=events, send_bytes=send_bytes)
         capacity(load, window, 1.0)  # wakes all sessions
         most = capacity(load, window, seconds)
         load.run(most * AFTER, 1.0)
@@ -196,6 +202,10 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2.0, help="of each step")
     parser.add_argument("--rounds", type=int, default=3, help="through all steps, to and fro")
     parser.add_argument("--shape", choices=[*SHAPES], default="singles")
+    parser.add_argument(
+        "--send-kib", type=int, default=LOAD_SEND_BYTES // 1024,
+        help="that a connection of the load may have in its own socket",
+    )  # fmt: skip
     parser.add_argument("--plot", metavar="FILE", help="needs matplotlib")
     parser.add_argument("--dir", help="on the disk to measure; default: here")
     parser.add_argument("--as-commits", metavar="DB", help=argparse.SUPPRESS)
@@ -204,7 +214,10 @@ def main() -> None:
         bare_commits(options.as_commits)
         return
     with workspace(options.dir) as folder:
-        measure(folder, options.shape, options.seconds, options.rounds, options.plot)
+        measure(
+            folder, options.shape, options.seconds, options.rounds, options.send_kib * 1024,
+            options.plot,
+        )  # fmt: skip
 
 
 if __name__ == "__main__":

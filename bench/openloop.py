@@ -31,6 +31,10 @@ OK, REFUSED, FAILED, WAITING, UNSENT = 0, 1, 2, 3, 4
 GREETING = b"\xff" + bytes(8) + b"\x7f\x03\x00NULL" + bytes(16) + b"\x00" + bytes(31)
 READY = b"\x04\x1c\x05READY\x0bSocket-Type\x00\x00\x00\x06DEALER"
 SEND_BYTES = 64 * 1024  # of one connection, in its socket
+LOAD_SEND_BYTES, LOAD_SEND_FRAMES = 8 * 1024, 4
+"""What a connection of the load may have there: the larger of the two. Whoever wants to hear of a
+refusal soon keeps a short queue of its own, for what lies in it nobody can refuse."""
+
 NICE = 10
 NORMAL_S = 0.5
 NORMAL_BAD = 0.01
@@ -43,9 +47,12 @@ CROCKFORD = np.frombuffer(b"0123456789ABCDEFGHJKMNPQRSTVWXYZ", np.uint8)  # benc
 class Connection:
     """A DEALER, as far as requests of one frame need one. Never blocks once it is open."""
 
-    def __init__(self, endpoint: str, read: bool = True, receive_bytes: int | None = None) -> None:
+    def __init__(
+        self, endpoint: str, read: bool = True, receive_bytes: int | None = None,
+        send_bytes: int = SEND_BYTES,
+    ) -> None:  # fmt: skip
         self.socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BYTES)
+        self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, send_bytes)
         if receive_bytes is not None:
             self.socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_bytes)
         self.socket.connect(endpoint.removeprefix("ipc://"))
@@ -272,10 +279,11 @@ class OpenLoop:
 
     def __init__(
         self, endpoint: str, *, connections: int = 16, sessions: int = 256, events: int = 1,
-        budget_ms: int | None = None,
+        budget_ms: int | None = None, send_bytes: int = LOAD_SEND_BYTES,
     ) -> None:  # fmt: skip
-        self.connections = [Connection(endpoint) for _ in range(connections)]
         made = Template(sessions, events, budget_ms)
+        send_bytes = max(send_bytes, LOAD_SEND_FRAMES * len(made.row))
+        self.connections = [Connection(endpoint, send_bytes=send_bytes) for _ in range(connections)]
         self._next_id = ctypes.c_uint32(FIRST_ID)
         self._load = _compiled().load_new(
             connections, _ints([one.socket.fileno() for one in self.connections], ctypes.c_int),

@@ -32,6 +32,7 @@ enum {
     ODD_MAX = 192, /* the same beside plain appends: each may take long to look at */
     ODD_BYTES_MAX = 512 * 1024,
     ASIDE_MAX = 256,
+    DUE_MAX = 128, /* refusals that are sent together */
     SENDERS_MAX = 2048,
     TABLE_SIZE = 4096, /* a power of two, twice SENDERS_MAX */
     NAME_BYTES_MAX = 64,
@@ -116,7 +117,8 @@ is_usable_id(const uint8_t *at, const uint8_t *end)
 }
 
 /* Whether a frame is an append under the engine's own budget, in an envelope of which nothing has
- * to be said but that; and where its id stands. Everything else is for Python to look at. */
+ * to be said but that; and where its id stands. Everything else is for Python to look at. A body
+ * that comes last is not looked into: one of 64 events would take ten times the rest. */
 static int
 is_plain_append(const uint8_t *frame, size_t size, size_t size_max, Arrival *one)
 {
@@ -130,7 +132,10 @@ is_plain_append(const uint8_t *frame, size_t size, size_t size_max, Arrival *one
             return 0;
         const uint8_t *key = at + 1, *value = key + (*at & 0x1F), *next;
         size_t length = *at & 0x1F;
-        if (value >= end || (next = after_value(value, end)) == NULL)
+        if (value >= end)
+            return 0;
+        int is_rest = keys == 1 && length == 4 && !memcmp(key, "body", 4);
+        if ((next = is_rest ? end : after_value(value, end)) == NULL)
             return 0;
         int known = 0;
         if (length == 1 && *key == 'v') {
@@ -168,7 +173,15 @@ typedef struct {
     double held;   /* load of it that the loop has */
     double queued; /* and that is in the batch */
     Py_ssize_t refused, refused_bytes, refused_large;
+    int16_t first, last; /* of the refusals that are due to it, or -1 */
 } Sender;
+
+typedef struct {
+    int sender;
+    int16_t next;
+    Py_ssize_t length;
+    uint8_t reply[REPLY_BYTES_MAX];
+} Due;
 
 typedef struct {
     int sender;
@@ -195,6 +208,9 @@ struct Porter {
     double since; /* what is received next may have been there since then */
     Batch *batch, *spare;
     size_t size_max;
+    int due_count, due_senders; /* refusals to be sent, and to whom */
+    int16_t due_to[DUE_MAX];
+    Due due[DUE_MAX];
     /* what the loop told */
     int sifts;
     double room, most, before, load_s, wait_s_max, through_at, served_at;
@@ -288,7 +304,8 @@ find_sender(Batch *batch, const uint8_t *name, size_t length, int delimited)
     if (batch->senders == SENDERS_MAX)
         return -1;
     Sender *made = &batch->sender[batch->senders];
-    *made = (Sender){.length = (uint8_t)length, .delimited = (uint8_t)delimited, .descriptor = -1};
+    *made = (Sender){.length = (uint8_t)length, .delimited = (uint8_t)delimited, .descriptor = -1,
+                      .first = -1, .last = -1};
     memcpy(made->name, name, length);
     batch->table[place] = (int16_t)batch->senders;
     return batch->senders++;
@@ -338,34 +355,64 @@ write_refusal(const Porter *porter, Arrival *one, double wait_s, uint8_t *reply)
     return at - reply;
 }
 
+/* A reply that its pipe does not take is for the loop to keep, and those behind it. */
+static void
+send_refusal(Porter *porter, Sender *sender, const Due *due)
+{
+    Batch *batch = porter->batch;
+    if (sender->status == SENT &&
+        (send_part(porter->socket, (const char *)sender->name, sender->length,
+                   DONTWAIT | SNDMORE) < 0 ||
+         (sender->delimited && send_part(porter->socket, "", 0, DONTWAIT | SNDMORE) < 0) ||
+         send_part(porter->socket, (const char *)due->reply, due->length, DONTWAIT) < 0))
+        sender->status = zmq_errno_() == EAGAIN ? FULL : GONE;
+    if (sender->status == FULL) {
+        Aside *aside = &batch->aside[batch->asides++];
+        aside->sender = due->sender;
+        aside->length = due->length;
+        memcpy(aside->reply, due->reply, (size_t)due->length);
+    }
+}
+
+/* Those of one sender one behind the other: a thread of libzmq that sleeps is woken for the first
+ * of them, which takes as long as to refuse ten. */
+static void
+send_due(Porter *porter)
+{
+    for (int i = 0; i < porter->due_senders; i++) {
+        Sender *sender = &porter->batch->sender[porter->due_to[i]];
+        for (int at = sender->first; at >= 0; at = porter->due[at].next)
+            send_refusal(porter, sender, &porter->due[at]);
+        sender->first = sender->last = -1;
+    }
+    porter->due_count = porter->due_senders = 0;
+}
+
 /* Those who are refused are told to come back one after the other, once what is under way is
- * through. A reply that its pipe does not take is for the loop to keep, and those behind it. */
+ * through. */
 static void
 refuse(Porter *porter, Arrival *one, int place, double load)
 {
-    Batch *batch = porter->batch;
-    Sender *sender = &batch->sender[place];
-    uint8_t reply[REPLY_BYTES_MAX];
+    if (porter->due_count == DUE_MAX)
+        send_due(porter);
+    Sender *sender = &porter->batch->sender[place];
     double now = now_s(), served_at = fmax(porter->served_at, fmax(now, porter->through_at));
     porter->served_at = fmin(served_at + load * porter->load_s, now + porter->wait_s_max);
-    Py_ssize_t length = write_refusal(porter, one, porter->served_at - now, reply);
+    Due *due = &porter->due[porter->due_count];
+    due->sender = place;
+    due->length = write_refusal(porter, one, porter->served_at - now, due->reply);
+    due->next = -1;
+    if (sender->first < 0) {
+        porter->due_to[porter->due_senders++] = (int16_t)place;
+        sender->first = (int16_t)porter->due_count;
+    } else
+        porter->due[sender->last].next = (int16_t)porter->due_count;
+    sender->last = (int16_t)porter->due_count++;
     size_t size = msg_size(&one->payload);
     sender->refused++;
     sender->refused_bytes += (Py_ssize_t)size;
     sender->refused_large += size >= SMALL_BYTES;
-    batch->refused++;
-    if (sender->status == SENT &&
-        (send_part(porter->socket, msg_data(&one->identity),
-                   (Py_ssize_t)msg_size(&one->identity), DONTWAIT | SNDMORE) < 0 ||
-         (one->delimited && send_part(porter->socket, "", 0, DONTWAIT | SNDMORE) < 0) ||
-         send_part(porter->socket, (const char *)reply, length, DONTWAIT) < 0))
-        sender->status = zmq_errno_() == EAGAIN ? FULL : GONE;
-    if (sender->status == FULL) {
-        Aside *aside = &batch->aside[batch->asides++];
-        aside->sender = place;
-        aside->length = length;
-        memcpy(aside->reply, reply, (size_t)length);
-    }
+    porter->batch->refused++;
 }
 
 /* -- receiving -------------------------------------------------------------------------------- */
@@ -375,7 +422,7 @@ is_full(const Porter *porter)
 {
     const Batch *batch = porter->batch;
     return batch->count == BATCH_MAX || batch->bytes >= BATCH_BYTES_MAX ||
-           batch->asides == ASIDE_MAX ||
+           batch->asides + porter->due_count >= ASIDE_MAX ||
            batch->odd >= (porter->sifts ? ODD_MAX : UNKNOWN_MAX) ||
            batch->odd_bytes >= (porter->sifts ? ODD_BYTES_MAX : UNKNOWN_BYTES_MAX);
 }
@@ -455,6 +502,8 @@ run(void *argument)
         if (!more && look && porter->empty)
             porter->since = now_s(); /* it came just now: until then it was waited for */
         more = works(porter) ? receive_some(porter, BURST) : 0;
+        if (!more || porter->due_count > DUE_MAX - BURST)
+            send_due(porter);
         look = works(porter) && !porter->failed;
         int wake = porter->asleep && has_work(porter);
         porter->asleep &= !wake;
@@ -483,6 +532,7 @@ end(Porter *porter)
     pthread_mutex_unlock(&porter->held);
     ring(porter->bell);
     pthread_join(porter->thread, NULL);
+    send_due(porter);
     Batch *batch = porter->batch;
     for (int i = 0; i < batch->count; i++) {
         msg_close(&batch->arrival[i].identity);
@@ -688,6 +738,7 @@ porter_collect(PyObject *module, PyObject *args)
     Py_BEGIN_ALLOW_THREADS
     porter_stop(porter);
     receive_some(porter, most);
+    send_due(porter);
     empty = porter->empty;
     failed = porter->failed;
     porter->failed = 0;

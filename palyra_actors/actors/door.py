@@ -69,7 +69,7 @@ PRESSED_FRAMES: Final = 32
 PRESSED_S: Final = 0.05
 """For how long the porter is called after a round of so many frames, or a refusal."""
 
-RECEIVE_FRAMES: Final = 128  # per peer, in libzmq; beyond it the peer waits
+RECEIVE_FRAMES: Final = 64  # per peer, in libzmq; beyond it the peer waits
 SEND_FRAMES: Final = 512  # per peer, in libzmq; beyond it replies go to the backlog
 LARGE_BYTES: Final = 32 * 1024
 """libzmq counts a peer's frames and not their bytes. A reply of this size is given to it only when

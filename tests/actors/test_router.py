@@ -157,6 +157,11 @@ def _append(request_id: Any, **more: Any) -> bytes:
     )
 
 
+def _body_first(request_id: int) -> bytes:
+    message = msgspec.msgpack.decode(_append(request_id))
+    return msgspec.msgpack.encode({"body": message.pop("body")} | message)
+
+
 LOAD = load_of(len(_append(1)))
 SHUT = router.Opening(True, -1.0, -1.0, 1.0, 0.0, 0.0, 0.0, False, [])
 """There is room for nothing."""
@@ -221,8 +226,8 @@ ODD = [
     _append("x" * 65),
     _append(-1),
     _append(1, op="journal.read"),
-    _append(1) + b"\0",
-    _append(1)[:-1],
+    _body_first(1) + b"\0",
+    _body_first(1)[:-1],
     b"\x85" + _append(1)[1:] + b"\xa2id\x02",
     b"\xc1",
     b"",
@@ -257,6 +262,41 @@ def test_beyond_the_room_a_plain_append_is_refused_and_all_else_taken_in(porter:
         assert reply == msgspec.msgpack.decode(codec.encode_overloaded(request_id, waits[-1]))
     assert waits == sorted(waits), "one after the other, when what is under way is through"
     assert 1 <= waits[0] < waits[-1] <= 1_000
+
+
+def test_a_body_that_comes_last_is_not_looked_into(porter: Any) -> None:
+    made, dealer, _ = porter
+    found = Found(made)
+    made.tell(SHUT)
+    for frame in (_append(1) + b"\0", _append(2)[:-1], _body_first(3)):
+        dealer.send(frame)
+    found.until(3)
+    assert (found.refused, found.came) == (3, [])
+    for request_id in (1, 2, 3):
+        assert dealer.poll(DEADLINE_MS)
+        assert dealer.recv() == codec.encode_overloaded(request_id, 1)
+
+
+@pytest.mark.parametrize("called", [False, True])
+def test_refusals_of_many_reach_each_in_the_order_of_its_frames(
+    porter: Any, sockets: Any, called: bool
+) -> None:
+    made, dealer, _ = porter
+    dealers = [dealer, *(sockets[1]() for _ in range(11))]
+    asker, found, each = sockets[1](zmq.REQ), Found(made), 14
+    made.tell(SHUT._replace(called=called))
+    for number in range(each):
+        for one in dealers:
+            one.send(_append(number))
+    asker.send(_append(each))
+    found.until(len(dealers) * each + 1)
+    assert (found.came, found.aside, found.statuses) == ([], [], {router.SENT})
+    for one in dealers:
+        for number in range(each):
+            assert one.poll(DEADLINE_MS)
+            assert one.recv() == codec.encode_overloaded(number, 1)
+    assert asker.poll(DEADLINE_MS)
+    assert asker.recv() == codec.encode_overloaded(each, 1)
 
 
 def test_nobody_is_told_to_wait_for_longer_than_the_most(porter: Any) -> None:
