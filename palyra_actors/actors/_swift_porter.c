@@ -31,8 +31,8 @@ enum {
     UNKNOWN_BYTES_MAX = 1024 * 1024,
     ODD_MAX = 192, /* the same beside plain appends: each may take long to look at */
     ODD_BYTES_MAX = 512 * 1024,
-    ASIDE_MAX = 256,
-    DUE_MAX = 128, /* refusals that are sent together */
+    ASIDE_MAX = 512,
+    DUE_MAX = 256, /* refusals that are sent together */
     SENDERS_MAX = 2048,
     TABLE_SIZE = 4096, /* a power of two, twice SENDERS_MAX */
     NAME_BYTES_MAX = 64,
