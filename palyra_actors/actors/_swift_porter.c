@@ -521,8 +521,9 @@ porter_of(PyObject *capsule)
     return PyCapsule_GetPointer(capsule, PORTER);
 }
 
+/* `says`: those that were refused are told so still, for which the socket has to be there. */
 static void
-end(Porter *porter)
+end(Porter *porter, int says)
 {
     if (!porter->running)
         return;
@@ -532,7 +533,9 @@ end(Porter *porter)
     pthread_mutex_unlock(&porter->held);
     ring(porter->bell);
     pthread_join(porter->thread, NULL);
-    send_due(porter);
+    if (says)
+        send_due(porter);
+    porter->due_count = porter->due_senders = 0;
     Batch *batch = porter->batch;
     for (int i = 0; i < batch->count; i++) {
         msg_close(&batch->arrival[i].identity);
@@ -547,7 +550,7 @@ porter_free(PyObject *capsule)
     Porter *porter = porter_of(capsule);
     if (porter == NULL)
         return;
-    end(porter);
+    end(porter, 0);
     close(porter->bell);
     close(porter->loop_bell);
     pthread_mutex_destroy(&porter->next);
@@ -634,7 +637,7 @@ porter_close(PyObject *module, PyObject *capsule)
     if (porter == NULL)
         return NULL;
     Py_BEGIN_ALLOW_THREADS
-    end(porter);
+    end(porter, 1);
     Py_END_ALLOW_THREADS
     Py_RETURN_NONE;
 }
