@@ -172,6 +172,7 @@ typedef struct {
     int descriptor, status;
     double held;   /* load of it that the loop has */
     double queued; /* and that is in the batch */
+    double line_at; /* when those of it that were refused could be served beside all other lines */
     Py_ssize_t refused, refused_bytes, refused_large;
     int16_t first, last; /* of the refusals that are due to it, or -1 */
 } Sender;
@@ -190,7 +191,7 @@ typedef struct {
 } Aside;
 
 typedef struct {
-    int count, odd, senders, asides, busy; /* busy: senders with load */
+    int count, odd, senders, asides, busy, lines; /* busy: senders with load; lines: see `refuse` */
     Py_ssize_t bytes, odd_bytes, refused;
     double load;
     int16_t table[TABLE_SIZE];
@@ -279,7 +280,7 @@ porter_go_on(Porter *porter)
 static void
 batch_clear(Batch *batch)
 {
-    batch->count = batch->odd = batch->senders = batch->asides = batch->busy = 0;
+    batch->count = batch->odd = batch->senders = batch->asides = batch->busy = batch->lines = 0;
     batch->bytes = batch->odd_bytes = batch->refused = 0;
     batch->load = 0;
     memset(batch->table, -1, sizeof batch->table);
@@ -389,18 +390,24 @@ send_due(Porter *porter)
 }
 
 /* Those who are refused are told to come back one after the other, once what is under way is
- * through. */
+ * through, but nobody behind more of another connection's than of its own; as
+ * `admission._retry_ms`. */
 static void
 refuse(Porter *porter, Arrival *one, int place, double load)
 {
     if (porter->due_count == DUE_MAX)
         send_due(porter);
     Sender *sender = &porter->batch->sender[place];
-    double now = now_s(), served_at = fmax(porter->served_at, fmax(now, porter->through_at));
-    porter->served_at = fmin(served_at + load * porter->load_s, now + porter->wait_s_max);
+    double now = now_s(), last = now + porter->wait_s_max, work_s = load * porter->load_s;
+    double through_at = fmax(now, porter->through_at);
+    porter->served_at = fmin(fmax(porter->served_at, through_at) + work_s, last);
+    porter->batch->lines += sender->line_at <= 0;
+    sender->line_at =
+        fmin(fmax(sender->line_at, through_at) + work_s * porter->batch->lines, last);
     Due *due = &porter->due[porter->due_count];
     due->sender = place;
-    due->length = write_refusal(porter, one, porter->served_at - now, due->reply);
+    due->length = write_refusal(porter, one, fmin(sender->line_at, porter->served_at) - now,
+                                due->reply);
     due->next = -1;
     if (sender->first < 0) {
         porter->due_to[porter->due_senders++] = (int16_t)place;
@@ -642,17 +649,24 @@ porter_close(PyObject *module, PyObject *capsule)
     Py_RETURN_NONE;
 }
 
-/* The batch goes to the loop; what the loop has of each sender is known until it tells anew. */
+/* The batch goes to the loop; what the loop has of each sender is known until it tells anew, and
+ * until when those of it wait that were refused. */
 static Batch *
 take_batch(Porter *porter)
 {
     Batch *batch = porter->batch, *next = porter->spare;
     batch_clear(next);
+    double now = now_s();
     for (int i = 0; i < batch->senders; i++) {
-        Sender *one = &batch->sender[i];
+        const Sender *one = &batch->sender[i];
+        int waits = one->line_at > now;
+        if (one->held + one->queued <= 0 && !waits)
+            continue;
+        Sender *kept = &next->sender[find_sender(next, one->name, one->length, one->delimited)];
         if (one->held + one->queued > 0)
-            hold(next, &next->sender[find_sender(next, one->name, one->length, one->delimited)],
-                 one->held + one->queued, 0);
+            hold(next, kept, one->held + one->queued, 0);
+        kept->line_at = waits ? one->line_at : 0;
+        next->lines += waits;
     }
     porter->before += batch->load;
     porter->batch = next;

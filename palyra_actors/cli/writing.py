@@ -76,8 +76,9 @@ def append_lines(
     `missing`: what an event has whose line does not say it.
 
     Raises:
-        PalyraError: at the first line that cannot be read or is refused; what was before it in the
-            same request is not stored either, all before that is, and it says so.
+        PalyraError: at the first line that cannot be read or is refused, and nothing behind it is
+            stored. Nor is what was before it in the same request, where the engine refused it; all
+            before that is, and it says so.
     """
 
     def print_results(results: Iterable[Appended]) -> None:
@@ -86,7 +87,7 @@ def append_lines(
 
     numbers: list[int] = []  # of each event, its line
     on_result = (lambda result: print_results(result.results)) if as_json else None
-    batch = engine.batch(budget_ms=budget_ms, on_result=on_result)
+    batch = engine.batch(budget_ms=budget_ms, on_result=on_result, in_flight=1)
     try:
         with batch:
             for number, line in enumerate(lines, 1):
@@ -96,7 +97,7 @@ def append_lines(
                         batch.add({**missing, **_event_of(line)})
     except PalyraError as error:
         _name_line(error, numbers)
-        if not as_json and batch.summary.events:
+        if not as_json:
             _say_stored(batch.summary)
         raise
     if not as_json:

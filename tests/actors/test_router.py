@@ -309,6 +309,25 @@ def test_nobody_is_told_to_wait_for_longer_than_the_most(porter: Any) -> None:
     assert dealer.recv() == codec.encode_overloaded(1, 1_000)
 
 
+def test_nobody_is_told_to_wait_behind_more_of_anothers_than_of_its_own(
+    porter: Any, sockets: Any
+) -> None:
+    made, dealer, _ = porter
+    found, polite = Found(made), sockets[1]()
+    made.tell(SHUT._replace(load_s=0.01))
+    for number in range(100):
+        dealer.send(_append(number))
+        found.until(number + 1)  # a batch each: who waits is not forgotten with it
+        assert dealer.poll(DEADLINE_MS)
+        reply = dealer.recv()
+    assert msgspec.msgpack.decode(reply)["err"]["retry_after_ms"] == 1_000
+    polite.send(_append(1))
+    found.until(101)
+    assert polite.poll(DEADLINE_MS)
+    told = msgspec.msgpack.decode(polite.recv())["err"]["retry_after_ms"]
+    assert told <= 2 * LOAD * 10 + 1, "as if the two were served in turn"
+
+
 def test_the_room_is_less_what_was_taken_in_and_what_the_loop_has(porter: Any) -> None:
     made, dealer, _ = porter
     found = Found(made)

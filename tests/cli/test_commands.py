@@ -135,6 +135,29 @@ def test_a_line_of_standard_input_that_is_no_event_is_named(
     assert len(done.stdout.splitlines()) == stored, "what was before it, in other requests"
 
 
+@pytest.mark.parametrize(("bad", "stored"), [(10, 0), (600, 512)])
+def test_nothing_behind_a_line_that_the_engine_refuses_is_stored(
+    endpoint: str, live: Run, bad: int, stored: int
+) -> None:
+    session = new_id()
+    line = json.dumps({"session_id": session, "kind": "x.a", "actor": "agent", "payload": {}})
+    lines = [line] * 1_600
+    lines[bad - 1] = line.replace('"kind"', '"knd"')
+    done = subprocess.run(
+        [sys.executable, "-m", "palyra_actors.cli", "append", "-", "-e", endpoint],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+    assert done.returncode == exits.REFUSED
+    assert f"line {bad}: knd" in done.stderr
+    assert done.stdout.startswith(f"{stored} new")
+    _, out, _ = live("show", session, "--json")
+    assert sum("kind" in json.loads(line) for line in out.splitlines()) == min(stored, 1_000)
+
+
 def test_lines_of_standard_input_have_what_the_options_say_where_they_do_not(
     endpoint: str, live: Run
 ) -> None:
