@@ -18,6 +18,7 @@ from palyra_actors.actors.directory import Directory
 from palyra_actors.actors.entity import House
 from palyra_actors.actors.feed import Feed, Subscription
 from palyra_actors.actors.reader import ReadPage, Verify, too_many_reads
+from palyra_actors.actors.readqueue import ReadQueue
 from palyra_actors.actors.steering import TARGET, Plan, load_of
 from palyra_actors.actors.swift import compiled as swift
 from palyra_actors.actors.views import event_view, head_view
@@ -70,6 +71,9 @@ LOBBY_LOOK_S: Final = 0.001
 read_append: Final[Any] = None if compiled is None else compiled.read_append
 _NAMES: Final = {kind: op for op, kind in codec.REQUEST_TYPES.items()}
 _APPEND: Final[Any] = codec.REQUEST_TYPES["journal.append"]
+_LOOKS: Final = frozenset(codec.REQUEST_TYPES[op] for op in ("journal.recent", "engine.stats"))
+"""Reads that the loop answers by itself and that take it long."""
+
 _APPENDS: Final = frozenset({Written, _APPEND})
 """Of these a frame's size tells what they take: `steering.load_of`."""
 
@@ -112,6 +116,9 @@ class Desk:
         self.frames_wanted = ROUND_FRAMES_MAX
         self.stopping = False
         self.admission = Admission(office.plan, Request.shed)
+        self._reads = ReadQueue(
+            office.plan, self._serve, monotonic=office.monotonic, company=self.admission.in_company
+        )
         self._with = (
             self.admission.accounts, office.tally, self.admission, read_append,
             office.requests_max, office.peer_requests_max, LARGE_LOAD, OVER,
@@ -261,6 +268,9 @@ class Desk:
         """Let in who has waited for room, and refuse who cannot wait any longer. Each round."""
         admission, room, large, small_only = self.admission, self._slice, self._large, False
         self._slice, self._large = SLICE_LOAD_MAX, False
+        self._reads.pump()
+        if self._reads:
+            self._office.house.loop.call_soon(_nothing)  # there is a next round
         self.frames_wanted = ROUND_FRAMES_MAX
         if self._turned_away:
             self.frames_wanted = self._served + REFUSED_FRAMES_MAX
@@ -315,6 +325,7 @@ class Desk:
     def stop(self) -> None:
         """Refuse what waits, and all that comes from now on; wake no job any more."""
         self.stopping = True
+        self._reads.stop()
         self.counter.rest()
         for request in self.admission.empty():
             request.fail(stopping())
@@ -323,6 +334,7 @@ class Desk:
         """The connection is gone, and with it what it has not begun."""
         if self._rest[0] and self._rest[0][0][0] is peer:
             self._rest = ([], [])
+        self._reads.drop_peer(peer)
         for request in self.admission.drop_peer(peer):
             request.abandon()
 
@@ -369,7 +381,9 @@ class Desk:
                     break
             request, message, frame = requests[at]
             at += 1
-            if owing and request.load and request.peer in owing:
+            if type(message) in _LOOKS and not self.stopping:
+                self._reads.take(request, message)
+            elif owing and request.load and request.peer in owing:
                 put_back.append((request, frame, message))
             elif not request.load or type(message) in _APPENDS:
                 self._serve(request, message)
