@@ -34,6 +34,7 @@ enum {
     ASIDE_MAX = 512,
     DUE_MAX = 256, /* refusals that are sent together */
     SENDERS_MAX = 2048,
+    LINES_MAX = 1024, /* senders that are known on for what was refused to them: others come, too */
     TABLE_SIZE = 4096, /* a power of two, twice SENDERS_MAX */
     NAME_BYTES_MAX = 64,
     BURST = 32, /* frames for which the loop may have to wait: about a tenth of a millisecond */
@@ -659,7 +660,7 @@ take_batch(Porter *porter)
     double now = now_s();
     for (int i = 0; i < batch->senders; i++) {
         const Sender *one = &batch->sender[i];
-        int waits = one->line_at > now;
+        int waits = one->line_at > now && next->lines < LINES_MAX;
         if (one->held + one->queued <= 0 && !waits)
             continue;
         Sender *kept = &next->sender[find_sender(next, one->name, one->length, one->delimited)];
