@@ -1,18 +1,19 @@
 """Commands that write: append, import."""
 
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, Final
 
-from palyra_actors.api.batch import Batch, BatchSummary
-from palyra_actors.api.events import new_id
+from palyra_actors.api.batch import BatchSummary
+from palyra_actors.api.events import event_to_wire, new_id
 from palyra_actors.api.operations import Operations
-from palyra_actors.api.results import Appended
+from palyra_actors.api.results import AppendResult
 from palyra_actors.cli.shape import console, parse_json, plain, print_json
-from palyra_actors.errors import Invalid, NotFound, PalyraError
+from palyra_actors.errors import Invalid, NotFound, PalyraError, Refused
 from palyra_actors.ids import parse_ulid
 from palyra_actors.importer import read_events
 
@@ -76,44 +77,120 @@ def append_lines(
     `missing`: what an event has whose line does not say it.
 
     Raises:
-        PalyraError: at the first line that cannot be read or is refused, and nothing behind it is
-            stored. Nor is what was before it in the same request, where the engine refused it; all
-            before that is, and it says so.
+        PalyraError: at the first line that cannot be read or is refused: all before it is stored,
+            nothing from it on, and it says how many those are, too. Where an answer did not come
+            in time, or the engine is not well: at the lines of that request.
     """
 
-    def print_results(results: Iterable[Appended]) -> None:
-        for appended in results:
+    def print_results(result: AppendResult) -> None:
+        for appended in result.results:
             print_json(appended)
 
-    numbers: list[int] = []  # of each event, its line
-    on_result = (lambda result: print_results(result.results)) if as_json else None
-    batch = engine.batch(budget_ms=budget_ms, on_result=on_result, in_flight=1)
+    under_way = _Lines(engine, budget_ms, print_results if as_json else None)
     try:
-        with batch:
+        with under_way.batch:
             for number, line in enumerate(lines, 1):
                 if line.strip():
-                    numbers.append(number)
-                    with _of_line(number, batch):
-                        batch.add({**missing, **_event_of(line)})
+                    under_way.add(number, line, missing)
+            under_way.flush()
     except PalyraError as error:
-        _name_line(error, numbers)
+        summary = under_way.batch.summary
+        error.detail |= {"new": summary.new, "duplicates": summary.duplicates}
         if not as_json:
-            _say_stored(batch.summary)
+            _say_stored(summary)
         raise
     if not as_json:
-        _say_stored(batch.summary)
+        _say_stored(under_way.batch.summary)
 
 
-@contextmanager
-def _of_line(number: int, batch: Batch) -> Iterator[None]:
-    """Where this line alone is wrong, what was before it is stored, and the line is named."""
-    try:
-        yield
-    except PalyraError as error:
-        if "first_event" not in error.detail:
-            batch.flush()
-            error.field = _at(f"line {number}", EVENT_FIELD.sub("", error.field or ""))
-        raise
+class _Lines:
+    """Lines on their way to the engine, many in a request and one request after the other. Of a
+    request that is refused all that stands before the line at fault is sent again, under the same
+    ids: it is stored, and nothing behind it.
+    """
+
+    def __init__(
+        self, engine: Operations, budget_ms: int, on_result: Callable[[AppendResult], None] | None
+    ) -> None:
+        self._under_way: deque[tuple[int, Mapping[str, Any]]] = deque()  # by the line's number
+        self._on_result = on_result
+        self.batch = engine.batch(budget_ms=budget_ms, on_result=self._acknowledged, in_flight=1)
+
+    def add(self, number: int, line: bytes, missing: Mapping[str, Any]) -> None:
+        """Raises as `append_lines`."""
+        try:
+            event = event_to_wire({**missing, **_event_of(line)})
+        except PalyraError as error:
+            self._name(number, error)
+            raise
+        try:
+            self.batch.add(event)
+        except PalyraError as error:
+            if "first_event" not in error.detail:
+                self._name(number, error)
+                raise
+            self._under_way.append((number, event))
+            self._send_in_parts(error)
+        else:
+            self._under_way.append((number, event))
+
+    def _name(self, number: int, error: PalyraError) -> None:
+        """Of a line that cannot be sent, once all before it is stored. Raises as `append_lines`."""
+        self.flush()
+        error.field = _at(f"line {number}", EVENT_FIELD.sub("", error.field or ""))
+
+    def flush(self) -> None:
+        """Waits for the last answer. Raises as `append_lines`."""
+        try:
+            self.batch.flush()
+        except PalyraError as error:
+            self._send_in_parts(error)
+
+    def _acknowledged(self, result: AppendResult) -> None:
+        for _ in result.results:
+            self._under_way.popleft()
+        if self._on_result is not None:
+            self._on_result(result)
+
+    def _send_in_parts(self, refusal: PalyraError) -> None:
+        """All that is under way, of which the first request was refused. Raises at the first line
+        that is refused where it comes first."""
+        parts = self._parts(refusal)
+        while parts:
+            part = parts.pop(0)
+            self._under_way.extend(part)
+            try:
+                for _, event in part:
+                    self.batch.add(event)
+                self.batch.flush()
+            except PalyraError as again:
+                parts[:0] = self._parts(again)
+
+    def _parts(self, refusal: PalyraError) -> list[list[tuple[int, Mapping[str, Any]]]]:
+        """What is under way, cut where the refusal says or else in the middle."""
+        count = refusal.detail["events"]
+        lines = list(self._under_way)
+        self._under_way.clear()
+        named = EVENT_FIELD.match(refusal.field or "")
+        at = int(named[1]) if named is not None else count // 2
+        if not isinstance(refusal, Refused) or not 0 < at < count:
+            raise self._at_lines(refusal, [number for number, _ in lines[:count]])
+        return [part for part in (lines[:at], lines[at:count], lines[count:]) if part]
+
+    @staticmethod
+    def _at_lines(error: PalyraError, numbers: Sequence[int]) -> PalyraError:
+        """A field of a request says nothing to whoever wrote lines."""
+        for name in ("first_event", "events"):
+            del error.detail[name]
+        field = error.field or ""
+        named = EVENT_FIELD.match(field)
+        if named is not None and int(named[1]) < len(numbers):
+            error.field = _at(f"line {numbers[int(named[1])]}", field[named.end() :])
+        elif len(numbers) == 1:
+            error.field = _at(f"line {numbers[0]}", field)
+        else:
+            error.field = _at(f"lines {numbers[0]} to {numbers[-1]}", field)
+        return error
 
 
 def _event_of(line: bytes) -> dict[str, Any]:
@@ -128,19 +205,6 @@ def _event_of(line: bytes) -> dict[str, Any]:
 
 def _at(place: str, field: str) -> str:
     return f"{place}: {field}" if field else place
-
-
-def _name_line(error: PalyraError, numbers: Sequence[int]) -> None:
-    """A field of a request says nothing to whoever wrote lines."""
-    first = error.detail.get("first_event")
-    if first is None:
-        return
-    field = error.field or ""
-    if (named := EVENT_FIELD.match(field)) is None:
-        last = min(first + error.detail["events"], len(numbers)) - 1
-        error.field = " ".join(filter(None, (f"lines {numbers[first]} to {numbers[last]}", field)))
-        return
-    error.field = _at(f"line {numbers[first + int(named[1])]}", field[named.end() :])
 
 
 def _say_stored(summary: BatchSummary) -> None:
