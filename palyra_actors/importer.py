@@ -312,16 +312,25 @@ class _Ids:
 def _parses(text: bytes) -> bool:
     try:
         json.loads(text)
-    except (ValueError, RecursionError):
+    except ValueError:
         return False
+    except RecursionError:
+        return True  # nobody knows, and it is refused either way: then by the line's number
     return True
 
 
 def _parse(text: bytes, place: str) -> Any:
     try:
         return json.loads(text, parse_constant=lambda name: name)
-    except (ValueError, RecursionError) as reason:
+    except RecursionError as reason:
+        raise _too_deep(place) from reason
+    except ValueError as reason:
         raise Invalid(f"this is no JSON: {reason}", field=place) from reason
+
+
+def _too_deep(place: str) -> Invalid:
+    """The refusal of JSON that no event can hold."""
+    return Invalid(f"nested deeper than {VALUE_DEPTH_MAX} levels", field=place)
 
 
 def _fitted(event: Event, done_bytes: int, place: str) -> Imported:
@@ -367,7 +376,7 @@ def _cleaned(value: Any, place: str, depth: int) -> Any:
     if not isinstance(value, dict | list):
         return value
     if depth > VALUE_DEPTH_MAX:
-        raise Invalid(f"nested deeper than {VALUE_DEPTH_MAX} levels", field=place)
+        raise _too_deep(place)
     if isinstance(value, list):
         return [_cleaned(each, place, depth + 1) for each in value]
     return {

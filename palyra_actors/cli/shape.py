@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from palyra_actors.errors import Invalid
+from palyra_actors.limits import VALUE_DEPTH_MAX
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -50,7 +51,8 @@ def to_json(value: Any, key: str | None = None) -> Any:
 
 
 def parse_json(text: str, field: str) -> Any:
-    """What a person typed as JSON. Raises Invalid: it is none, or says a name twice in a map."""
+    """What a person typed as JSON. Raises Invalid: it is none, says a name twice in a map, or is
+    nested deeper than the parser goes, which is far beyond `VALUE_DEPTH_MAX`."""
 
     def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         made: dict[str, Any] = {}
@@ -64,7 +66,9 @@ def parse_json(text: str, field: str) -> Any:
 
     try:
         return json.loads(text, object_pairs_hook=once)
-    except (ValueError, RecursionError) as reason:
+    except RecursionError as reason:
+        raise Invalid(f"nested deeper than {VALUE_DEPTH_MAX} levels", field=field) from reason
+    except ValueError as reason:
         raise Invalid(f"this is no JSON: {reason}", field=field) from reason
 
 

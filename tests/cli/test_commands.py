@@ -264,6 +264,27 @@ def test_wrong_usage_ends_with_2(run: Run, arguments: tuple[str, ...]) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("levels", [65, 500, 900, 1_100, 100_000])
+def test_a_line_that_is_nested_too_deep_is_told_the_limit(
+    endpoint: str, tmp_path: Path, run: Run, levels: int
+) -> None:
+    deep = '{"a":' * (levels - 1) + "{}" + "}" * (levels - 1)
+    lines = [GOOD_LINE, GOOD_LINE.replace("{}", deep)]
+    done = append_from(lines, endpoint)
+    assert done.returncode == exits.REFUSED
+    assert "64 levels" in done.stderr
+    assert "[line 2" in done.stderr
+    assert "recursion" not in done.stderr
+    for number, text in ((2, "\n".join(lines)), (1, lines[1])):
+        file = tmp_path / "log.jsonl"
+        file.write_text(text + "\n")
+        code, _, err = run("import", file, "--endpoint", endpoint)
+        assert (code, err) == (
+            exits.REFUSED,
+            f"invalid: nested deeper than 64 levels [{file}:{number}]\n",
+        )
+
+
 @pytest.mark.parametrize("payload", ["nonsense", "[1]", "5", "[" * 100_000])
 def test_a_payload_that_is_no_json_object_is_refused_before_anybody_is_asked(
     run: Run, payload: str
