@@ -2,11 +2,14 @@
 
 import signal
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import TypeAlias
 
 import pytest
 
 from palyra_actors.cli.app import app
+from palyra_actors.engine import Engine
+from tests.system.harness import NO_BUDGET
 
 Answer: TypeAlias = tuple[int, str, str]
 Run: TypeAlias = Callable[..., Answer]
@@ -37,3 +40,22 @@ def run(capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> R
         return (code if isinstance(code, int) else 0), out, err
 
     return command
+
+
+@pytest.fixture
+def engine(tmp_path: Path) -> Iterator[Engine]:
+    with Engine.open(tmp_path / "live.db", NO_BUDGET) as opened:
+        yield opened
+
+
+@pytest.fixture
+def endpoint(engine: Engine, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Of the engine, and the one that commands take when they are given none."""
+    bound = engine.serve("tcp://127.0.0.1:0")
+    monkeypatch.setenv("PALYRA_ENDPOINT", bound)
+    return bound
+
+
+@pytest.fixture
+def live(run: Run, endpoint: str) -> Run:
+    return lambda *arguments: run(*arguments, "--endpoint", endpoint)
