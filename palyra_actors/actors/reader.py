@@ -118,9 +118,10 @@ class Verify:
     done: bool = field(default=False)
 
 
-def too_many_reads() -> Overloaded:
-    """The refusal of a read for which no mailbox, or no room, is left."""
-    return Overloaded("too many reads are waiting", retry_after_ms=READ_RETRY_MS)
+def too_many_reads(retry_ms: int = READ_RETRY_MS) -> Overloaded:
+    """The refusal of a read for which no mailbox, or no room, is left; `retry_ms`: when to come
+    back, where that is known."""
+    return Overloaded("too many reads are waiting", retry_after_ms=retry_ms)
 
 
 def _is_new(message: "ReadPage | Trickle | Verify") -> bool:

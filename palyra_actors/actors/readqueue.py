@@ -13,9 +13,9 @@ from collections.abc import Callable
 from math import ceil
 from typing import Any, Final
 
+from palyra_actors.actors.reader import too_many_reads
 from palyra_actors.actors.steering import RETRY_MS_MAX, Plan
 from palyra_actors.actors.work import Peer, Request, stopping
-from palyra_actors.errors import Overloaded
 
 ROUND_S: Final = 0.001
 """Of a round of two to four milliseconds, what they may take before the rest waits."""
@@ -57,12 +57,7 @@ class ReadQueue:
             self._waiting.append((request, message))
         else:
             wait_ms = ceil(len(self._waiting) * self._mean_s * ROUNDS * 1000)
-            request.fail(
-                Overloaded(
-                    "too many reads wait for those who write",
-                    retry_after_ms=min(max(1, wait_ms), RETRY_MS_MAX),
-                )
-            )
+            request.fail(too_many_reads(min(max(1, wait_ms), RETRY_MS_MAX)))
 
     def pump(self) -> None:
         """Answer those whose turn it is. Each round."""
