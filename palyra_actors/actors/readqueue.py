@@ -1,8 +1,11 @@
 """Reads that the loop answers by itself: a bounded part of each round while others write.
 
-    read ──time left in this round?──▶ answered
-             └─ no ──▶ queue ──a round's part──▶ answered
-                         └─ full ──▶ `overloaded`, with when to come back
+    read ──nobody waits, and the round's part is not spent──▶ answered
+             └─ else ──▶ queue ──a later round's part──▶ answered
+                           └─ full ──▶ `overloaded`, with when to come back
+
+A round has one part, which goes to those who come in it, or to those who wait where any do; the
+last one that begins in it may take longer. So each round answers at least one, in their order.
 
 What they take is no work of the writes around them: were it taken for that, load would seem dear,
 and writes would be refused for which there is room.
@@ -18,7 +21,7 @@ from palyra_actors.actors.steering import RETRY_MS_MAX, Plan
 from palyra_actors.actors.work import Peer, Request, stopping
 
 ROUND_S: Final = 0.001
-"""Of a round of two to four milliseconds, what they may take before the rest waits."""
+"""Of a round of two to four milliseconds, what they may take before no more of them begins."""
 
 WAITING_MAX: Final = 64
 """Some 25 milliseconds of a loop that does nothing else, and about a hundred beside writes."""
@@ -60,11 +63,13 @@ class ReadQueue:
             request.fail(too_many_reads(min(max(1, wait_ms), RETRY_MS_MAX)))
 
     def pump(self) -> None:
-        """Answer those whose turn it is. Each round."""
-        self._spent_s = 0.0
+        """Answer those whose turn it is, unless those who came had the part. Ends each round."""
         waiting = self._waiting
-        while waiting and (self._spent_s < ROUND_S or not self._company(self._monotonic())):
-            self._answer(*waiting.popleft())
+        try:
+            while waiting and (self._spent_s < ROUND_S or not self._company(self._monotonic())):
+                self._answer(*waiting.popleft())
+        finally:
+            self._spent_s = 0.0
 
     def stop(self) -> None:
         """Refuse those who wait."""

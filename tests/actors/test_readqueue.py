@@ -50,12 +50,36 @@ def test_beside_writers_a_round_has_room_for_so_many(loop: Loop) -> None:
         loop.come(message, peer)
     assert loop.log == [0, 1, 2], "the last of them began in time"
     loop.queue.pump()
+    assert loop.log == [0, 1, 2], "the round has had its part"
+    loop.queue.pump()
     assert loop.log == [0, 1, 2, 3, 4, 5]
     assert len(loop.queue) == 1
     loop.come(7, peer)
     assert loop.log[-1] == 5, "behind those who wait"
     loop.queue.pump()
     assert loop.log == list(range(8))
+
+
+def test_a_part_is_for_those_who_come_or_for_those_who_wait_and_each_round_answers_one(
+    loop: Loop,
+) -> None:
+    loop.takes_s = 0.3 * ROUND_S
+    for message in range(3):
+        loop.come(message, Peer())
+    loop.queue.pump()
+    for message in range(3, 7):
+        loop.come(message, Peer())
+    assert loop.log == list(range(7)), "none waits, and the round before is over"
+    loop.takes_s = ROUND_S
+    for message in range(7, 9):
+        loop.come(message, Peer())
+    loop.queue.pump()
+    assert len(loop.queue) == 2
+    for done in (8, 9):
+        loop.come(100 + done, Peer())
+        assert len(loop.log) == done - 1, "behind those who wait"
+        loop.queue.pump()
+        assert loop.log == list(range(done))
 
 
 def test_where_nobody_writes_all_are_answered_at_once(loop: Loop) -> None:
@@ -77,7 +101,7 @@ def test_one_that_takes_longer_than_its_part_is_answered_nevertheless(loop: Loop
     loop.takes_s = 20 * ROUND_S
     for message in range(3):
         loop.come(message, Peer())
-    for done in (2, 3):
+    for done in (1, 2, 3):
         loop.queue.pump()
         assert len(loop.log) == done
 
