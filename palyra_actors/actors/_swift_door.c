@@ -7,7 +7,7 @@
  */
 #include "_swift_door.h"
 
-enum { VERSION = 3, FUNCTIONS = 10, FRAMES_MAX = 1024 };
+enum { VERSION = 4, FUNCTIONS = 10, FRAMES_MAX = 1024 };
 
 int (*msg_init)(void *);
 int (*msg_recv)(void *, void *, int);

@@ -175,21 +175,14 @@ typedef struct {
     double queued; /* and that is in the batch */
     double line_at; /* when those of it that were refused could be served beside all other lines */
     Py_ssize_t refused, refused_bytes, refused_large;
-    int16_t first, last; /* of the refusals that are due to it, or -1 */
+    int16_t first, last; /* of the refusals that are due to it; without any, first is -1 */
 } Sender;
 
 typedef struct {
-    int sender;
-    int16_t next;
-    Py_ssize_t length;
+    int16_t sender, next; /* next: of those that are due to the same sender, or -1 */
+    int length;
     uint8_t reply[REPLY_BYTES_MAX];
-} Due;
-
-typedef struct {
-    int sender;
-    Py_ssize_t length;
-    uint8_t reply[REPLY_BYTES_MAX];
-} Aside;
+} Refusal;
 
 typedef struct {
     int count, odd, senders, asides, busy, lines; /* busy: senders with load; lines: see `refuse` */
@@ -198,7 +191,7 @@ typedef struct {
     int16_t table[TABLE_SIZE];
     Sender sender[SENDERS_MAX];
     Arrival arrival[BATCH_MAX];
-    Aside aside[ASIDE_MAX];
+    Refusal aside[ASIDE_MAX];
 } Batch;
 
 struct Porter {
@@ -212,7 +205,7 @@ struct Porter {
     size_t size_max;
     int due_count, due_senders; /* refusals to be sent, and to whom */
     int16_t due_to[DUE_MAX];
-    Due due[DUE_MAX];
+    Refusal due[DUE_MAX];
     /* what the loop told */
     int sifts;
     double room, most, before, load_s, wait_s_max, through_at, served_at;
@@ -307,7 +300,7 @@ find_sender(Batch *batch, const uint8_t *name, size_t length, int delimited)
         return -1;
     Sender *made = &batch->sender[batch->senders];
     *made = (Sender){.length = (uint8_t)length, .delimited = (uint8_t)delimited, .descriptor = -1,
-                      .first = -1, .last = -1};
+                      .first = -1};
     memcpy(made->name, name, length);
     batch->table[place] = (int16_t)batch->senders;
     return batch->senders++;
@@ -336,7 +329,7 @@ fits(Porter *porter, Sender *sender, double load)
 
 /* -- refusing --------------------------------------------------------------------------------- */
 
-static Py_ssize_t
+static int
 write_refusal(const Porter *porter, Arrival *one, double wait_s, uint8_t *reply)
 {
     uint8_t *at = reply;
@@ -354,26 +347,21 @@ write_refusal(const Porter *porter, Arrival *one, double wait_s, uint8_t *reply)
     if (ms > 0xFF)
         *at++ = (uint8_t)(ms >> 8);
     *at++ = (uint8_t)ms;
-    return at - reply;
+    return (int)(at - reply);
 }
 
 /* A reply that its pipe does not take is for the loop to keep, and those behind it. */
 static void
-send_refusal(Porter *porter, Sender *sender, const Due *due)
+send_refusal(Porter *porter, Sender *sender, const Refusal *due)
 {
-    Batch *batch = porter->batch;
     if (sender->status == SENT &&
         (send_part(porter->socket, (const char *)sender->name, sender->length,
                    DONTWAIT | SNDMORE) < 0 ||
          (sender->delimited && send_part(porter->socket, "", 0, DONTWAIT | SNDMORE) < 0) ||
          send_part(porter->socket, (const char *)due->reply, due->length, DONTWAIT) < 0))
         sender->status = zmq_errno_() == EAGAIN ? FULL : GONE;
-    if (sender->status == FULL) {
-        Aside *aside = &batch->aside[batch->asides++];
-        aside->sender = due->sender;
-        aside->length = due->length;
-        memcpy(aside->reply, due->reply, (size_t)due->length);
-    }
+    if (sender->status == FULL)
+        porter->batch->aside[porter->batch->asides++] = *due;
 }
 
 /* Those of one sender one behind the other: a thread of libzmq that sleeps is woken for the first
@@ -385,7 +373,7 @@ send_due(Porter *porter)
         Sender *sender = &porter->batch->sender[porter->due_to[i]];
         for (int at = sender->first; at >= 0; at = porter->due[at].next)
             send_refusal(porter, sender, &porter->due[at]);
-        sender->first = sender->last = -1;
+        sender->first = -1;
     }
     porter->due_count = porter->due_senders = 0;
 }
@@ -405,8 +393,8 @@ refuse(Porter *porter, Arrival *one, int place, double load)
     porter->batch->lines += sender->line_at <= 0;
     sender->line_at =
         fmin(fmax(sender->line_at, through_at) + work_s * porter->batch->lines, last);
-    Due *due = &porter->due[porter->due_count];
-    due->sender = place;
+    Refusal *due = &porter->due[porter->due_count];
+    due->sender = (int16_t)place;
     due->length = write_refusal(porter, one, fmin(sender->line_at, porter->served_at) - now,
                                 due->reply);
     due->next = -1;
@@ -569,7 +557,7 @@ porter_free(PyObject *capsule)
 }
 
 /* (socket, its descriptor, bytes of the largest plain append, a refusal's head and middle, the most
- * seconds that anyone is told to wait) */
+ * seconds that anyone is told to wait, the thread's name) */
 PyObject *
 porter_new(PyObject *module, PyObject *args)
 {
@@ -579,8 +567,9 @@ porter_new(PyObject *module, PyObject *args)
     Py_ssize_t size_max;
     Py_buffer head, middle;
     double wait_s_max;
-    if (!PyArg_ParseTuple(args, "Kiny*y*d:porter", &address, &descriptor, &size_max, &head,
-                          &middle, &wait_s_max))
+    const char *name;
+    if (!PyArg_ParseTuple(args, "Kiny*y*ds:porter", &address, &descriptor, &size_max, &head,
+                          &middle, &wait_s_max, &name))
         return NULL;
     PyObject *capsule = NULL;
     Porter *porter = PyMem_RawCalloc(1, sizeof(Porter));
@@ -629,7 +618,9 @@ porter_new(PyObject *module, PyObject *args)
     int failed = pthread_create(&porter->thread, NULL, run, porter);
     pthread_sigmask(SIG_SETMASK, &before, NULL);
     porter->running = !failed;
-    if (failed) {
+    if (!failed)
+        pthread_setname_np(porter->thread, name); /* longer than 15 bytes it is not taken */
+    else {
         Py_DECREF(capsule);
         errno = failed;
         return PyErr_SetFromErrno(PyExc_OSError);
@@ -722,12 +713,12 @@ batch_aside(Batch *batch)
 {
     PyObject *list = PyList_New(batch->asides);
     for (int i = 0; list != NULL && i < batch->asides; i++) {
-        Aside *aside = &batch->aside[i];
+        Refusal *aside = &batch->aside[i];
         Sender *one = &batch->sender[aside->sender];
         PyObject *made =
             Py_BuildValue("(y#Oy#)", (const char *)one->name, (Py_ssize_t)one->length,
                           one->delimited ? Py_True : Py_False, (const char *)aside->reply,
-                          aside->length);
+                          (Py_ssize_t)aside->length);
         if (made == NULL)
             Py_CLEAR(list);
         else

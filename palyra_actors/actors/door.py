@@ -21,7 +21,7 @@ import termios
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from contextlib import suppress
-from itertools import islice
+from itertools import count, islice
 from math import inf
 from typing import Any, Final
 
@@ -48,6 +48,7 @@ from palyra_actors.clock import SystemClock
 from palyra_actors.errors import ConfigInvalid, Denied, Malformed, Overloaded
 from palyra_actors.limits import SOCKET_FRAME_BYTES_MAX
 from palyra_actors.runtime.dispatcher import Loop
+from palyra_actors.runtime.gathering import Gathering, threads_named
 from palyra_actors.runtime.supervisor import RestartPolicy
 from palyra_actors.runtime.wakeup import Wakeup
 from palyra_actors.wire import codec
@@ -106,6 +107,11 @@ KEEPALIVE_TRIES: Final = 3
 """The kernel notices within half a minute that a peer is unplugged."""
 
 
+_numbers = count(7001)
+"""Of doors in this process. Libzmq puts a number before its threads' names: one that nobody else is
+likely to have chosen."""
+
+
 class Door:
     """A source of the loop. `open` binds; everything else runs in the loop's thread."""
 
@@ -128,6 +134,10 @@ class Door:
         self._blind: str | None = None
         self._tried_at = -inf
         self._context = zmq.Context(io_threads=1)
+        number = next(_numbers)
+        self._context.set(zmq.THREAD_NAME_PREFIX, number)
+        self._threads = f"{number}/"  # which their names begin with: libzmq's, and the porter's
+        self._gathering = Gathering(lambda: threads_named(self._threads))
         self._socket: zmq.Socket[bytes] = self._context.socket(zmq.ROUTER)
         self._poller = zmq.Poller()
         self._polled: Wakeup | None = None
@@ -313,6 +323,7 @@ class Door:
                 head=codec.REPLY_HEAD,
                 middle=codec.OVERLOADED,
                 wait_s_max=RETRY_MS_MAX / 1000,
+                name=f"{self._threads}porter",
             )
         return name
 
@@ -452,6 +463,8 @@ class Door:
                     self._put_aside(peer, frame)
         if pressed := refused or len(found.came) >= PRESSED_FRAMES:
             self._pressed_at = self._loop.clock.monotonic()
+        if refused or self._gathering.together:
+            self._gathering.note(refused, self._loop.clock.monotonic())
         if found.came:
             self._take_in(found.came)
         if pressed or self._called:

@@ -18,7 +18,7 @@ try:
 except ImportError:  # no compiler when it was installed, or none for this Python
     _swift: Any = None
 else:
-    _swift = _swift_door if _swift_door.VERSION == 3 else None
+    _swift = _swift_door if _swift_door.VERSION == 4 else None
 
 _send: Final = BackendSocket.send
 _receive: Final[Any] = BackendSocket.recv
@@ -221,6 +221,7 @@ class Porter:
         append_bytes_max: of a plain append; what is larger is for the loop to look at.
         head, middle: of a refusal, before its request's id and between that and its milliseconds.
         wait_s_max: the most that anyone who is refused is told to wait.
+        name: of its thread, 15 bytes at most.
     """
 
     def __init__(
@@ -231,11 +232,12 @@ class Porter:
         head: bytes,
         middle: bytes,
         wait_s_max: float,
+        name: str,
     ) -> None:
         self.descriptor = int(socket.getsockopt(zmq.FD))
         """What to sleep on: it may be readable though nothing has come."""
         self.handle = compiled.porter(
-            socket.underlying, self.descriptor, append_bytes_max, head, middle, wait_s_max
+            socket.underlying, self.descriptor, append_bytes_max, head, middle, wait_s_max, name
         )
         self.bell = int(compiled.bell(self.handle))
         """What to sleep on while the thread is called: something has been taken in."""

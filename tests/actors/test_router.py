@@ -182,6 +182,7 @@ def porter(sockets: Any) -> Iterator[Any]:
         head=codec.REPLY_HEAD,
         middle=codec.OVERLOADED,
         wait_s_max=1.0,
+        name="porter",
     )
     made.wake(time.monotonic())
     yield made, dealer, who

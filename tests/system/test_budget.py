@@ -11,6 +11,7 @@ import pytest
 from palyra_actors.actors import router
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
+from palyra_actors.runtime import gathering
 from palyra_actors.testing.clock import ManualClock
 from palyra_actors.testing.faults import FaultVFS, Operation
 from tests.system.harness import DEADLINE_S, House, Wire, event, eventually, house
@@ -277,6 +278,41 @@ def test_of_a_flood_each_request_is_answered_once_and_told_when_to_come_back(
     assert requests["received"] - 1 == sum(
         requests[what] for what in ("ok", "refused", "unknown", "closed")
     )
+
+
+def test_who_refuses_a_flood_shares_a_processor_until_it_is_over(
+    disk: Disk, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if router.compiled is None:
+        pytest.skip("no compiler when it was installed")
+    moved: dict[int, set[int]] = {}
+
+    class Two:
+        def here(self) -> int:
+            return 0
+
+        def of(self, thread: int) -> set[int]:
+            return moved.get(thread, {0, 1})
+
+        def put(self, thread: int, processors: set[int]) -> None:
+            moved[thread] = processors
+
+    monkeypatch.setattr(gathering, "LinuxProcessors", Two)
+    monkeypatch.setattr(gathering, "LOOK_S", 0.0)
+    monkeypatch.setattr(gathering, "MUCH", 1)
+    monkeypatch.setattr(gathering, "APART_AFTER_S", 0.0)
+    with house(tmp_path, Config().replaced("budget", write_ms=BUDGET_MS), vfs="stalling") as home:
+        stalled(home, disk)
+        flood = home.connect()
+        body = {"events": [event(new_id(), payload=LARGE)]}
+        sent = [flood.send("journal.append", body) for _ in range(FLOOD)]
+        assert sorted(flood.receive()["id"] for _ in range(FLOOD)) == sorted(sent)
+        names = {Path(f"/proc/self/task/{thread}/comm").read_text().strip() for thread in moved}
+        numbers = {name.partition("/")[0] for name in names}
+        assert {name.partition("/")[2] for name in names} >= {"ZMQbg/IO/0", "porter"}
+        assert len(numbers) == 1, "of this door alone"
+        eventually(home.connect(), lambda _: set(map(len, moved.values())) == {2})
+        disk.gate.set()
 
 
 def test_an_engine_that_stops_refuses_what_waits_at_the_door(home: House, disk: Disk) -> None:
