@@ -33,6 +33,9 @@ READ_LIMIT_DEFAULT: Final = 100
 READ_LIMIT_MAX: Final = 1000
 RECENT_LIMIT_MAX: Final = 100
 KINDS_FILTER_MAX: Final = 64  # ours
+FILTER_TEXT_BYTES_MAX: Final = 1024
+"""Ours: of a name or a subject that is asked for. What is stored has less room, but grows where a
+secret in it is replaced, and has to be found by what is shown."""
 SUBSCRIBE_CREDIT_MAX: Final = 10_000
 SUBSCRIPTION_HEAD_SECONDS_MAX: Final = 5
 SUBSCRIPTIONS_PER_PEER_MAX: Final = 64  # ours

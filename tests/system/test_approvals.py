@@ -96,6 +96,10 @@ def test_the_same_id_again_is_a_conflict_and_a_missing_one_not_found(wire: Wire)
          "invalid", "scope_ttl_ms"),
         ("approval.list", {"decision": "maybe"}, "invalid", "decision"),
         ("approval.list", {"since_ms": 5, "until_ms": 4}, "invalid", "until_ms"),
+        ("approval.list", {"subject_type": "x" * 1_025}, "too_large", "subject_type"),
+        ("approval.list", {"subject_id": "é" * 513}, "too_large", "subject_id"),
+        ("approval.list", {"principal": "x" * 65}, "too_large", "principal"),
+        ("approval.export", {"subject_id": "x" * 70_000}, "too_large", "subject_id"),
         ("approval.export", {"format": "xml"}, "invalid", "format"),
         ("approval.export", {"limit": 5_001}, "invalid", "limit"),
         ("approval.request", {"summary": "x" * 1_025}, "too_large", "summary"),
@@ -290,6 +294,7 @@ def test_a_list_is_filtered_and_read_page_by_page(
     ]
     at = made[5]["requested_ms"]
     assert made[5] in listed(wire, since_ms=at, until_ms=at)
+    assert listed(wire, subject_type="x" * 1_024, subject_id="é" * 512) == []
     assert listed(wire, principal="other")[0]["summary"] == "of another"
     assert listed(wire, principal="other") == listed(wire, principal="other")
 

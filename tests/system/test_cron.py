@@ -202,6 +202,7 @@ REFUSED: list[tuple[str, dict[str, Any], str, str]] = [
     ("cron.work", {"credit": 0}, "invalid", "credit"),
     ("cron.work", {"credit": 10_001}, "invalid", "credit"),
     ("cron.work", {"credit": 1, "names": []}, "invalid", "names"),
+    ("cron.work", {"credit": 1, "names": ["a", "x" * 1_025]}, "too_large", "names[1]"),
     ("cron.finish", {"status": "skipped"}, "invalid", "status"),
     ("cron.heartbeat", {"run_id": "nope", "fence": 1}, "invalid_id", "run_id"),
 ]  # fmt: skip

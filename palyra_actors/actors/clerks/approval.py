@@ -8,6 +8,7 @@ import msgspec
 from palyra_actors.actors.clerks.counter import Counter, Witness
 from palyra_actors.actors.clerks.lately import Lately
 from palyra_actors.actors.clerks.session import (
+    check_size,
     clean_text,
     find_session,
     place_gone,
@@ -26,6 +27,8 @@ from palyra_actors.limits import (
     APPROVAL_PROMPT_BYTES_MAX,
     APPROVAL_SUBJECT_BYTES_MAX,
     APPROVAL_SUMMARY_BYTES_MAX,
+    FILTER_TEXT_BYTES_MAX,
+    PRINCIPAL_BYTES_MAX,
     REASON_BYTES_MAX,
     REPLY_PAYLOAD_BYTES_MAX,
 )
@@ -221,6 +224,12 @@ def _due(row: Sequence[Any]) -> tuple[str, Witness]:
 def _filters(request: Request, body: ApprovalFilters) -> dict[str, Any]:
     if body.since_ms is not None and body.until_ms is not None and body.until_ms < body.since_ms:
         raise Invalid("until_ms lies before since_ms", field="until_ms")
+    for field, bytes_max in (
+        ("subject_type", FILTER_TEXT_BYTES_MAX),
+        ("subject_id", FILTER_TEXT_BYTES_MAX),
+        ("principal", PRINCIPAL_BYTES_MAX),
+    ):
+        check_size(getattr(body, field), field, bytes_max)
     owner = body.principal if request.admin else request.principal
     return {
         "owner": owner if body.principal in (None, owner) else "",

@@ -12,7 +12,7 @@ from msgspec import UNSET
 
 from palyra_actors.actors.clerks.counter import Counter
 from palyra_actors.actors.clerks.cron_feed import Untaken, Worker, WorkFeed
-from palyra_actors.actors.clerks.session import clean_text, sees
+from palyra_actors.actors.clerks.session import check_size, clean_text, sees
 from palyra_actors.actors.cron import JOB_COLUMNS, Ahead, CronActor, job_of, load
 from palyra_actors.actors.reader import Ask
 from palyra_actors.actors.scheduler import Done, Due, Scheduler
@@ -26,6 +26,7 @@ from palyra_actors.errors import Invalid, NotFound, PalyraError
 from palyra_actors.limits import (
     CRON_NAME_BYTES_MAX,
     CRON_RESULT_BYTES_MAX,
+    FILTER_TEXT_BYTES_MAX,
     INTEGER_MAX,
     PAYLOAD_BYTES_MAX,
     REPLY_PAYLOAD_BYTES_MAX,
@@ -267,6 +268,8 @@ class CronClerk:
     # -- workers ----------------------------------------------------------------------------------
 
     def _work(self, request: Request, body: WorkBody) -> None:
+        for place, name in enumerate(body.names or ()):
+            check_size(name, f"names[{place}]", FILTER_TEXT_BYTES_MAX)
         names = None if body.names is None else frozenset(body.names)
         self._feed.work(Worker(request, sees(request), names, body.credit))
 

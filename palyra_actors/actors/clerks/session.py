@@ -258,7 +258,7 @@ class SessionClerk:
         status = None if body.status is None else STATUS_NUMBERS[Status(body.status)]
         words = None
         if body.query is not None:
-            self._text(body.query, "query", QUERY_BYTES_MAX)
+            check_size(body.query, "query", QUERY_BYTES_MAX)
             # SQLite's text ends at a NUL, and no word of a title has one
             asked = body.query.replace("\0", " ")
             words = [word.replace('"', '""') for word in asked.split()]
@@ -377,14 +377,19 @@ class SessionClerk:
 
 def clean_text(counter: Counter, text: str, field: str, bytes_max: int) -> tuple[str, bool]:
     """A client's text without secrets, and whether it had any. Raises TooLarge."""
-    size = len(text.encode())
+    check_size(text, field, bytes_max)
+    return counter.clean(text)
+
+
+def check_size(text: str | None, field: str, bytes_max: int) -> None:
+    """Raises TooLarge: the text takes more."""
+    size = 0 if text is None else len(text.encode())
     if size > bytes_max:
         raise TooLarge(
             f"{field} takes at most {bytes_max} bytes",
             field=field,
             detail={"limit": bytes_max, "actual": size},
         )
-    return counter.clean(text)
 
 
 def _page(  # noqa: PLR0917
