@@ -1,7 +1,9 @@
 """Where a door may open: what an endpoint names, and who may reach it."""
 
 import ipaddress
+import os
 import socket as sockets
+import stat
 from contextlib import suppress
 from typing import Final
 
@@ -22,11 +24,27 @@ def is_served(path: str) -> bool:
     return True
 
 
+def is_something_else(path: str) -> bool:
+    """Whether there is what is no socket. libzmq would unlink it: a database, say."""
+    try:
+        return not stat.S_ISSOCK(os.stat(path).st_mode)
+    except OSError:
+        return False
+
+
 def refuse_path(endpoint: str) -> None:
-    """Where somebody is served, or a burst of connections would end the process: see `crowd`."""
+    """Where something else is, somebody is served, or a burst of connections would end the process:
+    see `crowd`."""
     if not endpoint.startswith("ipc://"):
         return
-    if is_served(endpoint.removeprefix("ipc://")):
+    path = endpoint.removeprefix("ipc://")
+    if is_something_else(path):
+        raise ConfigInvalid(
+            f"cannot bind {endpoint}: there is something else, and it would be lost",
+            field="door.endpoint",
+            hint="choose a path of which there is nothing yet",
+        )
+    if is_served(path):
         raise ConfigInvalid(
             f"cannot bind {endpoint}: somebody is served there",
             field="door.endpoint",

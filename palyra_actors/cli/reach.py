@@ -76,7 +76,11 @@ def engine_at(
 
         # for one command: jobs that are due meanwhile are for the engine that stays
         with Engine.open(db, Config(cron=CronConfig(enabled=False))) as engine:
-            yield engine
+            try:
+                yield engine
+            except BaseException:
+                engine.abandon()  # one that was made for what was refused is in nobody's way
+                raise
         return
     server_key = None if key_file is None else os.environ.get(SERVER_KEY_VARIABLE)
     with Client(endpoint, timeout_s=timeout_s, key_file=key_file, server_key=server_key) as client:

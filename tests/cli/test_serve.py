@@ -1,13 +1,17 @@
-"""What a process that is an engine asks the system for."""
+"""What a process that is an engine asks the system for, and what it leaves alone."""
 
 import ctypes
 import os
 import struct
 import threading
+from pathlib import Path
 
 import pytest
 
-from palyra_actors.cli import serve
+from palyra_actors.cli import exits, serve
+from palyra_actors.engine import Engine
+from palyra_actors.errors import ConfigInvalid
+from tests.cli.conftest import Run
 
 SCHED_GETATTR = {"x86_64": 315, "aarch64": 275}
 FORM = "=IIQiIQQQ"  # struct sched_attr
@@ -73,3 +77,38 @@ def test_a_policy_that_somebody_has_chosen_stays() -> None:
     before, after, of_a_child = in_a_thread_of_its_own(3, os.SCHED_BATCH)
     assert before == after == of_a_child
     assert after[0] == os.SCHED_BATCH
+
+
+@pytest.mark.parametrize("linked", [False, True])
+def test_a_door_at_the_path_of_a_file_takes_it_from_nobody(tmp_path: Path, linked: bool) -> None:
+    path = door = tmp_path / "a.db"
+    if linked:
+        door = tmp_path / "door"
+        door.symlink_to(path)
+    with Engine.open(path) as engine:
+        engine.sessions.open().append("x.a", {}, actor="user", budget_ms=0)
+        with pytest.raises(ConfigInvalid) as caught:
+            engine.serve(f"ipc://{door}")
+    assert caught.value.field == "door.endpoint"
+    assert os.path.realpath(door) == str(path)
+    with Engine.open(path) as engine:
+        assert engine.head().seq == 1
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_a_database_that_is_made_for_a_command_that_is_refused_is_taken_away_again(
+    run: Run, tmp_path: Path, there: bool
+) -> None:
+    path, lines = tmp_path / "a.db", tmp_path / "lines"
+    lines.write_text("nonsense\n")
+    if there:
+        with Engine.open(path):
+            pass
+    before = sorted(tmp_path.iterdir())
+    for command in (("append", "{}", "--kind", "no kind"), ("import", lines)):
+        assert run(*command, "--db", path)[0] == exits.REFUSED
+        assert sorted(tmp_path.iterdir()) == before
+    assert run("append", "{}", "--kind", "x.a", "--db", path)[0] == exits.OK
+    assert run("append", "{}", "--kind", "no kind", "--db", path)[0] == exits.REFUSED
+    with Engine.open(path) as engine:
+        assert engine.head().seq == 1
