@@ -486,7 +486,7 @@ def _request(envelope: Mapping[str, Raw], op: str) -> Any:
     try:
         around = _read_envelope(envelope)
     except msgspec.MsgspecError as error:
-        raise _too_long_in(envelope, Envelope) or _wrong_envelope(error) from error
+        raise _too_long_in(envelope, Envelope) or _from_validation(error, "") from error
     except (UnicodeDecodeError, RecursionError) as error:
         raise Malformed("the envelope is broken MessagePack") from error
     body = envelope.get("body", NO_FIELDS)
@@ -496,17 +496,6 @@ def _request(envelope: Mapping[str, Raw], op: str) -> Any:
         raise _wrong(body, body_type, error) from error
     request: Any = REQUEST_TYPES[op]
     return request(body=read, **msgspec.structs.asdict(around))
-
-
-def _wrong_envelope(error: Exception) -> Invalid:
-    wrong = _from_validation(error, "")
-    if wrong.field != "traceparent":
-        return wrong
-    return Invalid(
-        "this is no traceparent of W3C Trace Context",
-        field=wrong.field,
-        hint="00-<32 hex digits>-<16>-<2>, lower case, neither id all zeros; or leave it out",
-    )
 
 
 def _wrong(body: Raw, body_type: type[Body], error: Exception) -> PalyraError:

@@ -187,39 +187,12 @@ def test_a_budget_that_is_no_usable_number_is_invalid(wire: Wire, budget_ms: Any
     assert wire.head() == before
 
 
-TRACE_ID, PARENT_ID = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
-TRACE = f"{TRACE_ID}-{PARENT_ID}-01"
-
-
-@pytest.mark.parametrize(
-    "traceparent",
-    [
-        5, b"00-", ["x"], f"01-{TRACE}-" + "x" * 128, "", "00-", f"00-{TRACE}-", f"00-{TRACE}-more",
-        f"00-{TRACE}\n", f" 00-{TRACE}", f"ff-{TRACE}", f"0-{TRACE}", f"00-{TRACE}0", TRACE,
-        f"00-{TRACE.upper()}", f"00-{'0' * 32}-{PARENT_ID}-01", f"00-{TRACE_ID}-{'0' * 16}-01",
-        f"00-{TRACE_ID[1:]}-{PARENT_ID}-01", f"00-{TRACE_ID}-{PARENT_ID}", f"01-{TRACE}more",
-    ],
-    ids=repr,
-)  # fmt: skip
-def test_a_traceparent_that_is_none_of_the_w3cs_is_invalid(wire: Wire, traceparent: Any) -> None:
+@pytest.mark.parametrize("traceparent", [5, b"00-", ["x"], "x" * 129], ids=lambda v: repr(v)[:20])
+def test_a_traceparent_that_is_no_short_text_is_invalid(wire: Wire, traceparent: Any) -> None:
     before = wire.head()
-    for op, body in (("journal.append", {"events": [event(new_id())]}), ("journal.head", {})):
-        error = wire.err(op, body, traceparent=traceparent)
-        assert (error["code"], error["field"]) == ("invalid", "traceparent")
-        assert "00-<32 hex digits>" in error["hint"]
+    error = wire.err("journal.append", {"events": [event(new_id())]}, traceparent=traceparent)
+    assert (error["code"], error["field"]) == ("invalid", "traceparent")
     assert wire.head() == before
-
-
-@pytest.mark.parametrize(
-    "traceparent",
-    [None, f"00-{TRACE}", f"00-{TRACE[:-2]}00", f"cc-{TRACE}", f"cc-{TRACE}-what-comes-later"],
-)
-def test_a_traceparent_of_this_or_a_later_version_is_stored(
-    wire: Wire, traceparent: str | None
-) -> None:
-    session = new_id()
-    wire.ok("journal.append", {"events": [event(session)]}, traceparent=traceparent)
-    assert wire.read(session_id=session)[0]["traceparent"] == traceparent
 
 
 @pytest.mark.parametrize(
@@ -364,9 +337,8 @@ def test_every_error_has_a_code_a_message_and_whether_to_retry(wire: Wire) -> No
 
 
 def test_a_traceparent_that_looks_like_a_secret_is_refused(wire: Wire) -> None:
-    for secret in ("sk-live-12345678901234567890", "ghp_abcdefghijklmnopqrstuvwxyz0123456789"):
-        later = f"01-{TRACE}-{secret}"
-        error = wire.err("journal.append", {"events": [event(new_id())]}, traceparent=later)
+    for secret in ("Bearer abcdefghijklmnop1234", "sk-live-12345678901234567890"):
+        error = wire.err("journal.append", {"events": [event(new_id())]}, traceparent=secret)
         assert (error["code"], error["field"]) == ("invalid", "traceparent")
 
 

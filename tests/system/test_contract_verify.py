@@ -24,11 +24,7 @@ def _fill(wire: Wire) -> list[dict[str, Any]]:
             kind=kinds[number % 4],
             payload={"n": number, **({"password": "tiger"} if number % 5 == 0 else {})},
         )
-        trace = (
-            {"traceparent": "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"}
-            if number % 2
-            else {}
-        )
+        trace = {"traceparent": "00-trace"} if number % 2 else {}
         wire.ok("journal.append", {"events": [sent]}, **trace)
     return wire.read()
 
