@@ -385,7 +385,9 @@ class Desk:
                 self._reads.take(request, message)
             elif owing and request.load and request.peer in owing:
                 put_back.append((request, frame, message))
-            elif not request.load or type(message) in _APPENDS:
+            elif not request.load:  # no write
+                self._reads.answer(request, message)
+            elif type(message) in _APPENDS:
                 self._serve(request, message)
             elif self._serve_measured(request, message):
                 owing.add(request.peer)

@@ -7,8 +7,9 @@
 A round has one part, which goes to those who come in it, or to those who wait where any do; the
 last one that begins in it may take longer. So each round answers at least one, in their order.
 
-What they take is no work of the writes around them: were it taken for that, load would seem dear,
-and writes would be refused for which there is room.
+What they take, and whatever else is no write and goes through here, is no work of the writes around
+it: were it taken for that, load would seem dear, and writes would be refused for which there is
+room.
 """
 
 from collections import deque
@@ -62,6 +63,15 @@ class ReadQueue:
             wait_ms = ceil(len(self._waiting) * self._mean_s * ROUNDS * 1000)
             request.fail(too_many_reads(min(max(1, wait_ms), RETRY_MS_MAX)))
 
+    def answer(self, request: Request, message: Any) -> float:
+        """Answer it now, or hand it on: a request that is no write. The seconds that this took,
+        which the plan does not take for what load costs."""
+        began = self._monotonic()
+        self._serve(request, message)
+        took_s = self._monotonic() - began
+        self._plan.beside.note(began, took_s)
+        return took_s
+
     def pump(self) -> None:
         """Answer those whose turn it is, unless those who came had the part. Ends each round."""
         waiting = self._waiting
@@ -84,9 +94,6 @@ class ReadQueue:
             request.abandon()
 
     def _answer(self, request: Request, message: Any) -> None:
-        began = self._monotonic()
-        self._serve(request, message)
-        took_s = self._monotonic() - began
+        took_s = self.answer(request, message)
         self._spent_s += took_s
         self._mean_s += (took_s - self._mean_s) / 8
-        self._plan.beyond_s += took_s

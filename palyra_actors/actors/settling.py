@@ -35,7 +35,7 @@ class Settling:
         self._budget_ms = budget_ms
         self._published = published
         self._measured = measured
-        self._ended_at = self._slept_s = 0.0  # of the group before
+        self._ended_at, self._slept_s = loop.clock.monotonic(), loop.slept_s  # of the group before
 
     def waited(self, seconds: float) -> None:
         """The loop's thread was waiting so long, and not at work, though it did not sleep."""
@@ -58,10 +58,11 @@ class Settling:
         self._publish(group)
         try:
             arrived = answers.arrived
-            busy_s = self._busy_s(ended, min(arrived, default=ended))
+            came = min(arrived, default=ended)
+            busy_s, earlier_s = self._busy_s(ended, came)
             times = Times(
                 group.began, group.staged, ended, events, group.load, busy_s, len(arrived),
-                answers.pressed, answers.slowest_ms / 1000,
+                answers.pressed, answers.slowest_ms / 1000, earlier_s, came,
             )  # fmt: skip
             self._measured(Measured(times, arrived))
         except BaseException:
@@ -80,13 +81,14 @@ class Settling:
         for portion in group.told:
             portion.entity.doubted(portion)
 
-    def _busy_s(self, ended: float, came: float) -> float:
-        """How long the loop has worked since the group before, as far as it did not sleep. Before
-        the first of a group's requests `came`, none of it was for them."""
+    def _busy_s(self, ended: float, came: float) -> tuple[float, float]:
+        """How long the loop has worked since the group before, as far as it did not sleep: since
+        the first of a group's requests `came`, and before, when none of it was for them."""
         slept_s = self._loop.slept_s
-        busy_s = ended - self._ended_at - (slept_s - self._slept_s)
+        worked_s = ended - self._ended_at - (slept_s - self._slept_s)
         self._ended_at, self._slept_s = ended, slept_s
-        return min(busy_s, ended - came)
+        busy_s = min(worked_s, ended - came)
+        return busy_s, worked_s - busy_s
 
     def _tell_entities(self, group: Group) -> None:
         """Those of commands hear that they are durable, before anybody else does."""

@@ -15,7 +15,8 @@ every answer says that it was late. No thread, no clock, no disk: times are argu
 """
 
 from collections import deque
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from math import inf
 from typing import Final, NamedTuple
 
 BUDGET_S_DEFAULT: Final = 0.025
@@ -96,6 +97,9 @@ took, something is let in before it."""
 PAUSE_FADES: Final = 0.8
 """What is left of the longest pause from one to the next."""
 
+BESIDE_KEPT: Final = 256
+"""So many of the last requests that are no writes: of these it is known when they were served."""
+
 EPOCH_S: Final = 0.1
 """How often the caution is reconsidered."""
 
@@ -105,8 +109,9 @@ RETRY_MS_MAX: Final = 1_000
 
 class Times(NamedTuple):
     """One group, monotonic seconds. `load` as `load_of` counts it; `busy_s`: how long the loop
-    worked since the group before, sleep and commits not counted; `slow`: requests that took most of
-    their budget, of `requests`; `slowest_s`: the slowest of them.
+    worked since the group before, or since the first of its requests `came`, sleep and commits not
+    counted, and `earlier_s`: between these two; `slow`: requests that took most of their budget, of
+    `requests`; `slowest_s`: the slowest of them.
     """
 
     began: float
@@ -118,6 +123,8 @@ class Times(NamedTuple):
     requests: int
     slow: int
     slowest_s: float
+    earlier_s: float = 0.0
+    came: float = -inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,6 +145,31 @@ class Measured:
 
     times: Times
     arrived: list[float]
+
+
+class Beside:
+    """What the loop did beside writes since the group before: `all_s`, seconds."""
+
+    def __init__(self) -> None:
+        self._lately: deque[tuple[float, float]] = deque(maxlen=BESIDE_KEPT)
+        self.all_s = 0.0
+
+    def note(self, began: float, took_s: float) -> None:
+        self.all_s += took_s
+        self._lately.append((began, took_s))
+
+    def take_off(self, times: Times) -> float:
+        """How long it worked for the writes of a group, at most: all of its work without these, and
+        that since the first of the group's requests came without these since then. Were all taken
+        off the latter, load would seem to cost nothing after many reads. What began after the group
+        ended is kept for the next one.
+        """
+        later = [(began, took_s) for began, took_s in self._lately if began >= times.ended]
+        later_s = sum(took_s for _, took_s in later)
+        since_s = sum(took_s for began, took_s in self._lately if began >= times.came) - later_s
+        before_s, self.all_s = self.all_s - later_s, later_s
+        self._lately = deque(later, maxlen=BESIDE_KEPT)
+        return min(times.busy_s + times.earlier_s - before_s, times.busy_s - since_s)
 
 
 @dataclass(slots=True)
@@ -162,6 +194,7 @@ class Plan:
         tidy_s: what a pause is expected to take.
         refused: writes sent away since the group before, by their work; admission counts.
         beyond_s: what writes took since then beyond what their load tells; admission counts.
+        beside: what requests took since then that are no writes; the read queue notes it.
         measured_at: when the last commit ended.
     """
 
@@ -182,6 +215,7 @@ class Plan:
     tidy_s: float = PAUSE_S_FIRST
     refused: float = 0
     beyond_s: float = 0.0
+    beside: Beside = field(default_factory=Beside)
     measured_at: float = 0.0
 
     def rest_s(self, now: float) -> float:
@@ -303,7 +337,7 @@ class Controller:
         plan = self.plan
         self._expect_commits(times.ended - times.staged, times.ended)
         load = times.load + REFUSAL_LOAD * plan.refused
-        self._price(load, max(0.0, times.busy_s - plan.beyond_s))
+        self._price(load, max(0.0, plan.beside.take_off(times) - plan.beyond_s))
         plan.refused = plan.beyond_s = 0
         if times.events >= EVENTS_MEASURED_MIN:
             self._event_s += ((times.staged - times.began) / times.events - self._event_s) / 8

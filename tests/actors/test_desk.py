@@ -8,7 +8,9 @@ import pytest
 
 from palyra_actors.actors import admission, desk
 from palyra_actors.actors.readqueue import ROUND_S, WAITING_MAX
+from palyra_actors.actors.steering import LOAD_S_MIN
 from palyra_actors.api.events import new_id
+from palyra_actors.config import Config
 from palyra_actors.testing.sim import Order, Peer, World
 from palyra_actors.testing.sim.peers import Asked
 from palyra_actors.wire import codec
@@ -66,8 +68,8 @@ def send(world: World, peer: Peer, op: str, body: Mapping[str, Any] = NOTHING) -
     return world.send(peer, Order(op, dict(body), peer.principal, True))
 
 
-def write(world: World, peer: Peer) -> Asked:
-    return send(world, peer, "journal.append", {"events": [event(new_id())]})
+def write(world: World, peer: Peer, session: str) -> Asked:
+    return send(world, peer, "journal.append", {"events": [event(session)]})
 
 
 def answered(asked: list[Asked]) -> int:
@@ -79,7 +81,7 @@ def beside_writes(world: World) -> World:
     """Reads take two fifths of their part of a round each, and somebody has just written."""
     for op in READS:
         takes(world, op, READ_S)
-    write(world, world.connect())
+    write(world, world.connect(), new_id())
     world.settle()
     return world
 
@@ -89,7 +91,7 @@ def test_long_reads_of_one_round_are_answered_in_several_and_a_write_between_the
 ) -> None:
     world, reader, writer = beside_writes, beside_writes.connect(), beside_writes.connect()
     reads = [send(world, reader, READS[n % 2]) for n in range(6)]
-    wrote = write(world, writer)
+    wrote = write(world, writer, new_id())
     reads += [send(world, reader, READS[n % 2]) for n in range(6)]
     world.turn_loop()
     assert answered(reads) == 3
@@ -113,3 +115,33 @@ def test_long_reads_beyond_those_that_may_wait_are_refused_and_all_are_answered_
     world.settle()
     assert [one.outcome for one in reads[:-20]] == ["ok"] * (WAITING_MAX + 3)
     assert [len(one.replies) for one in reads] == [1] * len(reads)
+
+
+def load_s_beside(reads: int, reads_before: int) -> float:
+    """What load seems to cost after groups of twenty writes each, with so many reads among their
+    frames and so many in rounds before, of a millisecond each."""
+    with World(1, config=Config(), disk_ms=lambda: 0.6) as world:
+        takes(world, "session.get", 0.001)
+        reader, writer, session = world.connect(), world.connect(), new_id()
+        body = {"session_id": session}
+        for _ in range(30):
+            for _ in range(reads_before):
+                send(world, reader, "session.get", body)
+            world.turn_loop()
+            for number in range(20):
+                write(world, writer, session)
+                if number < reads:
+                    send(world, reader, "session.get", body)
+            world.settle()
+        assert world.running.tally.acked == 600
+        assert world.running.tally.overloaded == 0
+        return world.running.controller.plan.load_s
+
+
+@pytest.mark.parametrize(("reads", "reads_before"), [(10, 0), (0, 200), (10, 200)])
+def test_what_the_loop_does_for_reads_is_not_taken_for_what_writes_cost(
+    reads: int, reads_before: int
+) -> None:
+    alone = load_s_beside(0, 0)
+    assert alone > 2 * LOAD_S_MIN, "otherwise it could not become less"
+    assert load_s_beside(reads, reads_before) == pytest.approx(alone, rel=0.01)

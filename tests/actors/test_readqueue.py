@@ -121,7 +121,7 @@ def test_beyond_the_most_it_is_refused_and_told_when_there_may_be_room(loop: Loo
 def test_what_reads_take_is_no_work_of_the_writes_around_them(loop: Loop) -> None:
     for message in range(3):
         loop.come(message, Peer())
-    assert loop.plan.beyond_s == pytest.approx(3 * READ_S)
+    assert loop.plan.beside.all_s == pytest.approx(3 * READ_S)
 
 
 def test_at_the_end_who_waits_is_refused_and_whose_peer_is_gone_is_forgotten(loop: Loop) -> None:

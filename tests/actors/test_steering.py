@@ -168,6 +168,37 @@ def test_the_work_of_refusing_is_not_taken_for_what_load_costs() -> None:
     assert controller.plan.load_s == pytest.approx(10e-6, rel=0.05)
 
 
+@pytest.mark.parametrize("since", [True, False])
+def test_what_is_done_beside_writes_is_taken_off_the_group_in_whose_time_it_was(
+    since: bool,
+) -> None:
+    """Each group took 4 ms. Before its first request came the loop worked 5 ms for nobody, and 20
+    for reads; reads of a millisecond were served after that, and of two once the group had ended,
+    before it was measured."""
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    beside, since_s = controller.plan.beside, 0.001 if since else 0.0
+    for number in range(60):
+        ended = 1 + number / 10
+        beside.note(ended - 0.05, 0.02)
+        beside.note(ended - 0.003, since_s)
+        beside.note(ended + 0.001, 0.002)
+        times = a_group(0.001, ended, load=400, busy_s=0.004 + since_s)
+        earlier_s = 0.027 if number else 0.025
+        controller.observe(times._replace(came=ended - 0.007, earlier_s=earlier_s))
+        assert controller.plan.load_s == pytest.approx(10e-6, rel=0.001)
+
+
+def test_without_work_for_nobody_a_read_that_began_before_a_request_came_is_taken_off() -> None:
+    """It was under way when that came, and ended within the group's time."""
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    for number in range(60):
+        ended = 1 + number / 10
+        controller.plan.beside.note(ended - 0.01, 0.006)
+        times = a_group(0.001, ended, load=400, busy_s=0.007)
+        controller.observe(times._replace(came=ended - 0.007, earlier_s=0.003))
+    assert controller.plan.load_s == pytest.approx(10e-6, rel=0.001)
+
+
 @pytest.mark.parametrize("times_capacity", [0.9, 1.5, 10.0])
 def test_a_pause_that_was_announced_makes_few_late(times_capacity: float) -> None:
     rates = [times_capacity * CAPACITY / 4] * 4
