@@ -12,12 +12,14 @@ beside it; between them the same load alone. A line each:
     all         all of it at once
 
 Checkpoints run all the time. `wal_mib_max` is the largest the write-ahead log was meanwhile, and
-`wal_mib_cap` the size at which writes would be refused.
+`wal_mib_cap` the size at which writes would be refused. `backups` says of each how long it
+took, and held the write-ahead log, or why it gave up.
 
-    python bench/bench_upkeep.py [--seconds 5] [--share 1.0] [--part backup --part all]
+    python bench/bench_upkeep.py [--seconds 5] [--share 1.0] [--fill 4] [--part backup --part all]
 """
 
 import argparse
+import json
 import os
 import shutil
 import sqlite3
@@ -49,17 +51,18 @@ class Upkeep:
         self.folder, self.endpoint = folder, endpoint
         self.done = 0
         self.trouble = ""
+        self.backups: list[dict[str, Any]] = []
 
     @contextmanager
     def going(self, part: str) -> Iterator[None]:
-        self.done, self.trouble = 0, ""
-        names = [name for name in PARTS[1:-1] if part in (name, "all")]
+        self.done, self.trouble, self.backups = 0, "", []
+        names, leave = [name for name in PARTS[2:-1] if part in (name, "all")], threading.Event()
         with ExitStack() as stack:
             for name in names:
-                if name == "reader":
-                    stack.enter_context(self._reader())
-                else:
-                    stack.enter_context(self._again(getattr(self, f"_{name}")))
+                stack.enter_context(self._again(getattr(self, f"_{name}"), leave))
+            if part in ("reader", "all"):  # leaves first: an erasure waits for it
+                stack.enter_context(self._reader())
+            stack.callback(leave.set)
             yield
 
     @contextmanager
@@ -73,9 +76,7 @@ class Upkeep:
             connection.close()
 
     @contextmanager
-    def _again(self, work: Callable[[Client], None]) -> Iterator[None]:
-        leave = threading.Event()
-
+    def _again(self, work: Callable[[Client], None], leave: threading.Event) -> Iterator[None]:
         def run() -> None:
             with Client(self.endpoint, timeout_s=20) as client:
                 while not leave.is_set():
@@ -91,7 +92,7 @@ class Upkeep:
         try:
             yield
         finally:
-            leave.set()
+            leave.set()  # where another one could not begin
             thread.join()
 
     def _pages(self, client: Client) -> None:
@@ -107,10 +108,23 @@ class Upkeep:
         target = self.folder / "copy" / "bench.db"
         target.parent.mkdir(exist_ok=True)
         command = [sys.executable, "-m", "palyra_actors.cli", "backup", "--to", str(target)]
-        subprocess.run(
-            [*command, "--db", str(self.folder / "bench.db")], check=True, capture_output=True
-        )
+        began = time.monotonic()
+        command += ["--db", str(self.folder / "bench.db"), "--json"]
+        made = subprocess.run(command, check=False, capture_output=True, text=True)
         shutil.rmtree(target.parent)
+        seconds = round(time.monotonic() - began, 1)
+        if made.returncode:
+            why = made.stderr.strip()[:80]
+            self.backups.append({"seconds": seconds, "gave_up": why})
+            raise subprocess.SubprocessError(why)
+        done = json.loads(made.stdout)
+        self.backups.append(
+            {
+                "seconds": seconds,
+                "mib": round(done["pages"] / 256),
+                "held_seconds": round(done.get("held_seconds", 0), 2),
+            }
+        )
 
     def _erase(self, client: Client) -> None:
         session = new_id()
@@ -120,11 +134,13 @@ class Upkeep:
         client.call("session.erase", {"session_id": session})
 
 
-def measure(folder: Path, parts: Sequence[str], share: float, seconds: float) -> None:
+def measure(
+    folder: Path, parts: Sequence[str], share: float, seconds: float, fill_s: float
+) -> None:
     with engine(folder) as (endpoint, _):
         be_nice()
         load = OpenLoop(endpoint)
-        capacity(load, 256, FILL_S)
+        capacity(load, 256, fill_s)
         most = capacity(load, 256, 2.0)
         upkeep = Upkeep(folder, endpoint)
         with Client(endpoint) as client:
@@ -141,6 +157,7 @@ def measure(folder: Path, parts: Sequence[str], share: float, seconds: float) ->
                 **result,
                 done=upkeep.done,
                 trouble=upkeep.trouble,
+                backups=upkeep.backups,
                 wal_mib_max=round(max(sizes) / (1 << 20), 1),
                 wal_mib_cap=round(cap / (1 << 20)),
                 seconds=seconds,
@@ -177,10 +194,11 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each part")
     parser.add_argument("--share", type=float, default=1.0, help="of the measured capacity")
     parser.add_argument("--part", action="append", choices=PARTS, help="only these; in that order")
+    parser.add_argument("--fill", type=float, default=FILL_S, help="seconds of writes before")
     parser.add_argument("--dir", help="on the disk to measure; default: here")
     options = parser.parse_args()
     with workspace(options.dir) as folder:
-        measure(folder, options.part or PARTS, options.share, options.seconds)
+        measure(folder, options.part or PARTS, options.share, options.seconds, options.fill)
 
 
 if __name__ == "__main__":

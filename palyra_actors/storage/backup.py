@@ -1,26 +1,29 @@
 """Copies of a database that is at work, and the way back.
 
-    live ──one snapshot, page by page──▶ copy ──pages, chain, head──▶ proven ──▶ in its place
-              (writers go on)                                       └─ else: the copy before stays
+    live ──passes without a snapshot──▶ almost ──one with it──▶ copy ──pages, chain, head──▶ proven
+              (writers go on)                                                                   │
+                                          the copy before stays ◀──else── in its place ◀────────┘
 
 A copy is a database like any other, with an anchor of its own. One that is made over an older copy
 of the same journal writes the pages that differ (`storage.overlay`), and its chain is checked from
 where the older one had been: the pages before are equal to the live ones, which were compared.
 
 Whoever has others to think of says where to `rest`; then what is written is synced little by
-little, too. While a snapshot is held, until all pages are copied, the WAL cannot start anew. A copy
-that takes so long that the WAL grows makes haste, and near its cap it gives up, because writers
-must not wait for it.
+little, too. While a snapshot is held, the WAL cannot start anew. So most is copied without one
+(`storage.livepages`), as it happens to be, and again what has changed meanwhile; what is left for
+the snapshot is to compare all pages and write a few. That makes haste where the WAL grows, and near
+its cap it lets go and begins again from what it has: writers must not wait for it. An older
+snapshot than its own, of somebody else, is no reason to: it would hold the WAL all the same.
 """
 
 import contextlib
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing
 from dataclasses import dataclass
-from typing import Final, NamedTuple
+from typing import Final, NamedTuple, Self
 
 import apsw
 
@@ -31,23 +34,29 @@ from palyra_actors.storage.audit import Audit, Rest, audit, no_rest
 from palyra_actors.storage.connection import PAGE_BYTES, open_untouched, open_visitor
 from palyra_actors.storage.files import FILE_MODE, inspect, size_bytes
 from palyra_actors.storage.journal import JournalReader
+from palyra_actors.storage.livepages import STEP_PAGES, Anew, LivePages, Restarted, Sink
 from palyra_actors.storage.lock import sync_folder
 from palyra_actors.storage.migrations import schema_faults
 from palyra_actors.storage.opening import keep_anchor, refuse_damage
 from palyra_actors.storage.port import Head
-
-STEP_PAGES: Final = 128
-"""Half a MiB: half a millisecond of the copying thread's time. Beside an engine it is synced before
-the next one: the sync of a whole copy takes the disk for a tenth of a second and more, in which
-every commit waits."""
+from palyra_actors.storage.upkeep import WalState, frame_bytes, wal_state, wal_used_bytes
 
 WAL_BYTES_MAX: Final = 192 * 1024 * 1024
 """Three quarters of the cap at which the engine would refuse writes."""
 
 REST_UNTIL: Final = 0.25
 SYNC_UNTIL: Final = 0.5
-"""Of that, up to where a copy rests, and up to where it is synced piece by piece: with rests it
-takes five times as long, and one that gives up at the cap is no copy."""
+"""Of that, up to where whoever holds a snapshot rests, and up to where he syncs piece by piece."""
+
+TRIES: Final = 3
+"""So often a snapshot is taken; each one finds less that is not there yet."""
+
+PASSES_MAX: Final = 3
+FEW_PAGES: Final = 4096
+"""Without a snapshot all pages are gone through so often before each, or until one pass finds no
+more than 16 MiB that have changed: they are left for it."""
+
+STATE_TRIES: Final = 100
 
 _CACHE_BYTES: Final = 8 * 1024 * 1024
 
@@ -61,7 +70,8 @@ class Haste(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class BackedUp:
-    """A copy that was made and proven. Pages of 4 KiB: of the file, and those that were written."""
+    """A copy that was made and proven. Pages of 4 KiB: of the file, and those that were written.
+    `held_seconds`: for how long it kept the WAL from starting anew."""
 
     path: str
     head: Head
@@ -69,6 +79,7 @@ class BackedUp:
     pages_written: int
     checked: int
     seconds: float
+    held_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,35 +117,20 @@ def back_up(
         raise OpenRefused("a backup of a file is another file", detail={"path": copy})
     with _sorted(copy):
         overlay.redo(copy)
-        live = open_visitor(file, cache_bytes=_CACHE_BYTES, vfs=vfs)
-        with closing(live):
-            live.execute("BEGIN").fetchall()
-            reader = JournalReader(live)
-            head = reader.head() if reader.has_journal() else Head(0, GENESIS)
-            older = _older(copy, reader, head)
-
-            def grown() -> Haste:
-                wal_bytes = size_bytes(file + "-wal")
-                if wal_bytes > wal_bytes_max:
-                    raise StorageUnavailable(
-                        "the write-ahead log grew too much while the copy was made",
-                        hint="make it when less is written, or onto a faster disk",
-                        detail={"limit": wal_bytes_max, "outcome": "none"},
-                    )
-                return Haste(
-                    wal_bytes > REST_UNTIL * wal_bytes_max, wal_bytes > SYNC_UNTIL * wal_bytes_max
-                )
-
+        with _Live(file, vfs, wal_bytes_max) as live:
+            older = _older(copy, live)
             if older is None:
-                pages = written = _copy_anew(live, copy, rest, grown)
+                pages = written = _copy_anew(live, copy, rest)
                 made = copy + ".partial"
-                found = _prove(made, lambda: open_untouched(made), head, rest, from_seq=1)
+                found = _prove(made, lambda: open_untouched(made), live.head, rest, from_seq=1)
+                live.expect(found.head, made)
                 os.replace(made, copy)
             else:
-                pages, written, found = _copy_over(live, copy, rest, grown, head=head, older=older)
+                pages, written, found = _copy_over(live, copy, rest, older)
         sync_folder(os.path.dirname(copy))
-        anchor.write(anchor.beside(copy), head)
-    return BackedUp(copy, head, pages, written, found.checked, time.monotonic() - began)
+        anchor.write(anchor.beside(copy), found.head)
+    seconds = time.monotonic() - began
+    return BackedUp(copy, found.head, pages, written, found.checked, seconds, live.held_seconds)
 
 
 def restore(
@@ -173,9 +169,9 @@ def restore(
         with closing(kept):
             kept.execute("BEGIN").fetchall()
             seen = anchor.read(anchor.beside(copy))
-            _copy_anew(kept, file, no_rest, lambda: Haste(True, True))
+            _copy_kept(kept, file)
         made = file + ".partial"
-        found = _prove(made, lambda: open_untouched(made), seen, no_rest, from_seq=1, exact=False)
+        found = _prove(made, lambda: open_untouched(made), seen, no_rest, from_seq=1)
         anchored = anchor.read(anchor_path)
         with closing(JournalReader(open_untouched(made))) as reader:
             try:
@@ -198,72 +194,142 @@ def restore(
     return Restored(file, found.head, found.checked, lost, time.monotonic() - began)
 
 
-def _older(copy: str, live: JournalReader, head: Head) -> Head | None:
+class _Outgrown(Exception):
+    """The WAL has grown too much while a snapshot was held."""
+
+
+class _Live:
+    """What is copied: an engine may be at work on it. For a `with`.
+
+    `head`: what it held when it was opened, and a copy has to hold. `held_seconds`: of snapshots.
+    """
+
+    def __init__(self, file: str, vfs: str | None, wal_bytes_max: int) -> None:
+        self.held_seconds = 0.0
+        self._wal_bytes_max = wal_bytes_max
+        self._seen_frames = 0
+        with contextlib.ExitStack() as stack:
+            connection = open_visitor(file, cache_bytes=_CACHE_BYTES, vfs=vfs)
+            self._connection = stack.enter_context(closing(connection))
+            self._connection.execute("BEGIN").fetchall()
+            self.reader = JournalReader(self._connection)
+            self.head = self.reader.head() if self.reader.has_journal() else Head(0, GENESIS)
+            self._connection.execute("ROLLBACK").fetchall()
+            watch = open_visitor(file, cache_bytes=PAGE_BYTES, vfs=vfs)  # not in the snapshot
+            self._watch = stack.enter_context(closing(watch))
+            watch.execute("SELECT count(*) FROM sqlite_schema").fetchall()  # it knows the WAL now
+            self._frame_bytes = frame_bytes(self._watch)
+            self.pages = stack.enter_context(closing(LivePages(file, vfs)))
+            self._opened = stack.pop_all()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._opened.close()
+
+    @contextlib.contextmanager
+    def snapshot(self) -> Iterator[None]:
+        """One state of the database, until the end of the `with`."""
+        began = time.monotonic()
+        try:
+            while True:
+                before = self._state()
+                self._connection.execute("BEGIN").fetchall()
+                self._connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+                if self._state().frames >= before.frames:
+                    break
+                self._connection.execute("ROLLBACK").fetchall()  # the WAL started anew in between
+            self._seen_frames = before.frames if before.remaining else 0
+            yield
+        finally:
+            if self._connection.in_transaction:
+                self._connection.execute("ROLLBACK").fetchall()
+            self.held_seconds += time.monotonic() - began
+
+    def page_count(self) -> int:
+        return int(str(self._connection.execute("PRAGMA page_count").fetchall()[0][0]))
+
+    def frames(self) -> int:
+        """Of the WAL, that are committed."""
+        return self._state().frames
+
+    def haste(self) -> Haste:
+        """While a snapshot is held. Raises `_Outgrown` where it should not be any longer: the WAL
+        is large, and all that is older than the snapshot is moved, so that it is held by nobody
+        else."""
+        state = self._state()
+        used = wal_used_bytes(state, self._frame_bytes)
+        if used > self._wal_bytes_max and state.moved >= self._seen_frames:
+            raise _Outgrown
+        return Haste(
+            used > REST_UNTIL * self._wal_bytes_max, used > SYNC_UNTIL * self._wal_bytes_max
+        )
+
+    def _state(self) -> WalState:
+        for _ in range(STATE_TRIES):
+            with contextlib.suppress(apsw.BusyError):  # its index is being written just now
+                return wal_state(self._watch)
+        return wal_state(self._watch)
+
+    def expect(self, head: Head, file: str) -> None:
+        """Raise `OpenRefused` unless the journal has that event."""
+        if head.seq and self.reader.hash_at(head.seq) != head.hash:
+            raise OpenRefused(
+                "the copy is not sound: it ends elsewhere", detail={"path": file, "seq": head.seq}
+            )
+
+
+def _older(copy: str, live: _Live) -> Head | None:
     """The head of a copy that is there already; None: there is none."""
     if inspect(copy, None) is None:
         return None
     with closing(JournalReader(open_untouched(copy))) as reader:
         found = reader.head() if reader.has_journal() else Head(0, GENESIS)
-    if found.seq > head.seq or live.hash_at(found.seq) != found.hash:
+    if found.seq > live.head.seq or live.reader.hash_at(found.seq) != found.hash:
         raise OpenRefused(
             f"{copy} is a copy of another journal, or of a later state",
             hint="name another file",
-            detail={"path": copy, "copy_seq": found.seq, "head_seq": head.seq},
+            detail={"path": copy, "copy_seq": found.seq, "head_seq": live.head.seq},
         )
     return found
 
 
-def _copy_anew(source: apsw.Connection, copy: str, rest: Rest, look: Callable[[], Haste]) -> int:
-    """Every page into `<copy>.partial`; how many."""
+@contextlib.contextmanager
+def _partial(copy: str) -> Iterator[str]:
+    """The name of what is made first; it is gone unless all went well."""
     partial = copy + ".partial"
     with contextlib.suppress(FileNotFoundError):
         os.unlink(partial)
-    os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
     try:
-        room = shutil.disk_usage(os.path.dirname(partial)).free
-        wanted = int(str(source.execute("PRAGMA page_count").fetchall()[0][0])) * PAGE_BYTES
-        if room < wanted:
-            raise StorageUnavailable(
-                f"{partial} needs {wanted} bytes, and there are {room}",
-                detail={"limit": room, "actual": wanted, "outcome": "none"},
-            )
-        made = apsw.Connection(partial)
-        descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            with closing(made):
-                _settle(made)
-                _pages(made, source, rest, look, lambda: os.fdatasync(descriptor))
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        yield partial
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(partial)
         raise
-    return size_bytes(partial) // PAGE_BYTES
 
 
-def _copy_over(
-    source: apsw.Connection,
-    copy: str,
-    rest: Rest,
-    look: Callable[[], Haste],
-    *,
-    head: Head,
-    older: Head,
-) -> tuple[int, int, Audit]:
+def _copy_anew(live: _Live, copy: str, rest: Rest) -> int:
+    """Every page into `<copy>.partial`; how many."""
+    with _partial(copy) as partial:
+        _refuse_no_room(partial, live.page_count())
+        with closing(Anew(partial)) as sink:
+            _take(live, sink, rest)
+            sink.finish()
+        return size_bytes(partial) // PAGE_BYTES
+
+
+def _copy_over(live: _Live, copy: str, rest: Rest, older: Head) -> tuple[int, int, Audit]:
     """The pages that differ, beside the older copy; then, proven, into it."""
     over = overlay.Overlay(copy)
     try:
-        made = apsw.Connection(copy, vfs=over.name)
-        with closing(made):
-            _settle(made)
-            _pages(made, source, rest, look, over.sync)
+        _take(live, over, rest)
 
         def seen() -> apsw.Connection:
             return apsw.Connection(copy, flags=apsw.SQLITE_OPEN_READONLY, vfs=over.name)
 
-        found = _prove(copy, seen, head, rest, from_seq=older.seq + 1, keep=True)
+        found = _prove(copy, seen, live.head, rest, from_seq=older.seq + 1, keep=True)
+        live.expect(found.head, copy)
         over.finish()
         pages, changed = over.size() // PAGE_BYTES, over.changed
     finally:
@@ -272,37 +338,78 @@ def _copy_over(
     return pages, changed, found
 
 
-def _settle(copy: apsw.Connection) -> None:
-    """No journal and no sync of SQLite's own: nothing is in its place before it is proven. A small
-    cache, so that it writes what it was given and does not gather it."""
-    copy.execute(f"PRAGMA cache_size = {STEP_PAGES}").fetchall()
-    copy.execute("PRAGMA journal_mode = OFF").fetchall()
-    copy.execute("PRAGMA synchronous = OFF").fetchall()
-    copy.execute("PRAGMA temp_store = memory").fetchall()
+def _take(live: _Live, sink: Sink, rest: Rest) -> None:
+    """One state of the database, over whatever of it is there already."""
+    for _ in range(TRIES):
+        if rest is not no_rest:
+            for _ in range(PASSES_MAX):
+                if _move(live.pages.move_database(sink), sink, rest) <= FEW_PAGES:
+                    break
+        with contextlib.suppress(_Outgrown, Restarted), live.snapshot():
+            _move(live.pages.move_database(sink), sink, rest, live.haste)
+            sink.size(live.page_count() * PAGE_BYTES)
+            _move(live.pages.move_wal(sink, live.frames), sink, rest, live.haste)
+            return
+    raise StorageUnavailable(
+        "the write-ahead log grew too much while the copy was made",
+        hint="make it when less is written, or onto a faster disk",
+        detail={"outcome": "none"},
+    )
 
 
-def _pages(
-    copy: apsw.Connection,
-    source: apsw.Connection,
+def _move(
+    pieces: Iterable[int],
+    sink: Sink,
     rest: Rest,
-    look: Callable[[], Haste],
-    sync: Callable[[], None],
-) -> None:
-    backup = copy.backup("main", source, "main")
-    try:
-        while not backup.done:
-            began = time.monotonic()
-            backup.step(STEP_PAGES)
-            haste = look()
-            if not (haste.no_sync or rest is no_rest):
-                sync()
-            if not haste.no_rest:
-                rest(time.monotonic() - began)
-    except BaseException:
-        backup.close(True)  # its own complaint would hide the cause
-        raise
-    backup.finish()
-    source.execute("ROLLBACK").fetchall()  # what was copied is proven without it: the WAL is free
+    look: Callable[[], Haste] = lambda: Haste(False, False),
+) -> int:
+    """Piece by piece, resting and syncing in between as far as there is time; how many pages
+    differed."""
+    began, differed, unsynced = time.monotonic(), 0, 0
+    for pages in pieces:
+        differed, unsynced = differed + pages, unsynced + pages
+        haste = look()
+        if unsynced >= STEP_PAGES and not (haste.no_sync or rest is no_rest):
+            sink.sync()
+            unsynced = 0
+        if not haste.no_rest:
+            rest(time.monotonic() - began)
+        began = time.monotonic()
+    return differed
+
+
+def _copy_kept(kept: apsw.Connection, file: str) -> None:
+    """Every page of a copy into `<file>.partial`. No journal and no sync of SQLite's own: nothing
+    is in its place before it is proven."""
+    with _partial(file) as partial:
+        pages = int(str(kept.execute("PRAGMA page_count").fetchall()[0][0]))
+        _refuse_no_room(partial, pages)
+        os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
+        descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            with closing(apsw.Connection(partial)) as made:
+                made.execute("PRAGMA journal_mode = OFF").fetchall()
+                made.execute("PRAGMA synchronous = OFF").fetchall()
+                backup = made.backup("main", kept, "main")
+                try:
+                    while not backup.done:
+                        backup.step(STEP_PAGES)
+                except BaseException:
+                    backup.close(True)  # its own complaint would hide the cause
+                    raise
+                backup.finish()
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def _refuse_no_room(file: str, pages: int) -> None:
+    room, wanted = shutil.disk_usage(os.path.dirname(file)).free, pages * PAGE_BYTES
+    if room < wanted:
+        raise StorageUnavailable(
+            f"{file} needs {wanted} bytes, and there are {room}",
+            detail={"limit": room, "actual": wanted, "outcome": "none"},
+        )
 
 
 def _prove(
@@ -313,17 +420,16 @@ def _prove(
     *,
     from_seq: int,
     keep: bool = False,
-    exact: bool = True,
 ) -> Audit:
-    """Raise `OpenRefused` unless what was made is sound and has that head, or at least has it."""
+    """Raise `OpenRefused` unless what was made is sound and has that event."""
     try:
         connection = connect()
         with closing(JournalReader(connection)) as reader:
             refuse_damage(file, schema_faults(connection))
             found = audit(reader, anchored=head, from_seq=from_seq, rest=rest)
-        if not found.sound or (exact and found.head != head):
+        if not found.sound:
             raise OpenRefused(
-                f"the copy is not sound: {found.trouble() or 'it ends elsewhere'}",
+                f"the copy is not sound: {found.trouble()}",
                 hint="nothing was put in place; doctor says whether the source is damaged",
                 detail={"path": file, "first_bad_seq": found.first_bad_seq, "faults": found.faults},
             )

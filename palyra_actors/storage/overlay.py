@@ -1,11 +1,12 @@
-"""A database file with changes laid over it: what SQLite writes goes into a file beside.
+"""A database file with changes laid over it: pages that differ go into a file beside.
 
     agents.backup           the backup as it was, untouched
     agents.backup-changes   a page a record, and a last record once all of them are synced
 
-Pages that are written as they were cost nothing, so a copy over an older copy leaves the pages
-that differ. `finish` completes the changes, `redo` moves them into the file: as often as it takes,
-with the same result, so that a power cut leaves the old file or the way to the new one.
+Pages that are put as they were cost nothing, so a copy over an older copy leaves the pages that
+differ. SQLite can read what will be. `finish` completes the changes, `redo` moves them into the
+file: as often as it takes, with the same result, so that a power cut leaves the old file or the way
+to the new one.
 """
 
 import contextlib
@@ -19,6 +20,7 @@ import apsw
 from palyra_actors.storage.audit import Rest, no_rest
 from palyra_actors.storage.connection import PAGE_BYTES
 from palyra_actors.storage.files import FILE_MODE
+from palyra_actors.storage.livepages import write_whole
 from palyra_actors.storage.lock import sync_folder
 
 _RECORD: Final = struct.Struct(">I")
@@ -35,7 +37,8 @@ def changes_of(file: str) -> str:
 
 
 class Overlay(apsw.VFS):
-    """A VFS in which `file`, and nothing else, can be opened. Close its connections, then `close`.
+    """A VFS in which `file`, and nothing else, can be opened, to be read. Close its connections,
+    then `close`.
 
     `changed`: pages that are different so far.
     """
@@ -73,14 +76,24 @@ class Overlay(apsw.VFS):
             return os.pread(self._changes, PAGE_BYTES, place * _RECORD_BYTES + _RECORD.size)
         return os.pread(self._base, PAGE_BYTES, number * PAGE_BYTES)
 
-    def write(self, number: int, page: bytes) -> None:
-        place = self._places.get(number)
-        if place is None:
-            if page == os.pread(self._base, PAGE_BYTES, number * PAGE_BYTES):
-                return
-            place = self._places[number] = len(self._places)
-        os.pwrite(self._changes, _RECORD.pack(number + 1) + page, place * _RECORD_BYTES)
-        self._bytes = max(self._bytes, (number + 1) * PAGE_BYTES)
+    def put(self, first: int, data: bytes) -> int:
+        """Whole pages from that number on; how many of them differ from those that are there."""
+        numbers = range(first, first + len(data) // PAGE_BYTES)
+        if os.pread(self._base, len(data), first * PAGE_BYTES) == data and not any(
+            number in self._places for number in numbers
+        ):
+            return 0
+        differed = 0
+        for number in numbers:
+            at = (number - first) * PAGE_BYTES
+            if (page := data[at : at + PAGE_BYTES]) == self.read(number):
+                continue
+            place = self._places.setdefault(number, len(self._places))
+            record = _RECORD.pack(number + 1) + page
+            write_whole(self._changes, record, place * _RECORD_BYTES)
+            differed += 1
+        self._bytes = max(self._bytes, numbers.stop * PAGE_BYTES)
+        return differed
 
     def size(self, new_bytes: int | None = None) -> int:
         """How long the file is, or has to be from now on."""
@@ -96,7 +109,7 @@ class Overlay(apsw.VFS):
         """All changes are made: they will be moved, whatever happens from now on."""
         os.fsync(self._changes)
         last = _LAST.pack(0, _MARK, self._bytes // PAGE_BYTES)
-        os.pwrite(self._changes, last, len(self._places) * _RECORD_BYTES)
+        write_whole(self._changes, last, len(self._places) * _RECORD_BYTES)
         os.fsync(self._changes)
         sync_folder(os.path.dirname(self.file))
 
@@ -121,20 +134,8 @@ class _OverlayFile:
             data = data[:_MODE_AT] + b"\x01\x01" + data[_MODE_AT + 2 :]  # there is no WAL here
         return data[start : start + amount]
 
-    def xWrite(self, data: bytes, offset: int) -> None:  # noqa: N802
-        number, start = divmod(offset, PAGE_BYTES)
-        if start or len(data) != PAGE_BYTES:
-            raise apsw.IOError("a whole page is written, or nothing")
-        self._overlay.write(number, bytes(data))
-
     def xFileSize(self) -> int:  # noqa: N802
         return self._overlay.size()
-
-    def xTruncate(self, newsize: int) -> None:  # noqa: N802
-        self._overlay.size(newsize)
-
-    def xSync(self, flags: int) -> None:  # noqa: N802
-        """In `finish`, once."""
 
     def xLock(self, level: int) -> None:  # noqa: N802
         self._level = level
@@ -193,7 +194,7 @@ def _move(source: int, count: int, file: str, pages: int, rest: Rest) -> None:
                 began = time.monotonic()
             record = os.pread(source, _RECORD_BYTES, place * _RECORD_BYTES)
             number = _RECORD.unpack_from(record)[0] - 1
-            os.pwrite(target, record[_RECORD.size :], number * PAGE_BYTES)
+            write_whole(target, record[_RECORD.size :], number * PAGE_BYTES)
         os.ftruncate(target, pages * PAGE_BYTES)
         os.fsync(target)
     finally:

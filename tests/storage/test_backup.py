@@ -1,10 +1,14 @@
 """Copies: whole and proven or not there; and the way back, which loses nothing in silence."""
 
+import errno
 import os
 import shutil
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -15,7 +19,7 @@ import pytest
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
 from palyra_actors.errors import OpenRefused, StorageUnavailable
-from palyra_actors.storage import anchor, audit, backup, journal, overlay
+from palyra_actors.storage import anchor, audit, backup, journal, livepages, overlay
 from palyra_actors.storage.audit import no_rest
 from palyra_actors.storage.backup import back_up, restore
 from palyra_actors.storage.connection import PAGE_BYTES, open_reader
@@ -217,14 +221,170 @@ def test_a_disk_without_room_is_said_before_it_is_full(
     assert list(copy.parent.glob("agents*")) == []
 
 
+def test_a_disk_that_is_full_on_the_way_is_said_and_leaves_nothing(
+    live: Engine, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fill(live, 600)
+    real, left = os.pwrite, [100]
+
+    def pwrite(descriptor: int, data: bytes, offset: int) -> int:
+        if os.readlink(f"/proc/self/fd/{descriptor}") == f"{copy}.partial":
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            data = data[: len(data) // 2 + 1]  # a part, where there is no room for the rest
+        return real(descriptor, data, offset)
+
+    monkeypatch.setattr(os, "pwrite", pwrite)
+    with pytest.raises(StorageUnavailable, match="No space left"):
+        live.backup(copy)
+    assert list(copy.parent.glob("agents*")) == []
+    left[0] = 1 << 30
+    assert live.backup(copy).head.seq == 600, "what was written in parts is whole"
+
+
+# -- beside writers -------------------------------------------------------------------------------
+
+
+def stranger(database: Path) -> Any:
+    """A connection of another process, as far as the WAL knows."""
+    connection = apsw.Connection(str(database))
+    connection.set_busy_timeout(5_000)
+    connection.execute("SELECT count(*) FROM sqlite_schema").fetchall()
+    return closing(connection)
+
+
 def test_a_copy_gives_up_before_the_wal_keeps_writers_out(
     live: Engine, database: Path, copy: Path
 ) -> None:
     fill(live, 3)
-    with pytest.raises(StorageUnavailable, match="grew too much"):
-        back_up(database, copy, wal_bytes_max=PAGE_BYTES)
+    with stranger(database) as other:
+
+        def rest(took_s: float) -> None:
+            other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+
+        with pytest.raises(StorageUnavailable, match="grew too much"):
+            back_up(database, copy, rest=rest, wal_bytes_max=PAGE_BYTES)
     assert not copy.exists()
     assert not copy.with_name("agents.backup.partial").exists()
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_a_snapshot_of_somebody_else_that_holds_the_wal_keeps_no_copy_from_being_made(
+    live: Engine, database: Path, copy: Path, older: bool
+) -> None:
+    """The WAL is as large without it."""
+    session = fill(live, 20)
+    if older:
+        live.backup(copy)
+    with stranger(database) as reader, stranger(database) as other:
+        reader.execute("BEGIN").fetchall()
+        reader.execute("SELECT count(*) FROM events").fetchall()
+        fill(live, 20, session)
+        other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+        made = back_up(database, copy, rest=lambda took_s: None, wal_bytes_max=PAGE_BYTES)
+    assert made.head.seq == 40
+
+
+def test_a_copy_that_let_the_wal_go_begins_again_from_what_it_has(
+    live: Engine, database: Path, copy: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between two snapshots the WAL starts anew, and the second finds little to write."""
+    session = fill(live, 1_000)
+    snapshot, haste = BACKUP._Live.snapshot, BACKUP._Live.haste
+    held, looks = list[int](), [0]
+
+    def noted(source: Any) -> Any:
+        held.append(live.head().seq)
+        return snapshot(source)
+
+    def grown(source: Any) -> Any:
+        looks[0] += 1
+        if looks[0] == 1:
+            fill(live, 50, session)
+            other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_PASSIVE)
+            source._wal_bytes_max = PAGE_BYTES
+        try:
+            return haste(source)
+        finally:
+            source._wal_bytes_max = BACKUP.WAL_BYTES_MAX
+
+    monkeypatch.setattr(BACKUP._Live, "snapshot", noted)
+    monkeypatch.setattr(BACKUP._Live, "haste", grown)
+    with stranger(database) as other:
+        other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_RESTART)
+        made = back_up(database, copy, rest=lambda took_s: None)
+    assert (held, made.head.seq) == ([1_000, 1_050], 1_050)
+    live.backup(tmp_path / "new")
+    assert pages(copy) == pages(tmp_path / "new")
+
+
+def test_most_is_copied_while_no_snapshot_is_held(
+    live: Engine, database: Path, copy: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With checkpoints and commits between any two pieces it is one state nevertheless."""
+    session = fill(live, 1_000)
+    monkeypatch.setattr(BACKUP, "FEW_PAGES", 0)
+    put, snapshot = livepages.Anew.put, BACKUP._Live.snapshot
+    held, differed = [False], dict[bool, int]({False: 0, True: 0})
+
+    def noted(sink: Any, first: int, data: bytes) -> int:
+        count = put(sink, first, data)
+        differed[held[0]] += count
+        return count
+
+    @contextmanager
+    def holding(source: Any) -> Iterator[None]:
+        with snapshot(source):
+            held[0] = True
+            yield
+            held[0] = False
+
+    with stranger(database) as other:
+
+        def rest(took_s: float) -> None:
+            if live.head().seq < 1_050:
+                fill(live, 5, session)
+            mode = apsw.SQLITE_CHECKPOINT_PASSIVE if held[0] else apsw.SQLITE_CHECKPOINT_RESTART
+            other.wal_checkpoint("main", mode)
+
+        monkeypatch.setattr(livepages.Anew, "put", noted)
+        monkeypatch.setattr(BACKUP._Live, "snapshot", holding)
+        made = back_up(database, copy, rest=rest)
+    assert differed[True] < differed[False] / 5
+    assert 1_000 < made.head.seq <= made.checked <= live.head().seq
+    assert head_of(copy) == made.head
+
+
+@pytest.mark.parametrize("when", ["before its frames", "after its frames"])
+def test_a_wal_that_starts_anew_while_it_is_read_is_no_state(
+    live: Engine, database: Path, tmp_path: Path, when: str
+) -> None:
+    fill(live, 3)
+    with (
+        stranger(database) as other,
+        closing(livepages.LivePages(str(database), None)) as found,
+        closing(livepages.Anew(str(tmp_path / "copy"))) as sink,
+    ):
+        frames = other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_NOOP)[0]
+        counts = [0]
+
+        def anew() -> None:
+            other.wal_checkpoint("main", apsw.SQLITE_CHECKPOINT_RESTART)
+            fill(live, 1)
+
+        def count() -> int:
+            counts[0] += 1
+            if counts[0] == 2 and when == "before its frames":
+                anew()
+            return int(frames)
+
+        def read_all() -> None:
+            for _ in found.move_wal(sink, count):
+                anew()
+
+        with pytest.raises(livepages.Restarted):
+            read_all()
 
 
 # -- cut short ------------------------------------------------------------------------------------
@@ -286,22 +446,23 @@ def test_a_copy_makes_haste_where_the_wal_grows_meanwhile(
     syncs: list[tuple[str, int]],
     case: tuple[float, bool, bool],
 ) -> None:
-    """It does not rest any more, and then it is not synced piece by piece either."""
-    fill(live, 600)
-    wal_bytes = int(case[0] * BACKUP.WAL_BYTES_MAX)
-    size, prove = BACKUP.size_bytes, BACKUP._prove
-    taken, before = list[float](), list[int]()
+    """While it holds a snapshot it does not rest then, nor is it synced piece by piece."""
+    fill(live, 1_500)
+    used = int(case[0] * BACKUP.WAL_BYTES_MAX)
+    snapshot, seen = BACKUP._Live.snapshot, list[tuple[int, int]]()
+    taken: list[float] = []
 
-    def proven(*about: Any, **more: Any) -> Any:
-        before.append(len(taken))
-        return prove(*about, **more)
+    @contextmanager
+    def noted(source: Any) -> Iterator[None]:
+        with snapshot(source):
+            yield
+        seen.append((len(taken), len(syncs)))
 
-    monkeypatch.setattr(
-        backup, "size_bytes", lambda name: wal_bytes if name.endswith("-wal") else size(name)
-    )
-    monkeypatch.setattr(backup, "_prove", proven)
+    monkeypatch.setattr(BACKUP._Live, "snapshot", noted)
+    monkeypatch.setattr(BACKUP, "wal_used_bytes", lambda *about: used)
+    monkeypatch.setattr(BACKUP, "PASSES_MAX", 0)
     back_up(live.path, copy, rest=taken.append)
-    assert (before[0] > 0, len(syncs) > 0) == case[1:]
+    assert [count > 0 for count in seen[0]] == list(case[1:])
 
 
 @pytest.mark.parametrize("older", [False, True])
@@ -405,6 +566,27 @@ def test_a_copy_that_is_cut_short_at_first_is_not_there(
             live.backup(copy)
     assert not copy.exists()
     assert live.backup(copy).head.seq == 3
+
+
+def test_a_copy_that_is_killed_on_its_way_is_none_and_the_next_one_is(
+    live: Engine, database: Path, copy: Path, tmp_path: Path
+) -> None:
+    fill(live, 600)
+    script = (
+        "import os, sys; from palyra_actors.storage.backup import back_up; "
+        "back_up(sys.argv[1], sys.argv[2], rest=lambda took_s: os.kill(os.getpid(), 9))"
+    )
+    done = subprocess.run([sys.executable, "-c", script, database, copy], check=False)
+    assert done.returncode == -signal.SIGKILL
+    assert copy.with_name("agents.backup.partial").exists(), "it was under way"
+    assert not copy.exists()
+    with pytest.raises(OpenRefused):
+        restore(copy, tmp_path / "back.db")
+    live.backup(copy)
+    assert sorted(file.name for file in copy.parent.glob("agents*")) == [
+        "agents.backup",
+        "agents.backup-anchor",
+    ]
 
 
 # -- the way back ---------------------------------------------------------------------------------
