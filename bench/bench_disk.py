@@ -10,6 +10,13 @@ to: 40 ms each, 200 ms each, then one of two seconds, with quiet times between. 
     recovery_s          from the cure until what comes is served in time (`normal_after_s`)
     swing               afterwards, of the goodput by the tenth of a second: (most - least) / mean
 
+Then one sync of fifty, and one of ten, takes 40 ms longer, by chance, at half of the capacity and
+at three times as much. A line each:
+
+    goodput             acknowledged in time, as a share of the capacity on the quick disk
+    late                of what was acknowledged, the share that was not in time
+    trust               what the engine makes of it (`engine.stats`): 1 is all
+
     python bench/bench_disk.py [--plot disk.png]
 """
 
@@ -36,6 +43,8 @@ TROUBLES = (
     ("stall 2 s", "stall 2000", 2.0),
 )
 LOAD = 0.5
+OFTEN, OFTEN_MS, OFTEN_S = (0.02, 0.1), 40, 6.0
+OFTEN_LOADS = (0.5, 3.0)
 BUCKET_S = 0.1
 SETTLED_S = 2.0
 HEALTH_EVERY_S = 0.02
@@ -64,7 +73,8 @@ def measure(folder: Path, plot: str | None) -> None:
     be_nice()
     load = OpenLoop(endpoint)
     capacity(load, 256, 1.0)
-    rate = LOAD * capacity(load, 256, 2.0)
+    most = capacity(load, 256, 2.0)
+    rate = LOAD * most
     seen: list[tuple[float, str, str]] = []
     leave = threading.Event()
     watcher = threading.Thread(target=watch, args=(endpoint, seen, leave))
@@ -90,6 +100,12 @@ def measure(folder: Path, plot: str | None) -> None:
     director.join()
     leave.set()
     watcher.join()
+    for share in OFTEN:
+        stdin.write(f"often {share} {OFTEN_MS}\n")
+        stdin.flush()
+        for times_most in OFTEN_LOADS:
+            load.run(most * times_most, 1.0)
+            tell_often(share, times_most, most, load.run(most * times_most, OFTEN_S), endpoint)
     load.close()
     stdin.close()
     disk = json.loads(stdout.readline())
@@ -130,6 +146,26 @@ def tell(  # noqa: PLR0917
         recovery_s=normal_after_s(outcome, end),
         swing=round(float((rates.max() - rates.min()) / rates.mean()), 3),
         hung=int((outcome.code == 3).sum()),
+        python=sys.version.split()[0],
+    )
+
+
+def tell_often(
+    share: float, times_most: float, most: float, outcome: Outcome, endpoint: str
+) -> None:
+    found = outcome.summary()
+    ok = outcome.code == OK
+    with Client(endpoint) as client:
+        trust = client.stats().number("admission", "trust")
+    emit(
+        "disk",
+        trouble=f"one sync of {round(1 / share)} takes {OFTEN_MS} ms",
+        load=times_most,
+        capacity_per_second=round(most),
+        goodput=round(found["goodput_per_second"] / most, 3),
+        late=round(float((~outcome.within[ok]).mean()), 4) if ok.any() else None,
+        refusal_p99_ms=found["refusal_p99_ms"],
+        trust=round(trust, 2),
         python=sys.version.split()[0],
     )
 

@@ -3,12 +3,14 @@
     python bench/slow_disk.py --db FILE --endpoint ipc://PATH
 
 Each line on standard input is a number of milliseconds: how much longer than by itself every sync
-of the write-ahead log takes from then on; `stall MS` makes the next one take that, once. What was
-asked of the disk is told at the end, as a line of JSON.
+of the write-ahead log takes from then on; `stall MS` makes the next one take that, once; `often
+SHARE MS` lets one of so many, by chance, take that. What was asked of the disk is told at the end,
+as a line of JSON.
 """
 
 import argparse
 import json
+import random
 import sys
 import threading
 import time
@@ -28,6 +30,8 @@ class Disk:
     def __init__(self) -> None:
         self.sync_ms = 0.0
         self.stall_ms = 0.0
+        self.often, self.often_ms = 0.0, 0.0
+        self._chance = random.Random(1)
         self.syncs = self.groups_at_once = self._now = 0
 
     def before(self, operation: Operation) -> None:
@@ -38,6 +42,8 @@ class Disk:
         self._now += group
         self.groups_at_once = max(self.groups_at_once, self._now)
         wait_ms, self.stall_ms = self.sync_ms + self.stall_ms, 0.0
+        if self.often and self._chance.random() < self.often:
+            wait_ms += self.often_ms
         if wait_ms:
             time.sleep(wait_ms / 1000)
         self._now -= group
@@ -55,6 +61,8 @@ def main() -> None:
             words = line.split()
             if words[0] == "stall":
                 disk.stall_ms = float(words[1])
+            elif words[0] == "often":
+                disk.often, disk.often_ms = float(words[1]), float(words[2])
             else:
                 disk.sync_ms = float(words[0])
         leave.set()

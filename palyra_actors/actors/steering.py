@@ -103,6 +103,12 @@ BESIDE_KEPT: Final = 256
 EPOCH_S: Final = 0.1
 """How often the caution is reconsidered."""
 
+STALL: Final = 0.8
+"""Of the budget, by how much longer than expected a commit takes that has stalled. What is late in
+it or waited for it tells nothing about how much may be let in: trust fell to its least on a disk of
+which each twentieth sync takes 40 ms, and half of what was in time was refused
+(`tests/actors/overload.py`)."""
+
 TRUST_MIN: Final = 0.35
 RETRY_MS_MAX: Final = 1_000
 
@@ -323,6 +329,7 @@ class Controller:
         self._epoch_ends = 0.0
         self._epoch_requests = self._epoch_slow = 0
         self._epoch_slowest_s = 0.0
+        self._stalled = False  # the group before
         self.plan = Plan(budget_s)
         self._steer_groups()
 
@@ -335,15 +342,19 @@ class Controller:
     def observe(self, times: Times) -> None:
         """Learn from a group that is durable."""
         plan = self.plan
-        self._expect_commits(times.ended - times.staged, times.ended)
+        commit_s = times.ended - times.staged
+        stalled = commit_s > plan.commit_s + STALL * (plan.budget_s or BUDGET_S_DEFAULT)
+        self._expect_commits(commit_s, times.ended)
         load = times.load + REFUSAL_LOAD * plan.refused
         self._price(load, max(0.0, plan.beside.take_off(times) - plan.beyond_s))
         plan.refused = plan.beyond_s = 0
         if times.events >= EVENTS_MEASURED_MIN:
             self._event_s += ((times.staged - times.began) / times.events - self._event_s) / 8
         self._steer_groups()
-        self._epoch_requests += times.requests
-        self._epoch_slow += times.slow
+        if not (stalled or self._stalled):  # nor those that gathered behind it
+            self._epoch_requests += times.requests
+            self._epoch_slow += times.slow
+        self._stalled = stalled
         self._epoch_slowest_s = max(self._epoch_slowest_s, times.slowest_s)
         if times.ended >= self._epoch_ends:
             self._reconsider(times.ended)

@@ -1,5 +1,7 @@
 """The monitor's decisions, on a model of the engine: `tests/actors/overload.py`."""
 
+import random
+
 import pytest
 
 from palyra_actors.actors.steering import (
@@ -269,6 +271,38 @@ def test_writes_that_are_later_than_expected_make_it_let_in_fewer_and_it_forgets
         controller.observe(a_group(0.001, now))
     assert plan.trust == 1.0
     assert plan.checkpoints
+
+
+def test_what_is_late_for_a_stall_does_not_make_it_let_in_fewer() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    plan, now = controller.plan, 1.0
+    for number in range(200):
+        now += 0.06
+        stalls, behind = number % 10 == 0, number % 10 == 1
+        group = a_group(0.04 if stalls else 0.001, now)
+        controller.observe(group._replace(slow=20, slowest_s=0.04) if stalls or behind else group)
+        assert not plan.slow
+    assert plan.trust == 1.0
+    controller.observe(a_group(0.001, now + 0.06))
+    for number in range(2, 4):
+        group = a_group(0.001, now + 0.06 * number)
+        controller.observe(group._replace(slow=20, slowest_s=0.024))
+    assert plan.trust < 1.0, "without one it tells what it told before"
+
+
+@pytest.mark.parametrize(("often", "least"), [(0.05, 0.45), (0.1, 0.35)])
+def test_on_a_disk_that_stalls_now_and_then_most_of_the_time_between_is_used(
+    often: float, least: float
+) -> None:
+    chance = random.Random(1)
+    commits: dict[float, float] = {}
+
+    def disk(t: float) -> float:
+        return commits.setdefault(t, 0.04 if chance.random() < often else 0.002)
+
+    buckets = Engine(disk).run(12, lambda _: [3 * CAPACITY / 4] * 4)[20:]
+    in_time = sum(one.accepted - one.late for one in buckets) / (len(buckets) * BUCKET_S)
+    assert in_time > least * CAPACITY
 
 
 def test_without_a_budget_nothing_is_called_slow_for_its_sake() -> None:
