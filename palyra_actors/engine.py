@@ -153,7 +153,7 @@ class Works:
         self.tally = Tally()
         with contextlib.ExitStack() as undo:
             self.file = os.path.realpath(path)
-            self.anchor_path = os.path.abspath(config.engine.anchor or anchor.beside(self.file))
+            self.anchor_path = anchor.place(self.file, config.engine.anchor)
             anchored = refuse_missing(self.file, self.anchor_path)
             self.lock = DatabaseLock.acquire(path)
             undo.callback(self.lock.forsake if vfs is None else self.lock.release)

@@ -25,7 +25,7 @@ from typing import Final
 from zlib import crc32
 
 from palyra_actors.domain.chain import lost_from
-from palyra_actors.errors import OpenRefused
+from palyra_actors.errors import ConfigInvalid, OpenRefused
 from palyra_actors.storage.files import FILE_MODE
 from palyra_actors.storage.lock import sync_folder
 from palyra_actors.storage.port import Head
@@ -41,6 +41,23 @@ _SLOT: Final = re.compile(rb"(palyra-anchor 2 (\d{1,19}):([0-9a-f]{64})) ([0-9a-
 def beside(file: str | os.PathLike[str]) -> str:
     """Where the anchor of a database lies, unless the configuration says otherwise."""
     return os.path.realpath(file) + _SUFFIX
+
+
+def place(file: str, chosen: str) -> str:
+    """Where the anchor of the database `file`, a real path, lies: as `chosen`, or beside it where
+    that is empty.
+
+    Raises:
+        ConfigInvalid: there lies a file of the database's own, which it would replace.
+    """
+    path = os.path.abspath(chosen) if chosen else beside(file)
+    if os.path.realpath(path) in {file + suffix for suffix in ("", "-wal", "-shm")}:
+        raise ConfigInvalid(
+            f"the anchor would replace a file of the database: {path}",
+            field="engine.anchor",
+            hint="choose another path for it, best on another disk; or leave it empty",
+        )
+    return path
 
 
 def read(path: str) -> Head | None:

@@ -12,9 +12,6 @@ from palyra_actors.api.events import Event, new_id
 from palyra_actors.cli import approvals, exits
 from palyra_actors.engine import Engine
 from tests.cli.conftest import Answer, Run
-from tests.cli.test_commands import endpoint, engine
-
-__all__ = ["endpoint", "engine"]  # fixtures
 
 
 def told(answer: Answer) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from palyra_actors.actors import anchors as anchors_module
 from palyra_actors.actors.anchors import Anchors
 from palyra_actors.api.events import new_id
 from palyra_actors.engine import Engine
-from palyra_actors.errors import OpenRefused
+from palyra_actors.errors import ConfigInvalid, OpenRefused
 from palyra_actors.storage import anchor
 from palyra_actors.storage.port import Head
 from tests.faults.rig import NO_BUDGET, Rig, rig
@@ -264,6 +264,22 @@ def test_an_anchor_may_lie_elsewhere(database: Path, tmp_path: Path) -> None:
     assert found is not None
     assert found.seq == 1
     assert not os.path.exists(anchor.beside(database))
+
+
+@pytest.mark.parametrize("suffix", ["", "-wal", "-shm"])
+@pytest.mark.parametrize("through_a_link", [False, True])
+def test_an_anchor_may_not_lie_where_the_database_does(
+    tmp_path: Path, suffix: str, through_a_link: bool
+) -> None:
+    file = tmp_path / "new.db"
+    chosen = tmp_path / f"new.db{suffix}"
+    if through_a_link:
+        (tmp_path / "link").symlink_to(chosen)
+        chosen = tmp_path / "link"
+    with pytest.raises(ConfigInvalid) as refused:
+        Engine.open(file, NO_BUDGET.replaced("engine", anchor=str(chosen)))
+    assert refused.value.field == "engine.anchor"
+    assert [one.name for one in tmp_path.iterdir()] == (["link"] if through_a_link else [])
 
 
 def test_an_anchor_that_cannot_be_written_degrades_health_and_stops_no_ack(
