@@ -47,7 +47,7 @@ from palyra_actors.actors.statistics import (
     LobbyStatistics,
     stats_view,
 )
-from palyra_actors.actors.steering import Controller, Measured
+from palyra_actors.actors.steering import Controller, Judged, Measured
 from palyra_actors.actors.views import head_view
 from palyra_actors.actors.work import Request, Tally, stopping
 from palyra_actors.actors.writer import Writer
@@ -554,7 +554,7 @@ class Works:
         desk = self.desk
         return not desk.stopping and desk.admission.in_company(self.clock.monotonic())
 
-    def _measured(self, measured: Measured) -> None:
+    def _measured(self, measured: Measured | Judged) -> None:
         self.latency.hand(measured)
 
     def _next_stream(self) -> int:

@@ -13,7 +13,7 @@ from typing import Any, Final
 import numpy as np
 from hdrh.histogram import HdrHistogram
 
-from palyra_actors.actors.steering import Controller, Measured
+from palyra_actors.actors.steering import Controller, Judged, Measured
 from palyra_actors.runtime.actor import PooledActor
 from palyra_actors.runtime.dispatcher import Loop
 
@@ -79,7 +79,7 @@ class Histogram(HdrHistogram):  # type: ignore[misc] # it has no types
 
 
 class Latency(PooledActor):
-    """Takes `Measured` messages."""
+    """Takes `Measured` and `Judged` messages."""
 
     def __init__(self, loop: Loop, controller: Controller) -> None:
         super().__init__(loop)
@@ -95,6 +95,9 @@ class Latency(PooledActor):
         self._requests = 0
 
     def on_receive(self, message: Any) -> None:
+        if isinstance(message, Judged):
+            self._controller.judge(message)
+            return
         assert isinstance(message, Measured)
         self._controller.observe(message.times)
         ended = message.times.ended

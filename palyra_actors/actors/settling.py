@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 from palyra_actors.actors.answers import answer
 from palyra_actors.actors.group import Group
-from palyra_actors.actors.steering import Measured, Times
+from palyra_actors.actors.steering import Judged, Measured, Times
 from palyra_actors.runtime.dispatcher import Loop
 
 log = logging.getLogger(__name__)
@@ -27,7 +27,7 @@ class Settling:
         *,
         budget_ms: int,
         published: Callable[[Group], None],
-        measured: Callable[[Measured], None],
+        measured: Callable[[Measured | Judged], None],
     ) -> None:
         self.answered: Callable[[], None] = _nothing
         self.groups = self.events = self.events_max = self.late = 0
@@ -67,6 +67,12 @@ class Settling:
             self._measured(Measured(times, arrived))
         except BaseException:
             log.exception("a group could not be measured")
+
+    def judged(self, load: int, came: float) -> None:
+        """So much of a group, the first of which came then, had nothing to be written."""
+        now = self._loop.clock.monotonic()
+        busy_s, earlier_s = self._busy_s(now, came)
+        self._measured(Judged(Times(now, now, now, 0, load, busy_s, 0, 0, 0.0, earlier_s, came)))
 
     def make_known(self, group: Group) -> None:
         """It is durable, but its requests were told that nobody knows."""

@@ -178,6 +178,14 @@ class Beside:
         return min(times.busy_s + times.earlier_s - before_s, times.busy_s - since_s)
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """Requests of a group that had nothing to be written, for all of it is stored: what that took.
+    Of `times` only `ended`, `load`, `busy_s`, `earlier_s` and `came` say something."""
+
+    times: Times
+
+
 @dataclass(slots=True)
 class Plan:
     """What is decided now. The controller writes it; `committing_since`, `committing_load`
@@ -345,9 +353,7 @@ class Controller:
         commit_s = times.ended - times.staged
         stalled = commit_s > plan.commit_s + STALL * (plan.budget_s or BUDGET_S_DEFAULT)
         self._expect_commits(commit_s, times.ended)
-        load = times.load + REFUSAL_LOAD * plan.refused
-        self._price(load, max(0.0, plan.beside.take_off(times) - plan.beyond_s))
-        plan.refused = plan.beyond_s = 0
+        self._price_all(times)
         if times.events >= EVENTS_MEASURED_MIN:
             self._event_s += ((times.staged - times.began) / times.events - self._event_s) / 8
         self._steer_groups()
@@ -358,6 +364,17 @@ class Controller:
         self._epoch_slowest_s = max(self._epoch_slowest_s, times.slowest_s)
         if times.ended >= self._epoch_ends:
             self._reconsider(times.ended)
+
+    def judge(self, judged: Judged) -> None:
+        """Learn what it takes to find what is stored already: a client that sends all of it again
+        makes no group that would tell."""
+        self._price_all(judged.times)
+
+    def _price_all(self, times: Times) -> None:
+        plan = self.plan
+        load = times.load + REFUSAL_LOAD * plan.refused
+        self._price(load, max(0.0, plan.beside.take_off(times) - plan.beyond_s))
+        plan.refused = plan.beyond_s = 0
 
     def _price(self, load: float, busy_s: float) -> None:
         """Learn what load costs from a group of that load for which the loop worked so long."""

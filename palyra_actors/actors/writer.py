@@ -32,7 +32,7 @@ from palyra_actors.actors.retry import (
     sift,
 )
 from palyra_actors.actors.settling import Settling
-from palyra_actors.actors.steering import BUDGET_S_DEFAULT, Measured, Plan, WriterStatistics
+from palyra_actors.actors.steering import BUDGET_S_DEFAULT, Judged, Measured, Plan, WriterStatistics
 from palyra_actors.actors.work import EntityCalls, Portion, Unit, stopping, unknown, waited_too_long
 from palyra_actors.errors import InternalFault, Overloaded, PalyraError, StorageUnavailable
 from palyra_actors.runtime.actor import PooledActor
@@ -99,7 +99,7 @@ class Writer(PooledActor):
         plan: Plan,
         budget_ms: int,
         published: Callable[[Group], None],
-        measured: Callable[[Measured], None],
+        measured: Callable[[Measured | Judged], None],
     ) -> None:
         super().__init__(loop)
         self._loop = loop
@@ -539,7 +539,11 @@ class Writer(PooledActor):
             return []
         if not verdicts:
             return self._eject(group.units, self._without_first_clash(group.units, clash))
-        return self._eject(group.units, verdicts)
+        load = sum(unit.request.load for unit in verdicts)
+        came = min(unit.request.arrived for unit in verdicts)
+        left = self._eject(group.units, verdicts)
+        self.settling.judged(load, came)
+        return left
 
     def _without_first_clash(self, units: list[Unit], clash: Clash) -> dict[Unit, Any]:
         """A row of a family is there already, in the file or from a unit of the same group: the

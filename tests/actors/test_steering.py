@@ -9,6 +9,7 @@ from palyra_actors.actors.steering import (
     LOAD_S_FIRST,
     TRUST_MIN,
     Controller,
+    Judged,
     Plan,
     Times,
     load_of,
@@ -271,6 +272,16 @@ def test_writes_that_are_later_than_expected_make_it_let_in_fewer_and_it_forgets
         controller.observe(a_group(0.001, now))
     assert plan.trust == 1.0
     assert plan.checkpoints
+
+
+def test_what_is_stored_already_tells_what_it_takes_to_find_that() -> None:
+    controller = Controller(budget_s=BUDGET_S, group_s_max=0.008, group_events_max=2048)
+    commit_s = controller.plan.commit_s
+    for number in range(60):
+        now = 1 + number / 10
+        controller.judge(Judged(Times(now, now, now, 0, 400, 0.02, 0, 0, 0.0)))
+    assert controller.plan.load_s == pytest.approx(50e-6, rel=0.02)
+    assert controller.plan.commit_s == commit_s, "and nothing of commits"
 
 
 def test_what_is_late_for_a_stall_does_not_make_it_let_in_fewer() -> None:

@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 
 from palyra_actors.actors import router
+from palyra_actors.actors.steering import Controller, Times, load_of
 from palyra_actors.api.events import new_id
 from palyra_actors.config import Config
 from palyra_actors.runtime import gathering
 from palyra_actors.testing.clock import ManualClock
 from palyra_actors.testing.faults import FaultVFS, Operation
-from tests.system.harness import DEADLINE_S, House, Wire, event, eventually, house
+from tests.system.harness import DEADLINE_S, House, Wire, event, eventually, house, pack
 
 BUDGET_MS = 400
 """Long enough for a machine that runs other things; the stalls here last until they are ended."""
@@ -313,6 +314,25 @@ def test_who_refuses_a_flood_shares_a_processor_until_it_is_over(
         assert len(numbers) == 1, "of this door alone"
         eventually(home.connect(), lambda _: set(map(len, moved.values())) == {2})
         disk.gate.set()
+
+
+def test_all_that_is_sent_again_tells_what_that_takes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judged: list[Times] = []
+    monkeypatch.setattr(Controller, "judge", lambda _, one: judged.append(one.times))
+    bodies = [{"events": [event(new_id())]} for _ in range(40)]
+    with house(tmp_path) as home:
+        wire = home.connect()
+        for body in bodies:
+            wire.ok("journal.append", body)
+        assert not judged
+        for body in bodies:
+            wire.send("journal.append", body)
+        assert all("ok" in wire.receive() for _ in bodies)
+    frame = len(pack({"v": 1, "id": 1, "op": "journal.append", "body": bodies[0]}))
+    assert sum(one.load for one in judged) == len(bodies) * load_of(frame)
+    assert all(0 < one.busy_s < DEADLINE_S for one in judged)
 
 
 def test_an_engine_that_stops_refuses_what_waits_at_the_door(home: House, disk: Disk) -> None:
