@@ -6,7 +6,8 @@
 On two processors the system lets a thread that is woken run where its waker does. That may be
 behind a third that does not sleep for milliseconds, and there it waits for the next tick of the
 clock (4 ms at 250 Hz), whatever turns were asked for, while what it works for stands still.
-Together they take turns of microseconds and keep the third off, which has the other processor.
+Together they take turns of microseconds and keep the third off, which has the other processor;
+where the system puts it to them all the same, they take the other one.
 
 Only where there are exactly two: on more the system finds a free one by itself (not measured).
 A lone message costs more together than apart, an eighth of its time there and back, so that they
@@ -50,8 +51,11 @@ class Processors(Protocol):
 class LinuxProcessors:
     """`sched_getcpu`, `sched_getaffinity`, `sched_setaffinity`."""
 
+    def __init__(self) -> None:
+        self._libc = ctypes.CDLL(None, use_errno=True)
+
     def here(self) -> int:
-        processor = int(ctypes.CDLL(None, use_errno=True).sched_getcpu())
+        processor = int(self._libc.sched_getcpu())
         if processor < 0:
             raise OSError(ctypes.get_errno(), "sched_getcpu failed")
         return processor
@@ -85,6 +89,8 @@ class Gathering:
         self._threads = threads
         self._processors = LinuxProcessors() if processors is None else processors
         self._before: dict[int, set[int]] = {}
+        self._may: set[int] = set()
+        self._on = -1
         self._since = self._much_at = -inf
         self._count = 0
         self._given_up = False
@@ -97,6 +103,8 @@ class Gathering:
         """So much was done since this was called last. `now`: monotonic seconds. To be called
         every second at least while they are together."""
         self._count += count
+        if self.together:
+            self._make_way()
         passed_s = now - self._since
         if passed_s < LOOK_S or self._given_up:
             return
@@ -117,14 +125,28 @@ class Gathering:
             if len(may) != PROCESSORS:
                 self._given_up = True
                 return
-            one = {max(may - {system.here()})}
-            self._before = before
-            for thread in before:
-                system.put(thread, one)
+            self._before, self._may = before, may
+            self._move(max(may - {system.here()}))
         except (OSError, AttributeError) as error:  # or a libc that cannot tell
-            self._given_up = True
-            log.info("threads run where the system puts them: %s", error)
-            self._part()
+            self._give_up(error)
+
+    def _make_way(self) -> None:
+        """The system has put the caller where they are: they take the other processor."""
+        try:
+            if self._processors.here() == self._on:
+                self._move(max(self._may - {self._on}))
+        except OSError as error:
+            self._give_up(error)
+
+    def _move(self, processor: int) -> None:
+        self._on = processor
+        for thread in self._before:
+            self._processors.put(thread, {processor})
+
+    def _give_up(self, error: Exception) -> None:
+        self._given_up = True
+        log.info("threads run where the system puts them: %s", error)
+        self._part()
 
     def _part(self) -> None:
         for thread, may in self._before.items():

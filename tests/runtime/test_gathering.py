@@ -70,6 +70,22 @@ def test_they_share_the_processor_that_the_caller_does_not_use() -> None:
         assert system.on == {7: {other}, 8: {other}}
 
 
+def test_they_make_way_where_the_caller_is_put_to_them() -> None:
+    system = System({0, 3})
+    made = gathering(system)
+    now = work(made, ENOUGH, 2, 50.0)
+    assert system.on == {7: {3}, 8: {3}}
+    system.caller = 3
+    made.note(0, now)
+    assert system.on == {7: {0}, 8: {0}}
+    made.note(0, now)
+    assert system.on == {7: {0}, 8: {0}}, "once"
+    system.caller, system.broken = 0, {8}
+    made.note(0, now)
+    assert not together(made)
+    assert system.on[7] == {0, 3}, "and nothing stays behind where one of them has ended"
+
+
 def test_they_stay_where_they_are_as_long_as_there_is_little_to_do() -> None:
     system = System({0, 1})
     made = gathering(system)
