@@ -388,16 +388,14 @@ DEFECTS: Final = (
     Defect(
         17, "a copy is put in place unproven",
         _STORAGE + "backup.py",
-        "if not found.sound or (exact and found.head != head):",
-        "if exact and found.head != head:",
+        "if not found.sound:", "if not found.sound and head is None:",
         "tests/storage/test_backup.py"
         "::test_a_bit_that_flips_in_a_copy_keeps_it_from_being_restored",
     ),
     Defect(
         17, "a copy is of what was moved into the file alone",
-        _STORAGE + "backup.py",
-        "live = open_visitor(file, cache_bytes=_CACHE_BYTES, vfs=vfs)",
-        "live = open_untouched(file, vfs=vfs, alone=True)",
+        _STORAGE + "livepages.py",
+        "if not count():", "if count() >= 0:",
         "tests/storage/test_backup.py"
         "::test_a_copy_made_under_load_is_an_exact_prefix_with_all_that_was_acknowledged_before",
     ),
