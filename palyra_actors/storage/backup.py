@@ -31,12 +31,17 @@ from palyra_actors.domain.chain import GENESIS
 from palyra_actors.errors import OpenRefused, StorageUnavailable
 from palyra_actors.storage import anchor, overlay
 from palyra_actors.storage.audit import Audit, Rest, audit, no_rest
-from palyra_actors.storage.connection import PAGE_BYTES, open_untouched, open_visitor
+from palyra_actors.storage.connection import (
+    PAGE_BYTES,
+    open_untouched,
+    open_visitor,
+    pragma_number,
+)
 from palyra_actors.storage.files import FILE_MODE, inspect, size_bytes
 from palyra_actors.storage.journal import JournalReader
 from palyra_actors.storage.livepages import STEP_PAGES, Anew, LivePages, Restarted, Sink
 from palyra_actors.storage.lock import sync_folder
-from palyra_actors.storage.migrations import schema_faults
+from palyra_actors.storage.migrations import copy_into, schema_faults
 from palyra_actors.storage.opening import keep_anchor, refuse_damage
 from palyra_actors.storage.port import Head
 from palyra_actors.storage.upkeep import WalState, frame_bytes, wal_state, wal_used_bytes
@@ -248,7 +253,7 @@ class _Live:
             self.held_seconds += time.monotonic() - began
 
     def page_count(self) -> int:
-        return int(str(self._connection.execute("PRAGMA page_count").fetchall()[0][0]))
+        return pragma_number(self._connection, "page_count")
 
     def frames(self) -> int:
         """Of the WAL, that are committed."""
@@ -382,22 +387,14 @@ def _copy_kept(kept: apsw.Connection, file: str) -> None:
     """Every page of a copy into `<file>.partial`. No journal and no sync of SQLite's own: nothing
     is in its place before it is proven."""
     with _partial(file) as partial:
-        pages = int(str(kept.execute("PRAGMA page_count").fetchall()[0][0]))
-        _refuse_no_room(partial, pages)
+        _refuse_no_room(partial, pragma_number(kept, "page_count"))
         os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, FILE_MODE))
         descriptor = os.open(partial, os.O_RDONLY | os.O_CLOEXEC)
         try:
             with closing(apsw.Connection(partial)) as made:
                 made.execute("PRAGMA journal_mode = OFF").fetchall()
                 made.execute("PRAGMA synchronous = OFF").fetchall()
-                backup = made.backup("main", kept, "main")
-                try:
-                    while not backup.done:
-                        backup.step(STEP_PAGES)
-                except BaseException:
-                    backup.close(True)  # its own complaint would hide the cause
-                    raise
-                backup.finish()
+                copy_into(made, kept, STEP_PAGES)
             os.fsync(descriptor)
         finally:
             os.close(descriptor)

@@ -394,6 +394,11 @@ def pragma(connection: apsw.Connection, text: str) -> str | int | float | bytes 
     return rows[0][0] if rows and rows[0] else None
 
 
+def pragma_number(connection: apsw.Connection, name: str) -> int:
+    """One that says a number."""
+    return int(str(pragma(connection, name)))
+
+
 def _set(connection: apsw.Connection, name: str, value: object, expected: object) -> None:
     pragma(connection, f"{name} = {value}")
     _check(connection, name, expected)

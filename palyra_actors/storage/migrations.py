@@ -229,14 +229,7 @@ def _back_up(connection: apsw.Connection, file: str, version: int) -> str:
     os.close(os.open(partial, os.O_CREAT | os.O_EXCL | os.O_RDWR | os.O_CLOEXEC, 0o600))
     copy = apsw.Connection(partial, vfs=connection.open_vfs)
     try:
-        backup = copy.backup("main", connection, "main")
-        try:
-            while not backup.done:
-                backup.step(_BACKUP_PAGES)
-        except BaseException:
-            backup.close(True)  # its own complaint would hide the cause
-            raise
-        backup.finish()
+        copy_into(copy, connection, _BACKUP_PAGES)
     except BaseException:
         copy.close(True)
         raise
@@ -244,6 +237,19 @@ def _back_up(connection: apsw.Connection, file: str, version: int) -> str:
     os.replace(partial, final)
     sync_folder(os.path.dirname(file))
     return final
+
+
+def copy_into(made: apsw.Connection, source: apsw.Connection, step_pages: int) -> None:
+    """All pages of a database, as of one moment where the source holds a snapshot, so many a step.
+    Raises what SQLite does."""
+    backup = made.backup("main", source, "main")
+    try:
+        while not backup.done:
+            backup.step(step_pages)
+    except BaseException:
+        backup.close(True)  # its own complaint would hide the cause
+        raise
+    backup.finish()
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ from dataclasses import dataclass
 import apsw
 
 from palyra_actors.errors import InternalFault
-from palyra_actors.storage.connection import FRAME_HEADER_BYTES, pragma
+from palyra_actors.storage.connection import FRAME_HEADER_BYTES, pragma, pragma_number
 from palyra_actors.storage.files import size_bytes
 
 WAL_HEADER_BYTES = 32
@@ -275,15 +275,15 @@ def wal_bytes(path: str | os.PathLike[str]) -> int:
 
 def frame_bytes(connection: apsw.Connection) -> int:
     """One page in the WAL, its header included."""
-    return _number(connection, "page_size") + FRAME_HEADER_BYTES
+    return pragma_number(connection, "page_size") + FRAME_HEADER_BYTES
 
 
 def space(connection: apsw.Connection, path: str | os.PathLike[str]) -> Space:
     """The room the database takes now, as this connection sees it."""
-    page_bytes = _number(connection, "page_size")
+    page_bytes = pragma_number(connection, "page_size")
     return Space(
-        db_bytes=_number(connection, "page_count") * page_bytes,
-        free_bytes=_number(connection, "freelist_count") * page_bytes,
+        db_bytes=pragma_number(connection, "page_count") * page_bytes,
+        free_bytes=pragma_number(connection, "freelist_count") * page_bytes,
         wal_bytes=wal_bytes(path),
         wal_used_bytes=wal_used_bytes(wal_state(connection), page_bytes + FRAME_HEADER_BYTES),
     )
@@ -294,9 +294,9 @@ def return_free_pages(writer: apsw.Connection, *, pages_max: int) -> int:
 
     A transaction of its own unless one is open. The file itself shrinks at the next checkpoint.
     """
-    before = _number(writer, "freelist_count")
+    before = pragma_number(writer, "freelist_count")
     pragma(writer, f"incremental_vacuum({pages_max})")
-    return before - _number(writer, "freelist_count")
+    return before - pragma_number(writer, "freelist_count")
 
 
 def _checkpoint(connection: apsw.Connection) -> WalState:
@@ -313,7 +313,3 @@ def _starts_anew(connection: apsw.Connection) -> bool:
     except apsw.BusyError:
         return False
     return frames == moved
-
-
-def _number(connection: apsw.Connection, name: str) -> int:
-    return int(str(pragma(connection, name)))
