@@ -18,18 +18,26 @@ DEADLINE_S = 60.0
 SESSION = "01J00000000000000000000000"
 
 
+def append_from(
+    lines: Iterable[str], endpoint: str, *options: str
+) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "palyra_actors.cli", "append", "-", "-e", endpoint, *options],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_S,
+        check=False,
+    )
+
+
 def test_events_from_standard_input_are_stored_in_order(
     live: Run, endpoint: str, tmp_path: Path
 ) -> None:
     lines = [{"session_id": SESSION, "kind": "x.a", "payload": {"n": n}} for n in range(700)]
-    done = subprocess.run(
-        [sys.executable, "-m", "palyra_actors.cli", "append", "-", "--json", "-e", endpoint],
-        input="\n".join(json.dumps(line | {"actor": "agent", "run_id": None}) for line in lines),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=True,
-    )
+    whole = (json.dumps(line | {"actor": "agent", "run_id": None}) for line in lines)
+    done = append_from(whole, endpoint, "--json")
+    assert done.returncode == 0
     results = [json.loads(line) for line in done.stdout.splitlines()]
     assert [result["session_seq"] for result in results] == list(range(1, 701))
 
@@ -53,14 +61,7 @@ TOO_LARGE = GOOD_LINE.replace("{}", json.dumps({"a": 1 << 64}))  # for the clien
 def test_a_line_of_standard_input_that_is_no_event_is_named(
     endpoint: str, lines: str, field: str, stored: int
 ) -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "palyra_actors.cli", "append", "-", "--json", "-e", endpoint],
-        input=lines,
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = append_from(lines.split("\n"), endpoint, "--json")
     assert done.returncode == exits.REFUSED
     error = json.loads(done.stderr)["error"]
     assert (error["field"], error["detail"]["new"]) == (field, stored)
@@ -75,30 +76,12 @@ def test_all_before_a_line_that_the_engine_refuses_is_stored_and_nothing_behind_
     line = json.dumps({"session_id": session, "kind": "x.a", "actor": "agent", "payload": {}})
     lines = [line] * 1_600
     lines[bad - 1] = line.replace('"kind"', '"knd"')
-    done = subprocess.run(
-        [sys.executable, "-m", "palyra_actors.cli", "append", "-", "-e", endpoint],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
+    done = append_from(lines, endpoint)
     assert done.returncode == exits.REFUSED
     assert f"line {bad}: knd" in done.stderr
     assert done.stdout.startswith(f"{stored} new")
     _, out, _ = live("show", session, "--json")
     assert sum("kind" in json.loads(line) for line in out.splitlines()) == min(stored, 1_000)
-
-
-def append_from(lines: Iterable[str], endpoint: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "palyra_actors.cli", "append", "-", "-e", endpoint],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_S,
-        check=False,
-    )
 
 
 def test_the_first_of_several_bad_lines_ends_it_and_the_rest_goes_on_where_it_ended(
